@@ -1,0 +1,141 @@
+/* cli.h: what the files of the command share: commands, options, settings. One table of options per command drives parsing,
+ * help, the manual page and shell completion.
+ * Includes narrow.h and nothing else of the library. */
+#ifndef NARROW_CLI_H
+#define NARROW_CLI_H
+
+#include <narrow/narrow.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* How a command ends; the process ends with 0, 1 (failed) or 2 (wrong command line). */
+enum {
+    EXIT_DONE = 0,
+    EXIT_FAILED = 1, /* the environment holds the message, which main prints */
+    EXIT_USAGE = 2,  /* said */
+    EXIT_SAID = 3    /* failed, and said */
+};
+
+/* Values of an option that may be given several times. */
+typedef struct text_list {
+    const char **items; /* heap, pointing into argv */
+    size_t count;
+} text_list;
+
+/* Everything the command line can say; zero where it says nothing. Texts point into argv. */
+typedef struct settings {
+    text_list arguments;
+    int help, quiet, details; /* flags are ints, so that one kind of option sets them all */
+    const char *json, *isa;
+    size_t threads;
+    /* data */
+    const char *data, *labels, *preprocess;
+    size_t samples, skip;
+    /* measurements */
+    const char *judged;
+    size_t batch, runs, warmup;
+    int no_latency;
+    /* run, bench */
+    text_list inputs, shapes;
+    const char *output_dir;
+    int explain;
+    /* quantize */
+    const char *output, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer, *range;
+    const char *elementwise, *products, *embeddings, *recurrent;
+    int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights;
+    int float_bias, bias_correction, quantize_outputs, known_ranges;
+    size_t block;
+    double percentile, sigma, momentum;
+    text_list exclude, only;
+    /* help */
+    int man;
+    const char *completion;
+} settings;
+
+typedef enum option_kind {
+    OPTION_FLAG,   /* int */
+    OPTION_COUNT,  /* size_t, a whole number ≥ 0 */
+    OPTION_REAL,   /* double */
+    OPTION_TEXT,   /* const char * */
+    OPTION_FILE,   /* const char *, completed as a path */
+    OPTION_WORD,   /* const char *, one of `words` */
+    OPTION_LISTED, /* const char *, one of nw_words(list) */
+    OPTION_LIST    /* text_list */
+} option_kind;
+
+typedef struct option {
+    const char *name;  /* without dashes; NULL ends a table */
+    char letter;       /* 0: none */
+    option_kind kind;
+    const char *value; /* what help calls the value; NULL for flags */
+    size_t offset;     /* of its field in settings */
+    const char *help;
+    const char *words; /* of OPTION_WORD: "on|off" */
+    nw_word_list list; /* of OPTION_LISTED */
+} option;
+
+typedef struct option_group {
+    const char *title;
+    const option *options;
+} option_group;
+
+typedef struct example {
+    const char *line, *what;
+} example;
+
+#define MAX_GROUPS   6
+#define MAX_EXAMPLES 8
+
+typedef struct command {
+    const char *name, *summary;   /* summary: one line, for the list of commands */
+    const char *usage;            /* what follows the name */
+    const char *description;      /* paragraphs for help */
+    int least, most;              /* arguments; most −1: any number */
+    option_group groups[MAX_GROUPS];
+    example examples[MAX_EXAMPLES];
+    int (*run)(nw_env *env, const settings *s); /* one of EXIT_… */
+} command;
+
+#define COMMAND(id) extern const command command_##id;
+#include "commands.def"
+#undef COMMAND
+const command *const *commands_all(size_t *count);
+const command *command_find(const char *name); /* NULL when unknown */
+
+/* ---- options.c: tables shared by commands, and parsing -------------------------------------------------------------- */
+
+extern const option options_common[], options_data[], options_measure[];
+
+/* Fills *s from the arguments after the command's name. false: it is wrong, and has been said on stderr. */
+bool options_parse(const command *c, int argc, char **argv, settings *s);
+void settings_free(settings *s);
+const char *option_words(const option *o); /* "a|b|c", or NULL */
+/* The word of a list "a|b|c" that `typed` was probably meant to be, in buffer; NULL when none is near. */
+const char *suggest(const char *typed, const char *words, char *buffer, size_t size);
+
+/* ---- help.c, complete.c --------------------------------------------------------------------------------------------- */
+
+void help_overview(void);
+void help_command(const command *c);
+void help_man(void); /* roff, for narrow.1 */
+bool complete_print(const char *shell); /* false: unknown shell */
+
+/* ---- common.c: what commands do alike ------------------------------------------------------------------------------- */
+
+/* "narrow: …" on stderr; returns EXIT_SAID or EXIT_USAGE. */
+int say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
+int say_usage(const command *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Splits "NAME=REST": name in buffer. No '=': name NULL, rest is the text. */
+void split_name(const char *text, char *buffer, size_t size, const char **name, const char **rest);
+
+/* path NULL: s->data. */
+nw_result open_data(nw_env *env, const settings *s, bool calibration, nw_data **data);
+nw_measure_options measure_options(const settings *s);
+/* Prints the report unless quiet, writes the JSON where asked, frees the report. */
+int show_report(nw_env *env, const settings *s, nw_report *report);
+
+/* progress.c: a bar with the time left, on stderr, when that is a terminal. */
+void progress_start(nw_env *env);
+
+#endif

@@ -1,0 +1,251 @@
+/* quantize.c: post-training quantization, and the report of what was done. */
+#include "api/api.h"
+#include "onnx/onnx.h"
+#include "quant/quant.h"
+
+#include <math.h>
+#include <string.h>
+#include <sys/resource.h>
+
+static nw_status word_of(nw_env *env, const char *what, const char *word, nw_word_list list, int *index) {
+    const char *at = nw_words(list);
+    *index = 0;
+    if (!word) return NW_OK;
+    for (int i = 0;; i++) {
+        size_t length = strcspn(at, "|");
+        if (strlen(word) == length && memcmp(at, word, length) == 0) {
+            *index = i;
+            return NW_OK;
+        }
+        if (!at[length])
+            return nw_fail(&env->ctx, NW_E_ARGUMENT, "%s \"%s\" is unknown: use one of %s", what, word, nw_words(list));
+        at += length + 1;
+    }
+}
+
+static void relay(void *user, size_t done, size_t total) { nw_env_progress(user, "calibrating", done, total); }
+
+static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_options *out, nw_quant_style *style) {
+    static const nw_quant_scheme schemes[] = {NW_QUANT_STATIC, NW_QUANT_DYNAMIC, NW_QUANT_WEIGHTS};
+    static const nw_quant_style styles[] = {NW_STYLE_QDQ, NW_STYLE_QOPERATOR};
+    int mode, form, unused;
+    NW_TRY(word_of(env, "mode", o->mode, NW_WORDS_MODE, &mode));
+    NW_TRY(word_of(env, "form", o->form, NW_WORDS_FORM, &form));
+    NW_TRY(word_of(env, "activation type", o->activations, NW_WORDS_ACTIVATION, &unused));
+    NW_TRY(word_of(env, "weight type", o->weights, NW_WORDS_WEIGHT, &unused));
+    nw_quant_options q = nw_quant_options_default();
+    q.scheme = schemes[mode];
+    *style = styles[form];
+    if (o->activations) q.activation = nw_format_by_name(o->activations);
+    if (o->weights) q.weight = nw_format_by_name(o->weights);
+    q.activation_symmetric = o->symmetric_activations != 0;
+    q.weight_asymmetric = o->asymmetric_weights != 0;
+    q.weight_per_tensor = o->per_tensor != 0;
+    q.weight_block = o->block;
+    q.weight_full_range = o->full_range != 0;
+    q.reduce_range = o->reduce_range != 0;
+    if (o->mse_weights) q.weight_range = NW_WEIGHT_MSE;
+    if (o->observer && !nw_observer_by_name(o->observer, &q.observer.kind))
+        return nw_fail(&env->ctx, NW_E_ARGUMENT, "observer \"%s\" is unknown: use one of %s", o->observer,
+                       nw_words(NW_WORDS_OBSERVER));
+    if (o->percentile != 0) q.observer.percentile = o->percentile;
+    if (o->sigmas != 0) q.observer.sigmas = o->sigmas;
+    if (o->momentum != 0) q.observer.momentum = o->momentum;
+    q.observer.lo = (float)o->range_low;
+    q.observer.hi = (float)o->range_high;
+    q.elementwise = (nw_choice)o->elementwise;
+    q.products = (nw_choice)o->products;
+    q.embeddings = (nw_choice)o->embeddings;
+    q.recurrent = (nw_choice)o->recurrent;
+    if (o->float_bias) q.float_bias = true;
+    if (o->bias_correction) q.bias_correction = true;
+    if (o->quantize_outputs) q.quantize_outputs = true;
+    if (o->known_ranges) q.known_ranges = true;
+    q.exclude_count = o->exclude_count;
+    q.exclude = o->exclude;
+    q.only_count = o->only_count;
+    q.only = o->only;
+    q.batch = o->batch;
+    q.threads = env->threads;
+    q.isa = env->isa;
+    q.progress = relay;
+    q.progress_user = env;
+    *out = q;
+    return nw_quant_options_check(&env->ctx, out);
+}
+
+/* ---- the report ---------------------------------------------------------------------------------------------------- */
+
+static void write_scheme(nw_record *r, const nw_quantize_options *o, const nw_quant_options *q) {
+    const char *mode = q->scheme == NW_QUANT_STATIC ? "static" : q->scheme == NW_QUANT_DYNAMIC ? "dynamic" : "weights";
+    char grain[64] = "per channel";
+    if (q->weight_block > 0) snprintf(grain, sizeof grain, "blocks of %lld", (long long)q->weight_block);
+    else if (q->weight_per_tensor) snprintf(grain, sizeof grain, "per tensor");
+    nw_record_text(r, "mode", NULL, mode);
+    nw_record_text(r, "form", NULL, o->form ? o->form : "qdq");
+    nw_record_textf(r, "weights_scheme", "weights", "%s %s, %s%s", nw_format_name(q->weight),
+                    q->weight_asymmetric ? "asymmetric" : "symmetric", grain, q->reduce_range ? ", reduced range" : "");
+    if (q->scheme == NW_QUANT_STATIC) {
+        nw_record_textf(r, "activations_scheme", "activations", "%s %s, observer %s", nw_format_name(q->activation),
+                        q->activation_symmetric ? "symmetric" : "asymmetric", nw_observer_name(q->observer.kind));
+        nw_record_text(r, "observer", NULL, nw_observer_name(q->observer.kind));
+    } else {
+        nw_record_text(r, "activations_scheme", "activations",
+                       q->scheme == NW_QUANT_DYNAMIC ? "scales measured at run time" : "float");
+    }
+}
+
+static void write_overview(nw_record *r, const nw_quant_report *q) {
+    for (size_t i = 0; i < q->activation_count; i++) { /* what the model was fed: a wrong preprocessing shows here */
+        const nw_quant_activation *a = &q->activations[i];
+        if (!*a->producer && a->count)
+            nw_record_textf(r, NULL, "input seen", "\"%s\" %.4g … %.4g, mean %.4g, std %.4g", a->value, (double)a->min,
+                            (double)a->max, a->mean, a->sigma);
+    }
+    size_t done = 0;
+    for (size_t i = 0; i < q->layer_count; i++) done += q->layers[i].quantized;
+    nw_record_number(r, "layers_quantized", NULL, NW_UNIT_COUNT, (double)done);
+    nw_record_number(r, "layers_float", NULL, NW_UNIT_COUNT, (double)(q->layer_count - done));
+    nw_record_textf(r, NULL, "quantized", "%zu of %zu layers", done, q->layer_count);
+}
+
+static void write_layers(nw_record *r, const nw_quant_report *q) {
+    nw_record_list(r, "layers", NULL, NW_LAYOUT_ROWS);
+    for (size_t i = 0; i < q->layer_count; i++) {
+        const nw_quant_layer *l = &q->layers[i];
+        nw_record *item = nw_record_item(r, "layers", NULL, NW_LAYOUT_ROWS);
+        nw_record_text(item, "name", NULL, l->name);
+        nw_record_text(item, "op", NULL, l->op);
+        nw_record_flag(item, "quantized", NULL, l->quantized);
+        nw_record_text(item, "reason", NULL, l->reason ? l->reason : "");
+        if (l->weight >= 0) nw_record_text(item, "weight", NULL, q->weights[l->weight].value);
+        nw_record_flag(item, "bias_quantized", NULL, l->bias);
+        if (l->quantized && !(l->reason && *l->reason)) continue;
+        item = nw_record_item(r, NULL, "Left in float", NW_LAYOUT_ROWS);
+        nw_record_text(item, NULL, "layer", l->name);
+        nw_record_text(item, NULL, "operator", l->op);
+        nw_record_text(item, NULL, "why", l->reason && *l->reason ? l->reason : "");
+    }
+}
+
+static void write_weights(nw_record *r, const nw_quant_report *q) {
+    nw_record_list(r, "weights", "Weights", NW_LAYOUT_DETAILS);
+    for (size_t i = 0; i < q->weight_count; i++) {
+        const nw_quant_weight *w = &q->weights[i];
+        char shape[160];
+        nw_tensor t = {.format = w->format, .rank = w->rank};
+        memcpy(t.dims, w->dims, sizeof t.dims);
+        nw_record *item = nw_record_item(r, "weights", "Weights", NW_LAYOUT_DETAILS);
+        nw_record_text(item, "name", "weight", w->value);
+        nw_record_text(item, "type", "type", nw_tensor_describe(&t, shape, sizeof shape));
+        nw_record_number(item, "scales", "scales", NW_UNIT_COUNT, (double)w->groups);
+        nw_record_number(item, "bytes_before", NULL, NW_UNIT_BYTES, (double)w->bytes_before);
+        nw_record_number(item, "bytes", "size", NW_UNIT_BYTES, (double)w->bytes_after);
+        nw_record_number(item, "min", "min", NW_UNIT_NUMBER, w->min);
+        nw_record_number(item, "max", "max", NW_UNIT_NUMBER, w->max);
+        nw_record_number(item, "mean", "mean", NW_UNIT_NUMBER, w->mean);
+        nw_record_number(item, "std", "std", NW_UNIT_NUMBER, w->sigma);
+        nw_record_number(item, "saturated", "saturated", NW_UNIT_SHARE, w->saturated);
+        nw_record_number(item, "sqnr_db", "SQNR", NW_UNIT_DB, w->sqnr);
+    }
+}
+
+static void write_activations(nw_record *r, const nw_quant_report *q) {
+    nw_record_list(r, "activations", "Activations", NW_LAYOUT_DETAILS);
+    for (size_t i = 0; i < q->activation_count; i++) {
+        const nw_quant_activation *a = &q->activations[i];
+        nw_record *item = nw_record_item(r, "activations", "Activations", NW_LAYOUT_DETAILS);
+        nw_record_text(item, "name", "activation", a->value);
+        nw_record_text(item, "type", "type", nw_format_name(a->format));
+        nw_record_flag(item, "tied", "tied", a->tied);
+        nw_record_text(item, "observer", NULL, a->observer);
+        nw_record_number(item, "low", "low", NW_UNIT_NUMBER, a->lo);
+        nw_record_number(item, "high", "high", NW_UNIT_NUMBER, a->hi);
+        nw_record_number(item, "scale", "scale", NW_UNIT_NUMBER, a->scale);
+        nw_record_number(item, "zero_point", "zero", NW_UNIT_COUNT, a->zero);
+        bool seen = a->count > 0;
+        nw_record_number(item, "min", "min", NW_UNIT_NUMBER, seen ? a->min : NAN);
+        nw_record_number(item, "max", "max", NW_UNIT_NUMBER, seen ? a->max : NAN);
+        nw_record_number(item, "mean", "mean", NW_UNIT_NUMBER, seen ? a->mean : NAN);
+        nw_record_number(item, "std", "std", NW_UNIT_NUMBER, seen ? a->sigma : NAN);
+        nw_record_number(item, "saturated", "saturated", NW_UNIT_SHARE, seen && a->saturated >= 0 ? a->saturated : NAN);
+        nw_record_number(item, "not_finite", NULL, NW_UNIT_COUNT, (double)a->rejected);
+    }
+}
+
+static void write_cost(nw_record *r, const nw_model *before, const nw_model *after, double started) {
+    if (after->file_bytes && before->file_bytes) {
+        nw_record_number(r, "file_bytes_before", "size before", NW_UNIT_BYTES, (double)before->file_bytes);
+        nw_record_number(r, "file_bytes", "size after", NW_UNIT_BYTES, (double)after->file_bytes);
+        nw_record_number(r, "compression_ratio", "compression", NW_UNIT_FACTOR,
+                         (double)before->file_bytes / (double)after->file_bytes);
+    }
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    nw_record_number(r, "seconds", "time", NW_UNIT_SECONDS, (nw_now_ms() - started) / 1e3);
+    nw_record_number(r, "peak_memory_bytes", "peak memory", NW_UNIT_BYTES, (double)usage.ru_maxrss * 1024);
+}
+
+/* ---- the work ------------------------------------------------------------------------------------------------------ */
+
+static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_options *q, nw_quant_style style,
+                          const char *save_as, nw_model **out, nw_quant_report **report) {
+    nw_context *ctx = &model->env->ctx;
+    nw_graph *graph;
+    nw_model *made;
+    uint64_t bytes = 0;
+    if (data) NW_TRY(nw_dataset_rewind(data->dataset));
+    NW_TRY(nw_model_prepare(model, ctx, &graph));
+    nw_status status = nw_quantize_graph(ctx, graph, data ? data->dataset : NULL, q, report);
+    if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style);
+    if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
+    if (status == NW_OK && save_as) status = nw_file_size(ctx, save_as, &bytes);
+    if (status != NW_OK) {
+        nw_graph_free(graph);
+        return status;
+    }
+    NW_TRY(nw_model_of_graph(model->env, graph, save_as ? save_as : model->path, &made));
+    made->file_bytes = bytes;
+    *out = made;
+    return NW_OK;
+}
+
+nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quantize_options *options,
+                            nw_model **quantized, nw_report **report) {
+    if (!model || !quantized) return nw_misuse(model ? model->env : NULL, "nw_model_quantize: an argument is missing");
+    static const nw_quantize_options defaults;
+    const nw_quantize_options *o = options ? options : &defaults;
+    nw_env *env = model->env;
+    double started = nw_now_ms();
+    nw_quant_options q;
+    nw_quant_style style;
+    nw_quant_report *done = NULL;
+    nw_model *made = NULL;
+    nw_report *sheet = NULL;
+    nw_status status = internal(env, o, &q, &style);
+    if (status == NW_OK && report) status = nw_report_new(env, "quantize", &sheet);
+    if (status == NW_OK) status = quantize(model, data, &q, style, o->save_as, &made, report ? &done : NULL);
+    if (status == NW_OK && report) {
+        nw_record *r = &sheet->sheet->root;
+        nw_record_text(r, "model", "model", model->path);
+        nw_record_text(r, "output", "written", o->save_as);
+        write_scheme(r, o, &q);
+        if (data) {
+            nw_record_text(r, "data", "calibrated on", data->description);
+            nw_record_number(r, "samples", NULL, NW_UNIT_COUNT, (double)done->samples);
+        }
+        write_overview(r, done);
+        write_cost(r, model, made, started);
+        write_layers(r, done);
+        write_weights(r, done);
+        write_activations(r, done);
+    }
+    nw_quant_report_free(done);
+    if (report) status = (nw_status)nw_report_finish(sheet, status, report); /* frees the sheet on failure */
+    if (status != NW_OK) {
+        nw_model_free(made);
+        return nw_result_of(status);
+    }
+    *quantized = made;
+    return NW_SUCCESS;
+}

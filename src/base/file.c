@@ -1,0 +1,165 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+nw_status nw_bytes_map(nw_context *ctx, const char *path, nw_bytes **out) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return nw_fail(ctx, NW_E_IO, "cannot open %s: %s", path, strerror(errno));
+    struct stat st;
+    nw_status status = NW_OK;
+    nw_bytes *bytes = NULL;
+    void *data = NULL;
+    if (fstat(fd, &st) != 0) status = nw_fail(ctx, NW_E_IO, "cannot read %s: %s", path, strerror(errno));
+    else if (S_ISDIR(st.st_mode)) status = nw_fail(ctx, NW_E_IO, "%s is a folder, not a file", path);
+    else if (!S_ISREG(st.st_mode)) status = nw_fail(ctx, NW_E_IO, "%s is not a regular file", path);
+    else if (!(bytes = nw_calloc(ctx, 1, sizeof *bytes))) status = NW_E_MEMORY;
+    else if (st.st_size > 0) {
+        data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (data == MAP_FAILED) status = nw_fail(ctx, NW_E_IO, "cannot map %s: %s", path, strerror(errno));
+    }
+    close(fd);
+    if (status != NW_OK) {
+        nw_free(ctx, bytes);
+        return status;
+    }
+    *bytes = (nw_bytes){data ? data : (void *)"", (size_t)st.st_size, 1, data != NULL, ctx->allocator};
+    *out = bytes;
+    return NW_OK;
+}
+
+nw_status nw_bytes_new(nw_context *ctx, size_t size, nw_bytes **out) {
+    size_t header = (sizeof(nw_bytes) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN, total;
+    if (!nw_add_size(header, size, &total)) return nw_fail(ctx, NW_E_MEMORY, "out of memory: %zu bytes", size);
+    nw_bytes *bytes = nw_alloc(ctx, total);
+    if (!bytes) return NW_E_MEMORY;
+    *bytes = (nw_bytes){(uint8_t *)bytes + header, size, 1, false, ctx->allocator};
+    *out = bytes;
+    return NW_OK;
+}
+
+nw_bytes *nw_bytes_ref(nw_bytes *bytes) {
+    if (bytes) __atomic_add_fetch(&bytes->refs, 1, __ATOMIC_RELAXED);
+    return bytes;
+}
+
+void nw_bytes_free(nw_bytes *bytes) {
+    if (!bytes || __atomic_sub_fetch(&bytes->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
+    if (bytes->mapped) munmap((void *)(uintptr_t)bytes->data, bytes->size);
+    nw_allocator allocator = bytes->allocator;
+    allocator.release(allocator.user, bytes);
+}
+
+nw_status nw_output_open(nw_context *ctx, nw_output *out, const char *path) {
+    *out = (nw_output){.ctx = ctx};
+    size_t length = strlen(path);
+    out->path = nw_alloc(ctx, length + 1);
+    out->temporary = nw_alloc(ctx, length + 32);
+    if (!out->path || !out->temporary) {
+        nw_output_abort(out);
+        return out->status = NW_E_MEMORY;
+    }
+    memcpy(out->path, path, length + 1);
+    snprintf(out->temporary, length + 32, "%s.%ld.tmp", path, (long)getpid());
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        out->status = nw_fail(ctx, NW_E_IO, "cannot write %s: it is a folder", path);
+    } else if (!(out->file = fopen(out->temporary, "wb"))) {
+        out->status = nw_fail(ctx, NW_E_IO, "cannot write %s: %s", path, strerror(errno));
+    }
+    if (!out->file) {
+        nw_status status = out->status;
+        nw_output_abort(out);
+        return out->status = status;
+    }
+    return NW_OK;
+}
+
+nw_status nw_output_write(nw_output *out, const void *data, size_t size) {
+    if (out->status != NW_OK || size == 0) return out->status;
+    if (fwrite(data, 1, size, out->file) != size)
+        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    return out->status;
+}
+
+nw_status nw_output_printf(nw_output *out, const char *format, ...) {
+    if (out->status != NW_OK) return out->status;
+    va_list args;
+    va_start(args, format);
+    int written = vfprintf(out->file, format, args);
+    va_end(args);
+    if (written < 0) out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    return out->status;
+}
+
+nw_status nw_output_commit(nw_output *out) {
+    if (out->status == NW_OK && (fflush(out->file) != 0 || fsync(fileno(out->file)) != 0))
+        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    if (out->file && fclose(out->file) != 0 && out->status == NW_OK)
+        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    out->file = NULL;
+    if (out->status == NW_OK && rename(out->temporary, out->path) != 0)
+        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    nw_status status = out->status;
+    if (status == NW_OK) { /* nothing temporary is left to remove */
+        nw_free(out->ctx, out->temporary);
+        out->temporary = NULL;
+    }
+    nw_output_abort(out);
+    return status;
+}
+
+void nw_output_abort(nw_output *out) {
+    if (out->file) fclose(out->file);
+    if (out->temporary) unlink(out->temporary);
+    nw_free(out->ctx, out->path);
+    nw_free(out->ctx, out->temporary);
+    out->file = NULL;
+    out->path = out->temporary = NULL;
+}
+
+char *nw_path_join(nw_context *ctx, const char *dir, const char *name) {
+    size_t a = strlen(dir), b = strlen(name);
+    while (a > 1 && dir[a - 1] == '/') a--;
+    char *path = nw_alloc(ctx, a + b + 2);
+    if (!path) return NULL;
+    memcpy(path, dir, a);
+    size_t at = a;
+    if (a && path[a - 1] != '/') path[at++] = '/';
+    memcpy(path + at, name, b + 1);
+    return path;
+}
+
+char *nw_path_dir(nw_context *ctx, const char *path) {
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 1;
+    const char *from = slash ? path : ".";
+    if (slash == path) length = 1;
+    char *dir = nw_alloc(ctx, length + 1);
+    if (!dir) return NULL;
+    memcpy(dir, from, length);
+    dir[length] = 0;
+    return dir;
+}
+
+const char *nw_path_base(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+bool nw_path_has_suffix(const char *path, const char *suffix) {
+    size_t a = strlen(path), b = strlen(suffix);
+    return a >= b && strcasecmp(path + a - b, suffix) == 0;
+}
+
+nw_status nw_file_size(nw_context *ctx, const char *path, uint64_t *bytes) {
+    struct stat st;
+    if (stat(path, &st) != 0) return nw_fail(ctx, NW_E_IO, "cannot read %s: %s", path, strerror(errno));
+    *bytes = (uint64_t)st.st_size;
+    return NW_OK;
+}

@@ -1,0 +1,328 @@
+/* elementwise_body.h: the functions of elementwise.h in C that compilers vectorize. Included once per ISA, by a file compiled
+ * for it that defines NW_KERNEL(name) as nw_name__word and NW_LANES as the floats of its registers; nothing else may include
+ * it. All files compile without contraction of a·b+c, so every ISA gives the same bits.
+ * Must not include anything but kern/. */
+#include "kern/elementwise.h"
+#include "kern/unroll.h"
+
+#include <string.h>
+
+/* ---- rounding ------------------------------------------------------------------------------------------------------ */
+
+/* Adding 1.5·2^23 leaves no bits for a fraction: the sum is rounded to an integer, half to even, and its low bits are that
+ * integer. Exact for |x| ≤ 2^22. */
+#define ROUNDER 12582912.0f
+
+static inline int32_t bits_of(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+static inline int32_t round_small(float x) { return bits_of(x + ROUNDER) - 0x4b400000; }
+
+/* clamp(rint(p) + zero, lo, hi), by clamping first: the limits are integers, so the result is the same, and small. lo and
+ * hi here are lo − zero and hi − zero. */
+static inline uint8_t code_of(float p, float lo, float hi, int32_t zero) {
+    p = p < lo ? lo : p;
+    p = p > hi ? hi : p;
+    return (uint8_t)(round_small(p) + zero);
+}
+
+/* ---- codes --------------------------------------------------------------------------------------------------------- */
+
+void NW_KERNEL(quantize_u8)(size_t n, const float *x, float scale, int32_t zero, int32_t lo, int32_t hi, uint8_t *q) {
+    const float low = (float)(lo - zero), high = (float)(hi - zero);
+    NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
+        float p = x[i] / scale;
+        p = p == p ? p : 0.0f;
+        q[i] = code_of(p, low, high, zero);
+    }
+}
+
+void NW_KERNEL(dequantize_u8)(size_t n, const uint8_t *q, float scale, int32_t zero, float *x) {
+    NW_INDEPENDENT for (size_t i = 0; i < n; i++) x[i] = scale * (float)((int32_t)q[i] - zero);
+}
+
+#if !defined(NW_HAVE_LOOKUP) /* the including file may know a faster way */
+void NW_KERNEL(lookup_u8)(size_t n, const uint8_t *x, const uint8_t *table, uint8_t *y) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) { /* eight in flight: one load brings the indices, one store takes the results */
+        uint64_t in, out = 0;
+        memcpy(&in, x + i, 8);
+        for (int j = 0; j < 64; j += 8) out |= (uint64_t)table[(in >> j) & 0xff] << j;
+        memcpy(y + i, &out, 8);
+    }
+    for (; i < n; i++) y[i] = table[x[i]];
+}
+#endif
+
+void NW_KERNEL(flip_u8)(size_t n, const uint8_t *x, uint8_t *y) {
+    NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = x[i] ^ 0x80;
+}
+
+void NW_KERNEL(add_u8)(size_t n, const uint8_t *a, const uint8_t *b, const nw_add_u8_params *p, uint8_t *y) {
+    const int32_t a_zero = p->a_zero, b_zero = p->b_zero, zero = p->zero;
+    const float a_ratio = p->a_ratio, b_ratio = p->b_ratio;
+    const float low = (float)(p->lo - zero), high = (float)(p->hi - zero);
+    NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
+        float sum = (float)((int32_t)a[i] - a_zero) * a_ratio + (float)((int32_t)b[i] - b_zero) * b_ratio;
+        y[i] = code_of(sum, low, high, zero);
+    }
+}
+
+void NW_KERNEL(mul_u8)(size_t n, const uint8_t *a, const uint8_t *b, size_t b_step, const nw_mul_u8_params *p,
+                       uint8_t *y) {
+    const int32_t a_zero = p->a_zero, b_zero = p->b_zero, zero = p->zero;
+    const float ratio = p->ratio, low = (float)(p->lo - zero), high = (float)(p->hi - zero);
+    if (b_step) {
+        NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
+            int32_t product = ((int32_t)a[i] - a_zero) * ((int32_t)b[i] - b_zero);
+            y[i] = code_of((float)product * ratio, low, high, zero);
+        }
+    } else if (n) {
+        const int32_t factor = (int32_t)b[0] - b_zero;
+        NW_INDEPENDENT for (size_t i = 0; i < n; i++)
+            y[i] = code_of((float)(((int32_t)a[i] - a_zero) * factor) * ratio, low, high, zero);
+    }
+}
+
+/* ---- two floats ---------------------------------------------------------------------------------------------------- */
+
+static inline float min_of(float a, float b) { return a != a || a < b ? a : b; }
+static inline float max_of(float a, float b) { return a != a || a > b ? a : b; }
+
+#define BINARY(name, expression)                                                                            \
+    void NW_KERNEL(name)(size_t n, const float *x, size_t x_step, const float *y, size_t y_step, float *out) { \
+        if (n && x_step && !y_step) {                                                                       \
+            const float b = y[0];                                                                           \
+            NW_INDEPENDENT for (size_t i = 0; i < n; i++) {                                                 \
+                float a = x[i];                                                                             \
+                out[i] = expression;                                                                        \
+            }                                                                                               \
+        } else if (n && !x_step && y_step) {                                                                \
+            const float a = x[0];                                                                           \
+            NW_INDEPENDENT for (size_t i = 0; i < n; i++) {                                                 \
+                float b = y[i];                                                                             \
+                out[i] = expression;                                                                        \
+            }                                                                                               \
+        } else if (n && !x_step) {                                                                          \
+            const float a = x[0], b = y[0], once = expression;                                              \
+            for (size_t i = 0; i < n; i++) out[i] = once;                                                   \
+        } else {                                                                                            \
+            NW_INDEPENDENT for (size_t i = 0; i < n; i++) {                                                 \
+                float a = x[i], b = y[i];                                                                   \
+                out[i] = expression;                                                                        \
+            }                                                                                               \
+        }                                                                                                   \
+    }
+BINARY(add_f32, a + b)
+BINARY(sub_f32, a - b)
+BINARY(mul_f32, a *b)
+BINARY(div_f32, a / b)
+BINARY(min_f32, min_of(a, b))
+BINARY(max_f32, max_of(a, b))
+
+/* ---- one float ----------------------------------------------------------------------------------------------------- */
+
+static inline float clamp_of(float x, float lo, float hi) {
+    x = x < lo ? lo : x;
+    return x > hi ? hi : x;
+}
+
+void NW_KERNEL(clamp_f32)(size_t n, const float *x, float lo, float hi, float *y) {
+    NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = clamp_of(x[i], lo, hi);
+}
+
+void NW_KERNEL(hardsigmoid_f32)(size_t n, const float *x, float alpha, float beta, float *y) {
+    NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
+        float p = alpha * x[i] + beta;
+        p = p < 0.0f ? 0.0f : p;
+        y[i] = p > 1.0f ? 1.0f : p;
+    }
+}
+
+/* Longer formulas are written on registers: compilers turn the same thing on floats into branches. */
+typedef float vec __attribute__((vector_size(4 * NW_LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * NW_LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * NW_LANES)));
+
+NW_INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+NW_INLINE vec splat(float x) { return (vec){0} + x; }
+NW_INLINE vec vec_clamp(vec x, float lo, float hi) {
+    x = choose(x < lo, splat(lo), x);
+    return choose(x > hi, splat(hi), x);
+}
+NW_INLINE vec vec_abs(vec x) { return (vec)((ivec)x & 0x7fffffff); }
+NW_INLINE vec with_sign(vec x, vec sign) { return (vec)((ivec)x ^ ((ivec)sign & ~0x7fffffff)); }
+
+/* exp(x) = 2^n · exp(r), n = rint(x/ln 2), |r| ≤ ln 2/2; ln 2 in two parts, the first exact when multiplied by n.
+ * exp(r) = 1 + r + r²·Q(r), Q a minimax polynomial (error 3e-9). 2^n in two factors, so that the ends round, overflow and
+ * vanish as they should. A NaN makes nonsense of n, but r is a NaN then. */
+NW_INLINE vec vec_exp(vec x) {
+    x = vec_clamp(x, -105.0f, 89.0f);
+    vec shifted = x * 1.442695041f + ROUNDER, n = shifted - ROUNDER;
+    ivec whole = (ivec)shifted - 0x4b400000, half = whole >> 1;
+    vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    vec q = splat(1.381440266e-3f);
+    q = q * r + 8.368786206e-3f;
+    q = q * r + 4.166839554e-2f;
+    q = q * r + 1.666652005e-1f;
+    q = q * r + 4.999999341e-1f;
+    vec p = q * (r * r) + r + 1.0f;
+    return p * (vec)((uvec)(half + 127) << 23) * (vec)((uvec)(whole - half + 127) << 23);
+}
+
+NW_INLINE vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }
+
+/* |x| < 0.625: x + x³·P(x²), minimax; else 1 − 2/(exp(2|x|) + 1) with the sign of x. */
+NW_INLINE vec vec_tanh(vec x) {
+    vec z = x * x, t = vec_abs(x);
+    vec p = splat(-5.716998259e-3f);
+    p = p * z + 2.065054149e-2f;
+    p = p * z + -5.374348245e-2f;
+    p = p * z + 1.333149107e-1f;
+    p = p * z + -3.333328392e-1f;
+    vec small = p * z * x + x;
+    vec large = 1.0f - 2.0f / (vec_exp(2.0f * t) + 1.0f);
+    return choose(t < 0.625f, small, with_sign(large, x));
+}
+
+/* |x| < 0.95: x + x·P(x²); else 1 − exp(L(min(|x|, 4))) with the sign of x, L(t) = log(1 − erf(t)); both minimax. */
+NW_INLINE vec vec_erf(vec x) {
+    vec z = x * x, t = vec_abs(x);
+    vec p = splat(-5.886710317e-4f);
+    p = p * z + 4.973102449e-3f;
+    p = p * z + -2.675332319e-2f;
+    p = p * z + 1.128146617e-1f;
+    p = p * z + -3.761246264e-1f;
+    p = p * z + 1.283791454e-1f;
+    vec small = p * x + x;
+    vec u = choose(t > 4.0f, splat(4.0f), t);
+    vec l = splat(1.959251272e-4f);
+    l = l * u + -3.043108926e-3f;
+    l = l * u + 2.222652648e-2f;
+    l = l * u + -1.039308538e-1f;
+    l = l * u + -6.371830167e-1f;
+    l = l * u + -1.127675211f;
+    l = l * u + -1.957669829e-4f;
+    vec large = 1.0f - vec_exp(l);
+    return choose(t < 0.95f, small, with_sign(large, x));
+}
+
+NW_INLINE vec vec_gelu(vec x) { return 0.5f * x * (1.0f + vec_erf(x * 0.70710678f)); }
+NW_INLINE vec vec_silu(vec x) { return x / (1.0f + vec_exp(-x)); }
+NW_INLINE vec vec_hardswish(vec x) { return x * vec_clamp(x * 0.16666667f + 0.5f, 0.0f, 1.0f); }
+
+/* y = formula(v) for registers v of x; the last elements go through a register filled up with zeros. */
+#define MAP(n, x, y, v, formula)                                                                            \
+    for (size_t i_ = 0, left_; i_ < (n); i_ += NW_LANES) {                                                  \
+        vec v = {0};                                                                                        \
+        if ((left_ = (n) - i_) >= NW_LANES) {                                                               \
+            memcpy(&v, (x) + i_, sizeof v);                                                                 \
+            v = formula;                                                                                    \
+            memcpy((y) + i_, &v, sizeof v);                                                                 \
+        } else {                                                                                            \
+            memcpy(&v, (x) + i_, left_ * sizeof(float));                                                    \
+            v = formula;                                                                                    \
+            memcpy((y) + i_, &v, left_ * sizeof(float));                                                    \
+        }                                                                                                   \
+    }
+
+#define UNARY(name, function)                                                                               \
+    void NW_KERNEL(name)(size_t n, const float *x, float *y) { MAP(n, x, y, v, function(v)) }
+UNARY(exp_f32, vec_exp)
+UNARY(sigmoid_f32, vec_sigmoid)
+UNARY(tanh_f32, vec_tanh)
+UNARY(erf_f32, vec_erf)
+UNARY(gelu_f32, vec_gelu)
+UNARY(silu_f32, vec_silu)
+UNARY(hardswish_f32, vec_hardswish)
+
+/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+
+/* 16 interleaved sums in as many registers as the ISA needs: the order of a sum is part of the contract. */
+#define SUMS  16
+#define PARTS (SUMS / NW_LANES)
+
+/* Σ formula(v) over registers v of x. An element past the end counts as `filler`, for which the formula must be 0. */
+#define REDUCE(total, n, x, filler, v, formula)                                                             \
+    do {                                                                                                    \
+        vec sums_[PARTS];                                                                                   \
+        float tail_[SUMS], flat_[SUMS];                                                                     \
+        size_t i_ = 0;                                                                                      \
+        NW_UNROLL for (int p_ = 0; p_ < PARTS; p_++) sums_[p_] = splat(0.0f);                               \
+        for (; i_ + SUMS <= (n); i_ += SUMS)                                                                \
+            NW_UNROLL for (int p_ = 0; p_ < PARTS; p_++) {                                                  \
+                vec v;                                                                                      \
+                memcpy(&v, (x) + i_ + p_ * NW_LANES, sizeof v);                                             \
+                sums_[p_] += formula;                                                                       \
+            }                                                                                               \
+        for (size_t j_ = 0; j_ < SUMS; j_++) tail_[j_] = i_ + j_ < (n) ? (x)[i_ + j_] : (filler);           \
+        NW_UNROLL for (int p_ = 0; p_ < PARTS; p_++) {                                                      \
+            vec v;                                                                                          \
+            memcpy(&v, tail_ + p_ * NW_LANES, sizeof v);                                                    \
+            sums_[p_] += formula;                                                                           \
+            memcpy(flat_ + p_ * NW_LANES, sums_ + p_, sizeof v);                                            \
+        }                                                                                                   \
+        (total) = 0.0f;                                                                                     \
+        for (int j_ = 0; j_ < SUMS; j_++) (total) += flat_[j_];                                             \
+    } while (0)
+
+void NW_KERNEL(minmax_f32)(size_t n, const float *x, float *lo, float *hi) {
+    float least = *lo, most = *hi;
+    vec low[4], high[4], v; /* four of each, for the latency */
+    size_t i = 0;
+    NW_UNROLL for (int p = 0; p < 4; p++) low[p] = splat(least), high[p] = splat(most);
+    for (; i + 4 * NW_LANES <= n; i += 4 * NW_LANES)
+        NW_UNROLL for (int p = 0; p < 4; p++) {
+            memcpy(&v, x + i + p * NW_LANES, sizeof v);
+            low[p] = choose(v < low[p], v, low[p]); /* false for a NaN */
+            high[p] = choose(v > high[p], v, high[p]);
+        }
+    NW_UNROLL for (int p = 1; p < 4; p++) {
+        low[0] = choose(low[p] < low[0], low[p], low[0]);
+        high[0] = choose(high[p] > high[0], high[p], high[0]);
+    }
+    for (int j = 0; j < NW_LANES; j++) {
+        least = low[0][j] < least ? low[0][j] : least;
+        most = high[0][j] > most ? high[0][j] : most;
+    }
+    for (; i < n; i++) {
+        least = x[i] < least ? x[i] : least;
+        most = x[i] > most ? x[i] : most;
+    }
+    *lo = least, *hi = most;
+}
+
+float NW_KERNEL(sum_f32)(size_t n, const float *x) {
+    float total;
+    REDUCE(total, n, x, 0.0f, v, v);
+    return total;
+}
+
+void NW_KERNEL(softmax_f32)(size_t n, const float *x, float *y) {
+    float least = __builtin_inff(), most = -__builtin_inff(), total;
+    NW_KERNEL(minmax_f32)(n, x, &least, &most);
+    MAP(n, x, y, v, vec_exp(v - most))
+    REDUCE(total, n, y, 0.0f, v, v);
+    const float factor = 1.0f / total;
+    NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] *= factor;
+}
+
+/* The variance is taken around the mean, in a second pass: no cancellation. */
+void NW_KERNEL(layernorm_f32)(size_t n, const float *x, const float *gamma, const float *beta, float eps, float *y) {
+    float total, squares;
+    REDUCE(total, n, x, 0.0f, v, v);
+    const float mean = total / (float)n;
+    REDUCE(squares, n, x, mean, v, (v - mean) * (v - mean));
+    const float factor = 1.0f / __builtin_sqrtf(squares / (float)n + eps);
+    if (gamma && beta) {
+        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
+    } else if (gamma) {
+        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor * gamma[i];
+    } else if (beta) {
+        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor + beta[i];
+    } else {
+        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor;
+    }
+}

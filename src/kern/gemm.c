@@ -1,0 +1,201 @@
+/* gemm.c: choosing a kernel, packing weights, and the loops around tiles. Must not include anything but kern/. */
+#include "kern/gemm.h"
+
+#include <string.h>
+
+/* ---- tables --------------------------------------------------------------------------------------------------- */
+
+static const nw_gemm_f32_kernel f32_kernels[] = {
+#define NW_GEMM_F32(isa, word, mr, nr, half) {"gemm_f32__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_f32__##word},
+#define NW_GEMM_U8S8(isa, word, mr, nr, half)
+#include "kern/gemm.def"
+#undef NW_GEMM_F32
+#undef NW_GEMM_U8S8
+};
+
+static const nw_gemm_u8s8_kernel u8s8_kernels[] = {
+#define NW_GEMM_F32(isa, word, mr, nr, half)
+#define NW_GEMM_U8S8(isa, word, mr, nr, half)                                                               \
+    {"gemm_u8s8__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_u8s8__##word, nw_gemm_row_sums__##word},
+#include "kern/gemm.def"
+#undef NW_GEMM_F32
+#undef NW_GEMM_U8S8
+};
+
+#define NW_COUNT(array) (sizeof(array) / sizeof *(array))
+
+const nw_gemm_f32_kernel *nw_gemm_f32_select(nw_isa ceiling) {
+    size_t best = 0;
+    for (size_t i = 1; i < NW_COUNT(f32_kernels); i++)
+        if (f32_kernels[i].isa <= ceiling && nw_isa_supported(f32_kernels[i].isa)) best = i;
+    return &f32_kernels[best];
+}
+
+const nw_gemm_u8s8_kernel *nw_gemm_u8s8_select(nw_isa ceiling) {
+    size_t best = 0;
+    for (size_t i = 1; i < NW_COUNT(u8s8_kernels); i++)
+        if (u8s8_kernels[i].isa <= ceiling && nw_isa_supported(u8s8_kernels[i].isa)) best = i;
+    return &u8s8_kernels[best];
+}
+
+/* ---- packing -------------------------------------------------------------------------------------------------- */
+
+/* Columns are cut into panels of nr; the last panel is as wide as it must be, in steps of `half`. Within a panel:
+ *   f32    [tap][k][column]
+ *   u8s8   [tap][k/4 rounded up][column][4], the missing k being 0
+ * so that a kernel reads its panel from start to end. Panel p starts at p·nr·taps·depth elements. */
+static size_t round_up(size_t x, size_t step) { return (x + step - 1) / step * step; }
+static size_t panel_width(size_t columns, size_t nr, size_t half) {
+    return columns >= nr ? nr : round_up(columns, half);
+}
+
+static size_t packed_bytes(size_t n, size_t half, size_t depth, size_t taps, size_t element) {
+    size_t bytes;
+    if (n > SIZE_MAX - half || depth > SIZE_MAX - 4) return 0;
+    if (__builtin_mul_overflow(round_up(n, half), depth, &bytes) || __builtin_mul_overflow(bytes, taps, &bytes) ||
+        __builtin_mul_overflow(bytes, element, &bytes) || bytes > SIZE_MAX - NW_GEMM_ALIGN)
+        return 0;
+    return round_up(bytes, NW_GEMM_ALIGN);
+}
+
+size_t nw_gemm_f32_packed_bytes(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps) {
+    return packed_bytes(n, kernel->half, k, taps, sizeof(float));
+}
+
+size_t nw_gemm_u8s8_packed_bytes(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps) {
+    return packed_bytes(n, kernel->half, k > SIZE_MAX - 3 ? k : round_up(k, 4), taps, 1);
+}
+
+void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const float *w,
+                      size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
+    float *out = packed;
+    for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
+        size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
+        size_t width = panel_width(columns, kernel->nr, kernel->half);
+        for (size_t t = 0; t < taps; t++)
+            for (size_t kk = 0; kk < k; kk++, out += width) {
+                const float *from = w + n0 * stride_n + t * stride_tap + kk * stride_k;
+                for (size_t j = 0; j < width; j++) out[j] = j < columns ? from[j * stride_n] : 0.0f;
+            }
+    }
+}
+
+void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps, const int8_t *w,
+                       size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
+    int8_t *out = packed;
+    for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
+        size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
+        size_t width = panel_width(columns, kernel->nr, kernel->half);
+        for (size_t t = 0; t < taps; t++)
+            for (size_t k0 = 0; k0 < k; k0 += 4, out += 4 * width) {
+                const int8_t *from = w + n0 * stride_n + t * stride_tap + k0 * stride_k;
+                for (size_t j = 0; j < width; j++)
+                    for (size_t i = 0; i < 4; i++)
+                        out[4 * j + i] = j < columns && k0 + i < k ? from[j * stride_n + i * stride_k] : 0;
+            }
+    }
+}
+
+void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, size_t stride_n, size_t stride_tap,
+                           size_t stride_k, const int32_t *wzero, int32_t *sums) {
+    for (size_t j = 0; j < n; j++) {
+        uint32_t sum = 0; /* wraps */
+        for (size_t t = 0; t < taps; t++)
+            for (size_t kk = 0; kk < k; kk++)
+                sum += (uint32_t)(int32_t)w[j * stride_n + t * stride_tap + kk * stride_k];
+        if (wzero) sum -= (uint32_t)(k * taps) * (uint32_t)wzero[j];
+        sums[j] = (int32_t)sum;
+    }
+}
+
+/* ---- loops ---------------------------------------------------------------------------------------------------- */
+
+#define POINTERS   4096         /* 32 KiB of stack */
+#define BLOCK_ROWS 1024
+#define A_BYTES    (192 * 1024) /* of A that a pass over all panels rereads from the second-level cache */
+
+/* Rows are taken in blocks whose part of A stays in cache while every panel of W passes over it once; a panel stays in
+ * cache while the tiles of a block use it:
+ *     for each block of rows: for each panel of columns: for each tile of the block
+ * tile_rows is mr unless so many taps have more pointers than the buffer holds. */
+typedef struct blocking {
+    size_t tile_rows, block_rows;
+} blocking;
+
+static blocking block_of(size_t mr, size_t k_bytes, size_t taps, const nw_rows *rows) {
+    blocking b;
+    b.tile_rows = mr * taps <= POINTERS ? mr : taps <= POINTERS ? POINTERS / taps : 1;
+    /* Windows overlap: a row brings about two taps' worth of new bytes into the cache. */
+    size_t row_bytes = k_bytes * (rows->window && taps > 1 ? 2 : taps) + 1;
+    size_t limit = A_BYTES / row_bytes;
+    if (limit > BLOCK_ROWS) limit = BLOCK_ROWS;
+    if (limit > POINTERS / taps) limit = POINTERS / taps;
+    b.block_rows = limit < b.tile_rows ? b.tile_rows : limit / b.tile_rows * b.tile_rows;
+    return b;
+}
+
+/* Pointers of rows [m0, m0+count): the caller's own table if there is one. */
+static const void *const *block_rows(const nw_rows *rows, size_t taps, size_t m0, size_t count, const void **buffer,
+                                     size_t *row_stride) {
+    if (!rows->window && rows->table) {
+        *row_stride = rows->table_stride;
+        return rows->table + m0;
+    }
+    *row_stride = count;
+    nw_rows_gather(rows, taps, m0, count, buffer, count);
+    return buffer;
+}
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t m0, size_t m1, size_t n0,
+                     size_t n1) {
+    const void *buffer[POINTERS];
+    const size_t nr = kernel->nr, depth = args->k * args->taps;
+    const blocking b = block_of(kernel->mr, args->k * sizeof(float), args->taps, &args->rows);
+    nw_gemm_f32_tile tile = {.k = args->k, .taps = args->taps, .ldc = args->ldc, .accumulate = args->accumulate,
+                             .lo = args->lo, .hi = args->hi};
+    for (size_t mb = m0; mb < m1; mb += b.block_rows) {
+        size_t count = least(b.block_rows, m1 - mb);
+        const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
+        for (size_t j = n0; j < n1; j += nr) {
+            tile.w = (const float *)args->packed + j * depth;
+            tile.n = least(nr, n1 - j);
+            tile.bias = args->bias ? args->bias + j : NULL;
+            for (size_t i = 0; i < count; i += tile.m) {
+                tile.m = least(b.tile_rows, count - i);
+                tile.rows = rows + i;
+                tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
+                kernel->run(&tile);
+            }
+        }
+    }
+}
+
+void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args *args, size_t m0, size_t m1,
+                      size_t n0, size_t n1) {
+    const void *buffer[POINTERS];
+    int32_t sums[BLOCK_ROWS];
+    const size_t nr = kernel->nr, depth = round_up(args->k, 4) * args->taps;
+    const size_t size = nw_epilogue_size(args->epilogue.out);
+    const blocking b = block_of(kernel->mr, args->k, args->taps, &args->rows);
+    nw_gemm_u8s8_tile tile = {.k = args->k, .taps = args->taps, .ldc = args->ldc, .epilogue = &args->epilogue};
+    for (size_t mb = m0; mb < m1; mb += b.block_rows) {
+        size_t count = least(b.block_rows, m1 - mb);
+        const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
+        if (args->epilogue.wzero) kernel->row_sums(count, args->k, args->taps, rows, tile.row_stride, sums);
+        for (size_t j = n0; j < n1; j += nr) {
+            tile.w = (const int8_t *)args->packed + j * depth;
+            tile.n = least(nr, n1 - j);
+            tile.col = j;
+            for (size_t i = 0; i < count; i += tile.m) {
+                tile.m = least(b.tile_rows, count - i);
+                tile.rows = rows + i;
+                tile.row = mb + i;
+                tile.row_sums = sums + i;
+                tile.c = (char *)args->c + (mb + i) * args->ldc + j * size;
+                kernel->run(&tile);
+            }
+        }
+    }
+}

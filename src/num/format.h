@@ -1,0 +1,82 @@
+/* format.h: element codings: their names and sizes, and conversion of single elements and runs of elements.
+ * Conversions are the reference: exact, slow, one place. Must not include anything but base/. */
+#ifndef NW_NUM_FORMAT_H
+#define NW_NUM_FORMAT_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum nw_format {
+    NW_NONE = 0, /* no element type: an absent tensor */
+#define NW_FORMAT(id, name, bits, kind, onnx) NW_##id = onnx,
+#include "num/formats.def"
+#undef NW_FORMAT
+    NW_FORMAT_COUNT
+} nw_format;
+
+typedef enum nw_kind {
+    NW_KIND_NONE,
+    NW_KIND_FLOAT,
+    NW_KIND_SINT,
+    NW_KIND_UINT,
+    NW_KIND_BOOL,
+    NW_KIND_COMPLEX,
+    NW_KIND_STRING
+} nw_kind;
+
+/* An element of NW_STR: bytes owned elsewhere, not zero-terminated. */
+typedef struct nw_str {
+    const char *data;
+    size_t size;
+} nw_str;
+
+const char *nw_format_name(nw_format format); /* "none" for NW_NONE or out of range */
+nw_format nw_format_by_name(const char *name); /* NW_NONE when unknown */
+nw_format nw_format_from_onnx(int data_type);  /* NW_NONE when unknown; the inverse is the enum's own value */
+nw_kind nw_format_kind(nw_format format);
+int nw_format_bits(nw_format format); /* 0 for NW_NONE */
+
+static inline bool nw_format_is_float(nw_format f) { return nw_format_kind(f) == NW_KIND_FLOAT; }
+static inline bool nw_format_is_integer(nw_format f) {
+    return nw_format_kind(f) == NW_KIND_SINT || nw_format_kind(f) == NW_KIND_UINT;
+}
+
+/* Bytes of `count` elements (sub-byte formats round up). False on overflow or for NW_NONE. */
+bool nw_format_bytes(nw_format format, size_t count, size_t *bytes);
+
+/* The integer range of an integer (or bool) format, e.g. −128, 127; s64 and u64 are clamped to int64. */
+int64_t nw_format_min(nw_format format);
+int64_t nw_format_max(nw_format format);
+
+/* Element i of `data` as a double or an int64 (floats truncate towards zero and saturate; NaN gives 0). Real formats
+ * only: not strings or complex numbers. */
+double nw_load_f64(nw_format format, const void *data, size_t i);
+int64_t nw_load_s64(nw_format format, const void *data, size_t i);
+
+/* Stores with the format's own rounding: floats half to even, integers half to even then saturated, bool x != 0.
+ * `saturate` decides what an f8 or f4 does with values beyond its range: clamp, or infinity/NaN. */
+void nw_store_f64(nw_format format, void *data, size_t i, double x);
+void nw_store_f64_as(nw_format format, void *data, size_t i, double x, bool saturate);
+/* Stores an integer: wraps in integer formats as C does (what ONNX Cast means), rounds in float formats. */
+void nw_store_s64(nw_format format, void *data, size_t i, int64_t x);
+
+/* Runs of elements. decode: count elements starting at element `first` become floats. encode is the inverse, with
+ * nw_store_f64's rounding; returns how many elements saturated. */
+void nw_decode_f32(nw_format format, const void *data, size_t first, size_t count, float *out);
+size_t nw_encode_f32(nw_format format, const float *in, size_t count, void *data, size_t first);
+
+uint16_t nw_f16_from_f32(float x);
+float nw_f16_to_f32(uint16_t h);
+uint16_t nw_bf16_from_f32(float x);
+static inline float nw_bf16_to_f32(uint16_t h) {
+    union {
+        uint32_t u;
+        float f;
+    } bits = {(uint32_t)h << 16};
+    return bits.f;
+}
+
+#endif

@@ -1,0 +1,372 @@
+/* spell.c: quantization as the portable graph means it → as ONNX spells it: QuantizeLinear/DequantizeLinear pairs, or the integer
+ * operators where there is one. Names follow onnxruntime's habit (x_scale, x_zero_point, x_quantized). */
+#include "onnx/onnx.h"
+#include "op/quantize.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MS "com.microsoft"
+
+/* A tensor of codes: of a FakeQuant's output, or of a packed constant. */
+typedef struct spelled {
+    int codes;        /* NW_ABSENT: not made (yet) */
+    int scale, zero;  /* initializers; zero may be NW_ABSENT */
+    const nw_qparam *p;
+} spelled;
+
+typedef struct speller {
+    nw_graph *g;
+    nw_arena arena;
+    nw_quant_style style;
+    int count;       /* values at the start */
+    spelled *of;     /* [count] */
+    nw_uses uses;    /* of the graph at the start */
+    const char *domain; /* of Q/DQ nodes */
+} speller;
+
+/* ---- initializers ----------------------------------------------------------------------------------------------- */
+
+static nw_status add_named(nw_graph *g, const char *base, const char *suffix, const nw_tensor *t, int *id) {
+    const char *name = nw_arena_printf(&g->arena, "%s%s", base, suffix);
+    return name ? nw_graph_add_constant_copy(g, name, t, id) : NW_E_MEMORY;
+}
+
+/* Scale and zero point of a grid as initializers. Shapes: a scalar, [C], or the blocks'. */
+static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int rank, const int64_t *dims, spelled *out) {
+    nw_graph *g = s->g;
+    nw_tensor scale = {.format = NW_F32, .data = (void *)(uintptr_t)p->scales};
+    if (p->grain == NW_GRAIN_AXIS) {
+        scale.rank = 1;
+        scale.dims[0] = (int64_t)p->groups;
+    } else if (p->grain == NW_GRAIN_BLOCK) {
+        nw_tensor_set_shape(&scale, rank, dims);
+        scale.dims[p->axis] = (dims[p->axis] + p->block - 1) / p->block;
+    }
+    nw_tensor zero = scale;
+    zero.format = p->format;
+    NW_TRY(nw_tensor_alloc(&s->arena, &zero));
+    memset(zero.data, 0, nw_tensor_bytes(&zero));
+    for (size_t i = 0; i < p->groups; i++) nw_store_s64(p->format, zero.data, i, nw_qparam_zero(p, i));
+    NW_TRY(add_named(g, name, "_scale", &scale, &out->scale));
+    out->zero = NW_ABSENT;
+    if (p->format != NW_S32) NW_TRY(add_named(g, name, "_zero_point", &zero, &out->zero)); /* int32 takes none */
+    out->p = p;
+    return NW_OK;
+}
+
+/* The codes of a packed constant as an initializer of their own. */
+static nw_status spell_constant(speller *s, int v) {
+    nw_graph *g = s->g;
+    spelled *sp = &s->of[v];
+    if (sp->codes >= 0) return NW_OK;
+    const nw_constant *c = g->values[v].constant;
+    const nw_qparam *p = c->tensor.qparam;
+    const char *base = g->values[v].name, *name = nw_arena_printf(&g->arena, "%s_quantized", base);
+    if (!name) return NW_E_MEMORY;
+    nw_tensor codes = c->tensor;
+    codes.qparam = NULL;
+    NW_TRY(add_grid(s, base, p, codes.rank, codes.dims, sp));
+    return nw_graph_add_constant(g, name, &codes, nw_bytes_ref(g->values[v].constant->owner), &sp->codes);
+}
+
+/* ---- QuantizeLinear and DequantizeLinear ------------------------------------------------------------------------- */
+
+static nw_status set_grain(speller *s, nw_node *node, const nw_qparam *p) {
+    if (p->grain == NW_GRAIN_TENSOR) return NW_OK;
+    NW_TRY(nw_node_set_int(s->g, node, "axis", p->axis));
+    return p->grain == NW_GRAIN_BLOCK ? nw_node_set_int(s->g, node, "block_size", p->block) : NW_OK;
+}
+
+static nw_status add_linear(speller *s, const char *type, int x, const spelled *sp, int y, const char *label) {
+    nw_graph *g = s->g;
+    const char *name = nw_arena_printf(&g->arena, "%s_%s", label, type);
+    int in[3] = {x, sp->scale, sp->zero};
+    nw_node *node;
+    if (!name) return NW_E_MEMORY;
+    NW_TRY(nw_graph_add_node(g, s->domain, type, name, sp->zero < 0 ? 2 : 3, in, 1, &y, &node));
+    return set_grain(s, node, sp->p);
+}
+
+/* Old opsets have no per-axis or narrow codes in the standard operators; com.microsoft's have them at any opset. */
+static void choose_domain(speller *s) {
+    int64_t opset = nw_graph_opset(s->g, "");
+    s->domain = opset >= 13 ? "" : MS;
+    for (int v = 0; v < s->count && opset < 21; v++) {
+        const nw_qparam *p = s->of[v].p;
+        if (!p) continue;
+        if (nw_format_bits(p->format) == 16 || nw_format_bits(p->format) < 8) s->domain = MS;
+    }
+}
+
+/* ---- integer operators ------------------------------------------------------------------------------------------- */
+
+static bool is_op(const nw_node *node, const char *type) { return !node->domain[0] && strcmp(node->op_type, type) == 0; }
+
+static const nw_node *only_reader(const speller *s, int v) {
+    if (v < 0 || v >= s->count || nw_uses_count(&s->uses, v) != 1 || s->uses.outputs[v]) return NULL;
+    const nw_node *node = &s->g->nodes[s->uses.users[s->uses.first[v]]];
+    return node->dead ? NULL : node;
+}
+
+/* A clamp that the codes' own range makes: Relu where the lowest code means 0 or more, Clip likewise on both sides. */
+static bool absorbed(const speller *s, const nw_node *node, const nw_qparam *p) {
+    float lowest = p->scales[0] * (float)(p->qmin - nw_qparam_zero(p, 0));
+    float highest = p->scales[0] * (float)(p->qmax - nw_qparam_zero(p, 0));
+    if (is_op(node, "Relu")) return lowest >= 0;
+    if (!is_op(node, "Clip")) return false;
+    float lo = nw_node_float(node, "min", -INFINITY), hi = nw_node_float(node, "max", INFINITY);
+    for (int i = 1; i < node->in_count; i++) {
+        const nw_constant *c = nw_graph_constant(s->g, node->in[i]);
+        if (node->in[i] < 0) continue;
+        if (!c || c->tensor.format != NW_F32 || nw_tensor_count(&c->tensor) != 1) return false;
+        *(i == 1 ? &lo : &hi) = *(const float *)c->tensor.data;
+    }
+    return lowest >= lo && highest <= hi;
+}
+
+/* The FakeQuant that the output of a node goes to, perhaps through a clamp, which *through then is. */
+static const nw_node *output_quantizer(const speller *s, const nw_node *node, const nw_node **through) {
+    *through = NULL;
+    const nw_node *next = only_reader(s, node->out[0]);
+    if (next && next->op != &nw_op_narrow_FakeQuant && next->out_count == 1 && next->in[0] == node->out[0]) {
+        *through = next;
+        next = only_reader(s, next->out[0]);
+    }
+    if (!next || next->op != &nw_op_narrow_FakeQuant) return NULL;
+    const nw_qparam *p = s->of[next->out[0]].p;
+    if (!p || p->grain != NW_GRAIN_TENSOR || (*through && !absorbed(s, *through, p))) return NULL;
+    return next;
+}
+
+static bool byte_codes(const nw_qparam *p) { return p && (p->format == NW_U8 || p->format == NW_S8); }
+static bool per_tensor(const speller *s, int v) {
+    return v >= 0 && v < s->count && byte_codes(s->of[v].p) && s->of[v].p->grain == NW_GRAIN_TENSOR;
+}
+
+/* Input v as (codes, scale, zero) into in[]. A constant's codes are made now. */
+static nw_status push(speller *s, int v, int *in, int *count) {
+    if (s->g->values[v].constant) NW_TRY(spell_constant(s, v));
+    in[(*count)++] = s->of[v].codes;
+    in[(*count)++] = s->of[v].scale;
+    in[(*count)++] = s->of[v].zero;
+    return NW_OK;
+}
+
+/* Bias as int32 at s_x·s_w. A packed one is taken as it is. */
+static nw_status push_bias(speller *s, int v, const nw_qparam *x, const nw_qparam *w, int *in, int *count, bool *ok) {
+    const nw_constant *c = nw_graph_constant(s->g, v);
+    *ok = c && c->tensor.rank <= 1;
+    if (!*ok) return NW_OK;
+    if (c->tensor.qparam) {
+        *ok = c->tensor.qparam->format == NW_S32;
+        if (*ok) NW_TRY(spell_constant(s, v));
+        if (*ok) in[(*count)++] = s->of[v].codes;
+        return NW_OK;
+    }
+    *ok = c->tensor.format == NW_F32;
+    if (!*ok) return NW_OK;
+    nw_tensor q = c->tensor;
+    q.format = NW_S32;
+    NW_TRY(nw_tensor_alloc(&s->arena, &q));
+    for (size_t i = 0; i < nw_tensor_count(&q); i++) {
+        double unit = (double)x->scales[0] * (double)w->scales[w->groups == 1 ? 0 : i];
+        nw_store_f64(NW_S32, q.data, i, (double)((const float *)c->tensor.data)[i] / unit);
+    }
+    return add_named(s->g, s->g->values[v].name, "_quantized", &q, &in[(*count)++]);
+}
+
+/* Replaces nodes[index] (with the clamp and the FakeQuant behind it) by an integer operator that makes the codes. */
+static nw_status replace(speller *s, int index, const nw_node *through, const nw_node *fq, const char *domain,
+                         const char *type, int count, const int *in, bool output_first) {
+    nw_graph *g = s->g;
+    int y = fq->out[0], codes, all[256], n = 0;
+    const char *label = nw_node_label(g, &g->nodes[index]);
+    const char *name = nw_arena_printf(&g->arena, "%s_quant", label);
+    const char *codes_name = nw_arena_printf(&g->arena, "%s_quantized", g->values[y].name);
+    if (!name || !codes_name) return NW_E_MEMORY;
+    if (output_first) {
+        all[n++] = s->of[y].scale;
+        all[n++] = s->of[y].zero;
+    }
+    for (int i = 0; i < count; i++) all[n++] = in[i];
+    g->nodes[index].dead = true;
+    if (through) ((nw_node *)(uintptr_t)through)->dead = true;
+    ((nw_node *)(uintptr_t)fq)->dead = true;
+    NW_TRY(nw_graph_add_value(g, codes_name, &codes));
+    g->values[codes].format = s->of[y].p->format;
+    nw_node *node;
+    NW_TRY(nw_graph_add_node(g, domain, type, name, n, all, 1, &codes, &node));
+    nw_node *source = &g->nodes[index];
+    node->attrs = source->attrs;
+    node->attr_count = source->attr_count;
+    node->doc = source->doc;
+    source->attrs = NULL;
+    source->attr_count = 0;
+    s->of[y].codes = codes;
+    return NW_OK;
+}
+
+static nw_status spell_weighted(speller *s, int index, const char *domain, const char *type) {
+    const nw_node *node = &s->g->nodes[index], *through, *fq = output_quantizer(s, node, &through);
+    int x = node->in[0], w = node->in[1], b = nw_node_in(node, 2), in[10], count = 0;
+    bool gemm = strcmp(type, "QGemm") == 0, ok = true;
+    if (!fq || !per_tensor(s, x) || w < 0 || w >= s->count || !byte_codes(s->of[w].p) || s->of[x].codes < 0) return NW_OK;
+    if (!s->g->values[w].constant && !per_tensor(s, w)) return NW_OK;
+    if (gemm && (nw_node_float(node, "alpha", 1) != 1 || nw_node_float(node, "beta", 1) != 1)) return NW_OK;
+    if (s->g->values[w].constant && s->of[w].p->grain == NW_GRAIN_BLOCK) return NW_OK;
+    NW_TRY(push(s, x, in, &count));
+    NW_TRY(push(s, w, in, &count));
+    if (in[count - 3] < 0) return NW_OK;
+    int y_scale = s->of[fq->out[0]].scale, y_zero = s->of[fq->out[0]].zero;
+    if (gemm) {
+        if (b >= 0) NW_TRY(push_bias(s, b, s->of[x].p, s->of[w].p, in, &count, &ok));
+        else in[count++] = NW_ABSENT;
+    }
+    in[count++] = y_scale;
+    in[count++] = y_zero;
+    if (!gemm && b >= 0) NW_TRY(push_bias(s, b, s->of[x].p, s->of[w].p, in, &count, &ok));
+    if (!ok) return NW_OK;
+    nw_node_remove_attr(&s->g->nodes[index], "beta");
+    return replace(s, index, through, fq, domain, type, count, in, false);
+}
+
+static nw_status spell_operands(speller *s, int index, const char *type, int operands, bool output_first) {
+    const nw_node *node = &s->g->nodes[index], *through, *fq = output_quantizer(s, node, &through);
+    int in[240], count = 0;
+    if (!fq || operands * 3 + 2 > 240) return NW_OK;
+    for (int i = 0; i < operands; i++)
+        if (!per_tensor(s, node->in[i]) || (!s->g->values[node->in[i]].constant && s->of[node->in[i]].codes < 0)) return NW_OK;
+    for (int i = 0; i < operands; i++) NW_TRY(push(s, s->g->nodes[index].in[i], in, &count));
+    if (!output_first) {
+        in[count++] = s->of[fq->out[0]].scale;
+        in[count++] = s->of[fq->out[0]].zero;
+    }
+    return replace(s, index, through, fq, MS, type, count, in, output_first);
+}
+
+/* An operator that moves elements: the same on codes, when its result stays on the grid. */
+static nw_status spell_move(speller *s, int index) {
+    const nw_node *node = &s->g->nodes[index], *through, *fq = output_quantizer(s, node, &through);
+    int x = nw_node_in(node, 0);
+    nw_roles roles = nw_node_roles(node);
+    if (!fq || through || !node->op || !(roles.same_grid || node->op->flags & NW_OP_VIEW) || !per_tensor(s, x)) return NW_OK;
+    if (s->of[x].codes < 0 || !nw_qparam_equal(s->of[x].p, s->of[fq->out[0]].p)) return NW_OK;
+    if (is_op(node, "MaxPool") && nw_graph_opset(s->g, "") < 12) return NW_OK;
+    int *in = nw_arena_array(&s->arena, (size_t)node->in_count, sizeof *in);
+    if (!in) return NW_E_MEMORY;
+    memcpy(in, node->in, (size_t)node->in_count * sizeof *in);
+    in[0] = s->of[x].codes;
+    return replace(s, index, NULL, fq, node->domain, node->op_type, node->in_count, in, false);
+}
+
+static nw_status spell_operator(speller *s, int index) {
+    const nw_node *node = &s->g->nodes[index];
+    for (int i = 0; i < node->out_count; i++)
+        if (node->out[i] < 0 || (i > 0 && nw_uses_count(&s->uses, node->out[i]) > 0)) return NW_OK;
+    if (is_op(node, "Conv")) return spell_weighted(s, index, "", "QLinearConv");
+    if (is_op(node, "MatMul")) return spell_weighted(s, index, "", "QLinearMatMul");
+    if (is_op(node, "Gemm")) return spell_weighted(s, index, MS, "QGemm");
+    if (is_op(node, "Add")) return spell_operands(s, index, "QLinearAdd", 2, false);
+    if (is_op(node, "Mul")) return spell_operands(s, index, "QLinearMul", 2, false);
+    if (is_op(node, "Concat")) return spell_operands(s, index, "QLinearConcat", node->in_count, true);
+    if (is_op(node, "GlobalAveragePool")) return spell_operands(s, index, "QLinearGlobalAveragePool", 1, false);
+    if (is_op(node, "Sigmoid")) return spell_operands(s, index, "QLinearSigmoid", 1, false);
+    if (is_op(node, "LeakyRelu")) return spell_operands(s, index, "QLinearLeakyRelu", 1, false);
+    return spell_move(s, index);
+}
+
+/* ---- the whole graph --------------------------------------------------------------------------------------------- */
+
+/* Grids of all FakeQuants (their initializers) and of all packed constants. */
+static nw_status collect(speller *s) {
+    nw_graph *g = s->g;
+    for (int n = 0; n < g->node_count; n++) {
+        const nw_node *node = &g->nodes[n];
+        if (node->dead || node->op != &nw_op_narrow_FakeQuant) continue;
+        nw_qparam *p = nw_arena_alloc(&s->arena, sizeof *p);
+        bool dynamic;
+        if (!p) return NW_E_MEMORY;
+        NW_TRY(nw_fakequant_qparam(g, node, &s->arena, p, &dynamic));
+        if (dynamic)
+            return nw_fail(g->ctx, NW_E_UNSUPPORTED,
+                           "FakeQuant \"%s\": dynamic quantization of activations cannot be written as ONNX yet",
+                           nw_node_label(g, node));
+        s->of[node->out[0]].p = p;
+    }
+    for (int v = 0; v < s->count; v++)
+        if (g->values[v].constant) s->of[v].p = g->values[v].constant->tensor.qparam;
+    return NW_OK;
+}
+
+static nw_status spell_fakequant(speller *s, int index) {
+    nw_graph *g = s->g;
+    int x = g->nodes[index].in[0], y = g->nodes[index].out[0];
+    spelled *sp = &s->of[y];
+    const char *codes_name = nw_arena_printf(&g->arena, "%s_quantized", g->values[y].name);
+    if (!codes_name) return NW_E_MEMORY;
+    if (sp->codes < 0) {
+        NW_TRY(nw_graph_add_value(g, codes_name, &sp->codes));
+        g->values[sp->codes].format = sp->p->format;
+        NW_TRY(add_linear(s, "QuantizeLinear", x, sp, sp->codes, g->values[y].name));
+    }
+    g->nodes[index].dead = true;
+    return NW_OK;
+}
+
+static nw_status spell(speller *s, int nodes) {
+    nw_graph *g = s->g;
+    NW_TRY(collect(s));
+    choose_domain(s);
+    for (int v = 0; v < s->count; v++) s->of[v].codes = NW_ABSENT;
+    /* Codes are made in order of computation, so that an integer operator finds its inputs' codes. */
+    for (int n = 0; n < nodes; n++) {
+        const nw_node *node = &g->nodes[n];
+        if (node->dead || node->op != &nw_op_narrow_FakeQuant) continue;
+        const nw_value *x = &g->values[node->in[0]];
+        NW_TRY(add_grid(s, g->values[node->out[0]].name, s->of[node->out[0]].p, x->rank, x->dims, &s->of[node->out[0]]));
+    }
+    for (int n = 0; n < nodes; n++) {
+        if (g->nodes[n].dead) continue;
+        if (g->nodes[n].op == &nw_op_narrow_FakeQuant) NW_TRY(spell_fakequant(s, n));
+        else if (s->style == NW_STYLE_QOPERATOR) NW_TRY(spell_operator(s, n));
+    }
+    for (int v = 0; v < s->count; v++) {
+        spelled *sp = &s->of[v];
+        if (!sp->p) continue;
+        bool constant = g->values[v].constant != NULL;
+        if (constant) NW_TRY(spell_constant(s, v));
+        if (constant) { /* the value is now computed from its codes */
+            nw_bytes_free(g->values[v].constant->owner);
+            g->values[v].constant = NULL;
+        }
+        NW_TRY(add_linear(s, "DequantizeLinear", sp->codes, sp, v, g->values[v].name));
+    }
+    return NW_OK;
+}
+
+static void drop_opset(nw_graph *g, const char *domain) {
+    for (size_t i = 0; i < g->opset_count; i++)
+        if (strcmp(g->opsets[i].domain, domain) == 0) {
+            memmove(&g->opsets[i], &g->opsets[i + 1], (g->opset_count - i - 1) * sizeof *g->opsets);
+            g->opset_count--;
+            return;
+        }
+}
+
+nw_status nw_onnx_spell_quantization(nw_graph *g, nw_quant_style style) {
+    speller s = {.g = g, .style = style, .count = g->value_count, .domain = ""};
+    nw_arena_init(&s.arena, g->ctx);
+    s.of = nw_arena_array(&s.arena, (size_t)s.count + 1, sizeof *s.of);
+    nw_status status = s.of ? nw_uses_init(&s.uses, g) : NW_E_MEMORY;
+    if (status == NW_OK) status = spell(&s, g->node_count);
+    nw_uses_free(&s.uses);
+    nw_arena_free(&s.arena);
+    NW_TRY(status);
+    drop_opset(g, "ai.narrow");
+    NW_TRY(nw_graph_prune(g));
+    for (int n = 0; n < g->node_count; n++)
+        if (strcmp(g->nodes[n].domain, MS) == 0) NW_TRY(nw_graph_set_opset(g, MS, 1));
+    return nw_graph_resolve(g);
+}

@@ -1,0 +1,41 @@
+/* quantize.h: reading quantization parameters off nodes: FakeQuant, the one quantization node of the portable
+ * graph, and the scale and zero point inputs of ONNX's integer operators. Must not include anything but
+ * base/, num/, ir/ and op/. */
+#ifndef NW_OP_QUANTIZE_H
+#define NW_OP_QUANTIZE_H
+
+#include "op/op.h"
+
+/* FakeQuant (domain "ai.narrow"): y = dequantize(quantize(x)), y real with x's shape.
+ *   inputs: x; scale f32: [1] or a scalar, [C] along `axis`, or x's shape with dims[axis] divided by `block`,
+ * rounded up; zero s32, scale's shape, optional (0) attributes: format (an nw_format name, required), axis
+ * (absent or −1: per tensor), block (0: none), qmin, qmax (the format's range), per_row (below) Without a
+ * scale the range of x is measured at run time: over the whole tensor, or per row of the last axis with
+ * per_row = 1; asymmetric for unsigned formats, symmetric for signed ones and floats. */
+
+/* The grid of a FakeQuant node whose scale and zero point are constants of `graph`: *out, with its arrays in
+ * `arena`. Without a scale *dynamic is set and *out has format, qmin and qmax but no groups; grain AXIS with
+ * axis −1 means per row. Fails with NW_E_NEED_VALUE when the scale is computed by the graph, NW_E_ARGUMENT or
+ * NW_E_SHAPE (in words) when it makes no sense. */
+nw_status nw_fakequant_qparam(const nw_graph *graph, const nw_node *node, nw_arena *arena, nw_qparam *out,
+                              bool *dynamic);
+
+/* ---- one scale and one zero point as inputs `scale` and `zero` (may be absent: 0) of an operator ------- */
+
+/* For infer: the scale is there and is one floating-point number; the zero point is one number of type
+ * `format`. */
+nw_status nw_call_expect_grid(const nw_op_call *call, int scale, int zero, nw_format format);
+/* For eval: the grid, in scratch; grain TENSOR, the format's whole range. */
+nw_status nw_call_grid(const nw_op_call *call, int scale, int zero, nw_format format, nw_qparam *out);
+
+/* A tensor of codes on a grid as f32 in scratch, [count]. */
+nw_status nw_call_dequantize(const nw_op_call *call, const nw_tensor *codes, const nw_qparam *grid,
+                             float **out);
+
+/* Fails unless t holds u8 or s8 codes. `name` is for the message. */
+nw_status nw_call_expect_codes(const nw_op_call *call, const nw_tensor *t, const char *name);
+
+/* *lo = min x, *hi = max x; NaN elements are skipped; 0, 0 for no elements. */
+void nw_measure_range(size_t count, const float *x, float *lo, float *hi);
+
+#endif

@@ -1,0 +1,165 @@
+/* random.c: RandomUniform, RandomNormal, their …Like forms, Bernoulli and Multinomial. A seed attribute makes
+ * the numbers repeat; without one every evaluation draws others. */
+#include "op/real.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+/* SplitMix64 (Steele, Lea, Flood 2014): a Weyl sequence through a mixing function; every seed is good. */
+typedef struct generator {
+    uint64_t state;
+} generator;
+
+static uint64_t next_bits(generator *g) {
+    uint64_t z = g->state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* In [0, 1), 53 random bits. */
+static double next_uniform(generator *g) { return (double)(next_bits(g) >> 11) * 0x1p-53; }
+
+/* Box and Muller's transform; 1 − u avoids the logarithm of 0. */
+static double next_normal(generator *g) {
+    double radius = sqrt(-2 * log(1 - next_uniform(g)));
+    return radius * cos(6.283185307179586477 * next_uniform(g));
+}
+
+static generator start(const nw_op_call *call) {
+    const nw_attr *seed = nw_node_attr(call->node, "seed");
+    generator g = {0};
+    if (seed && seed->kind == NW_ATTR_FLOAT) {
+        memcpy(&g.state, &seed->f, sizeof seed->f);
+    } else {
+        struct timespec now;
+        timespec_get(&now, TIME_UTC);
+        g.state = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    }
+    next_bits(&g);
+    return g;
+}
+
+/* The element type that attribute dtype names, or `absent`; it must be of a kind that the operator gives. */
+static nw_status dtype_attr(const nw_op_call *call, nw_format absent, bool float_only, nw_format *format) {
+    int64_t type = nw_node_int(call->node, "dtype", absent);
+    *format = type > 0 && type < NW_FORMAT_COUNT ? nw_format_from_onnx((int)type) : NW_NONE;
+    bool real = nw_format_is_float(*format) && nw_format_bits(*format) >= 16;
+    bool whole = (nw_format_is_integer(*format) && nw_format_bits(*format) >= 8) || *format == NW_BOOL;
+    if (real || (whole && !float_only)) return NW_OK;
+    return nw_call_fail(call, NW_E_TYPE, "it does not give elements of type %s", nw_format_name(*format));
+}
+
+static nw_status shape_infer(nw_op_call *call) {
+    const int64_t *dims;
+    size_t rank;
+    nw_format format;
+    NW_TRY(dtype_attr(call, NW_F32, true, &format));
+    if (!nw_node_ints(call->node, "shape", &dims, &rank))
+        return nw_call_fail(call, NW_E_FORMAT, "attribute shape is missing");
+    if (rank > NW_MAX_RANK)
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "attribute shape has too many dimensions");
+    return nw_call_set(call, 0, format, (int)rank, dims);
+}
+
+static nw_status like_infer(nw_op_call *call) {
+    const nw_tensor *x;
+    nw_format format;
+    NW_TRY(nw_call_require(call, 0, &x));
+    NW_TRY(dtype_attr(call, nw_real_format(x), true, &format));
+    return nw_call_set(call, 0, format, x->rank, x->dims);
+}
+
+static nw_status uniform_eval(nw_op_call *call) {
+    double low = nw_node_float(call->node, "low", 0), high = nw_node_float(call->node, "high", 1);
+    nw_tensor *y = &call->out[0];
+    generator g = start(call);
+    for (size_t i = 0, n = nw_tensor_count(y); i < n; i++)
+        nw_store_f64(y->format, y->data, i, low + (high - low) * next_uniform(&g));
+    return NW_OK;
+}
+
+static nw_status normal_eval(nw_op_call *call) {
+    double mean = nw_node_float(call->node, "mean", 0), scale = nw_node_float(call->node, "scale", 1);
+    nw_tensor *y = &call->out[0];
+    generator g = start(call);
+    for (size_t i = 0, n = nw_tensor_count(y); i < n; i++)
+        nw_store_f64(y->format, y->data, i, mean + scale * next_normal(&g));
+    return NW_OK;
+}
+
+const nw_op nw_op_RandomUniform = {"RandomUniform", "", NW_OP_RANDOM, shape_infer, uniform_eval, NULL};
+const nw_op nw_op_RandomUniformLike = {"RandomUniformLike", "", NW_OP_RANDOM, like_infer, uniform_eval, NULL};
+const nw_op nw_op_RandomNormal = {"RandomNormal", "", NW_OP_RANDOM, shape_infer, normal_eval, NULL};
+const nw_op nw_op_RandomNormalLike = {"RandomNormalLike", "", NW_OP_RANDOM, like_infer, normal_eval, NULL};
+
+/* ---- Bernoulli: y = 1 with probability x --------------------------------------------------------------- */
+
+static nw_status bernoulli_infer(nw_op_call *call) {
+    const nw_tensor *x;
+    nw_format format;
+    NW_TRY(nw_call_require_real(call, 0, &x));
+    NW_TRY(dtype_attr(call, nw_real_format(x), false, &format));
+    return nw_call_set(call, 0, format, x->rank, x->dims);
+}
+
+static nw_status bernoulli_eval(nw_op_call *call) {
+    const nw_tensor *x = call->in[0];
+    nw_tensor *y = &call->out[0];
+    generator g = start(call);
+    for (size_t i = 0, n = nw_tensor_count(y); i < n; i++)
+        nw_store_s64(y->format, y->data, i, next_uniform(&g) < nw_tensor_f64(x, i));
+    return NW_OK;
+}
+
+const nw_op nw_op_Bernoulli = {"Bernoulli", "", NW_OP_RANDOM, bernoulli_infer, bernoulli_eval, NULL};
+
+/* ---- Multinomial: x [batch, classes] log-probabilities → y [batch, sample_size] classes ---------------- */
+
+static nw_status multinomial_infer(nw_op_call *call) {
+    const nw_tensor *x;
+    nw_format format;
+    int64_t samples;
+    NW_TRY(nw_call_require_real(call, 0, &x));
+    NW_TRY(nw_call_expect_rank(call, x, "its input", 2, 2));
+    NW_TRY(nw_call_int_attr(call, "sample_size", 1, 0, INT32_MAX, &samples));
+    NW_TRY(dtype_attr(call, NW_S32, false, &format));
+    if (format != NW_S32 && format != NW_S64)
+        return nw_call_fail(call, NW_E_TYPE, "its dtype must be s32 or s64, not %s", nw_format_name(format));
+    if (x->dims[1] < 1) return nw_call_fail(call, NW_E_SHAPE, "there are no classes to draw from");
+    return nw_call_set(call, 0, format, 2, (const int64_t[]){x->dims[0], samples});
+}
+
+/* Inverse of the cumulative distribution, by bisection: the first class whose cumulative weight exceeds the
+ * draw. */
+static size_t draw(size_t classes, const double *cumulative, double at) {
+    size_t lo = 0, hi = classes - 1;
+    while (lo < hi) {
+        size_t middle = lo + (hi - lo) / 2;
+        if (cumulative[middle] > at) hi = middle;
+        else lo = middle + 1;
+    }
+    return lo;
+}
+
+static nw_status multinomial_eval(nw_op_call *call) {
+    nw_tensor *y = &call->out[0];
+    const double *x;
+    double *cumulative;
+    size_t batch = (size_t)y->dims[0], samples = (size_t)y->dims[1], classes = (size_t)call->in[0]->dims[1];
+    generator g = start(call);
+    NW_TRY(nw_call_f64(call, 0, &x));
+    NW_TRY(nw_call_scratch(call, classes, &cumulative));
+    for (size_t b = 0; b < batch; b++, x += classes) {
+        double most = -INFINITY, sum = 0;
+        for (size_t c = 0; c < classes; c++) most = fmax(most, x[c]);
+        for (size_t c = 0; c < classes; c++) cumulative[c] = sum += exp(x[c] - most);
+        for (size_t i = 0; i < samples; i++)
+            nw_store_s64(y->format, y->data, b * samples + i,
+                         (int64_t)draw(classes, cumulative, sum * next_uniform(&g)));
+    }
+    return NW_OK;
+}
+
+const nw_op nw_op_Multinomial = {"Multinomial", "", NW_OP_RANDOM, multinomial_infer, multinomial_eval, NULL};

@@ -1,0 +1,245 @@
+/* calibrate.c: watching the float model on data. */
+#include "quant/calibrate.h"
+
+#include "quant/weights.h"
+#include "run/run.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Batches are sized by the bytes of their inputs: activations are a small multiple of them. */
+#define BATCH_BYTES ((size_t)4 << 20)
+#define BATCH_MOST  32
+
+/* ---- observing ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct watch {
+    nw_quant_plan *plan;
+    nw_calibration *seen;
+} watch;
+
+static void tap(void *user, int value, const nw_tensor *t) {
+    watch *w = user;
+    int at = w->plan->point_of[value];
+    if (at >= 0 && t->data) nw_observe(&w->seen->observers[at], t->data, nw_tensor_count(t));
+}
+
+static bool needs_data(const nw_quant_plan *plan, const nw_quant_point *point) {
+    return point->root == point->value && !point->known && plan->options.observer.kind != NW_OBSERVER_ABSOLUTE;
+}
+
+/* ---- feeding ------------------------------------------------------------------------------------------------------------ */
+
+/* How a data set's inputs go into the model. */
+typedef struct feeder {
+    nw_context *ctx;
+    const nw_graph *graph;
+    nw_dataset *dataset;
+    size_t count;     /* of inputs */
+    int *input;       /* [count] value ids of the model */
+    bool *unbatched;  /* [count] the model's input has no batch dimension */
+    size_t batch;     /* samples per run */
+    bool fixed;       /* the model takes no other number */
+} feeder;
+
+static int only_input(const nw_graph *g) {
+    int only = NW_ABSENT;
+    for (int i = 0; i < g->input_count; i++) {
+        if (g->values[g->inputs[i]].constant) continue;
+        if (only != NW_ABSENT) return NW_ABSENT;
+        only = g->inputs[i];
+    }
+    return only;
+}
+
+static int input_named(const nw_graph *g, const char *name) {
+    for (int i = 0; i < g->input_count; i++)
+        if (strcmp(g->values[g->inputs[i]].name, name) == 0) return g->inputs[i];
+    return NW_ABSENT;
+}
+
+/* The model's input for input i of the data set: of the same name, or the only one there is. */
+static nw_status find_input(feeder *f, size_t i) {
+    const nw_dataset_input *in = nw_dataset_input_at(f->dataset, i);
+    int id = in->name ? input_named(f->graph, in->name) : NW_ABSENT;
+    if (id < 0 && f->count == 1) id = only_input(f->graph);
+    if (id < 0)
+        return nw_fail(f->ctx, NW_E_DATA,
+                       in->name ? "the model has no input \"%s\", which the calibration data offers"
+                                : "the model has several inputs: calibration data must name them (an .npz with one array "
+                                  "per input)%s",
+                       in->name ? in->name : "");
+    f->input[i] = id;
+    return NW_OK;
+}
+
+static nw_status plan_feeding(feeder *f, nw_arena *arena, size_t wanted) {
+    f->count = nw_dataset_input_count(f->dataset);
+    f->input = nw_arena_array(arena, f->count, sizeof *f->input);
+    f->unbatched = nw_arena_array(arena, f->count, sizeof *f->unbatched);
+    if (!f->input || !f->unbatched) return NW_E_MEMORY;
+    size_t bytes = 1;
+    for (size_t i = 0; i < f->count; i++) {
+        NW_TRY(find_input(f, i));
+        const nw_dataset_input *in = nw_dataset_input_at(f->dataset, i);
+        const nw_value *v = &f->graph->values[f->input[i]];
+        f->unbatched[i] = v->rank == in->rank;
+        size_t fixed = f->unbatched[i] ? 1 : v->rank > 0 && v->dims[0] > 0 ? (size_t)v->dims[0] : 0;
+        if (fixed && f->fixed && f->batch != fixed)
+            return nw_fail(f->ctx, NW_E_DATA, "the model's inputs take different numbers of samples at a time (%zu and %zu)",
+                           f->batch, fixed);
+        if (fixed) {
+            f->batch = fixed;
+            f->fixed = true;
+        }
+        size_t elements = 1;
+        for (int d = 0; d < in->rank; d++)
+            if (in->dims[d] > 0 && !nw_mul_size(elements, (size_t)in->dims[d], &elements)) elements = BATCH_BYTES;
+        bytes += elements < BATCH_BYTES / 4 ? elements * 4 : BATCH_BYTES;
+    }
+    if (f->fixed) return NW_OK;
+    f->batch = wanted ? wanted : BATCH_BYTES / bytes;
+    if (!wanted && f->batch > BATCH_MOST) f->batch = BATCH_MOST;
+    if (f->batch == 0) f->batch = 1;
+    return NW_OK;
+}
+
+/* The batch's tensor in the type the model declares. */
+static nw_status convert(nw_arena *arena, nw_format format, nw_tensor *t) {
+    if (format == NW_NONE || format == t->format) return NW_OK;
+    nw_tensor to = *t;
+    to.format = format;
+    NW_TRY(nw_tensor_alloc(arena, &to));
+    size_t count = nw_tensor_count(t);
+    bool whole = nw_format_is_integer(format) && nw_format_is_integer(t->format);
+    for (size_t i = 0; i < count; i++) {
+        if (whole) nw_store_s64(format, to.data, i, nw_load_s64(t->format, t->data, i));
+        else nw_store_f64(format, to.data, i, nw_load_f64(t->format, t->data, i));
+    }
+    *t = to;
+    return NW_OK;
+}
+
+static nw_status run_batch(const feeder *f, nw_session *session, const nw_batch *batch, nw_arena *arena) {
+    nw_feed *feeds = nw_arena_array(arena, f->count, sizeof *feeds);
+    nw_tensor *outputs = nw_arena_array(arena, (size_t)f->graph->output_count, sizeof *outputs);
+    if (!feeds || !outputs) return NW_E_MEMORY;
+    for (size_t i = 0; i < f->count; i++) {
+        const nw_value *v = &f->graph->values[f->input[i]];
+        feeds[i] = (nw_feed){v->name, batch->inputs[i]};
+        nw_tensor *t = &feeds[i].tensor;
+        if (f->unbatched[i] && t->rank > 0) nw_tensor_set_shape(t, t->rank - 1, batch->inputs[i].dims + 1);
+        NW_TRY(convert(arena, v->format, t));
+    }
+    return nw_session_run(session, f->count, feeds, arena, outputs);
+}
+
+static nw_status stream(feeder *f, nw_session *session, nw_calibration *seen, const nw_quant_options *o) {
+    size_t total = nw_dataset_count(f->dataset), dropped = 0;
+    nw_arena arena;
+    nw_arena_init(&arena, f->ctx);
+    nw_status status = NW_OK;
+    for (nw_batch batch; status == NW_OK; nw_arena_reset(&arena)) {
+        NW_TRY_GOTO(status, nw_dataset_next(f->dataset, f->batch, &batch), out);
+        if (batch.count == 0) break;
+        if (f->fixed && batch.count != f->batch) {
+            dropped += batch.count;
+            continue;
+        }
+        status = run_batch(f, session, &batch, &arena);
+        seen->samples += batch.count;
+        if (status == NW_OK && o->progress) o->progress(o->progress_user, seen->samples, total);
+    }
+    if (status == NW_OK && dropped)
+        nw_warn(f->ctx, "calibration left out %zu samples: the model takes %zu at a time", dropped, f->batch);
+    if (status == NW_OK && seen->samples == 0)
+        status = nw_fail(f->ctx, NW_E_DATA, "no calibration samples%s", dropped ? " that fill a whole batch" : "");
+out:
+    nw_arena_free(&arena);
+    return status;
+}
+
+static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, const int *taps, size_t count,
+                             nw_arena *arena, nw_calibration *seen) {
+    const nw_quant_options *o = &plan->options;
+    feeder f = {.ctx = ctx, .graph = plan->graph, .dataset = dataset};
+    NW_TRY(plan_feeding(&f, arena, o->batch));
+    seen->batch = f.batch;
+    nw_session *session;
+    nw_run_options run = {.threads = o->threads, .isa = o->isa};
+    NW_TRY(nw_session_new(ctx, plan->graph, &run, &session));
+    watch w = {plan, seen};
+    nw_status status = nw_session_set_taps(session, count, taps, tap, &w);
+    if (status == NW_OK) status = stream(&f, session, seen, o);
+    nw_session_free(session);
+    return status == NW_OK ? NW_OK : nw_fail_where(ctx, status, "calibration");
+}
+
+/* ---- scales ------------------------------------------------------------------------------------------------------------- */
+
+static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_observer *seen) {
+    const nw_quant_options *o = &plan->options;
+    const char *name = plan->graph->values[point->value].name;
+    nw_weight_spec codes = {.grain = NW_GRAIN_TENSOR};
+    bool positive = point->known ? point->lo >= 0 : seen->options.kind != NW_OBSERVER_ABSOLUTE && seen->min >= 0;
+    nw_weight_codes(&codes, o->activation, o->activation_symmetric, false, false);
+    if (codes.shift && positive) { /* unsigned codes without a sign to waste one on */
+        codes.grid.qmax += codes.shift;
+        codes.grid.qmin = codes.shift = 0;
+    }
+    if (!point->known) NW_TRY(nw_observer_range(seen, &codes.grid, &point->lo, &point->hi));
+    if (needs_data(plan, point) && seen->count == 0)
+        return nw_fail(plan->arena.ctx, NW_E_DATA, "calibration saw no finite value of \"%s\"%s", name,
+                       seen->rejected ? ": all are NaN or infinite" : "");
+    if (seen->rejected)
+        nw_warn(plan->arena.ctx, "calibration: %llu values of \"%s\" are NaN or infinite and were left out",
+                (unsigned long long)seen->rejected, name);
+    nw_choose_scale(point->lo, point->hi, codes.grid.symmetric, codes.grid.qmin, codes.grid.qmax, &point->scale,
+                    &point->zero);
+    point->format = o->activation;
+    point->zero += codes.shift;
+    point->qmin = codes.grid.qmin + codes.shift;
+    point->qmax = codes.grid.qmax + codes.shift;
+    return NW_OK;
+}
+
+static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, nw_arena *arena,
+                           nw_calibration *seen) {
+    int *taps = nw_arena_array(arena, (size_t)plan->point_count, sizeof *taps);
+    if (!taps) return NW_E_MEMORY;
+    size_t count = 0;
+    const nw_observer_options none = {.kind = NW_OBSERVER_MINMAX};
+    for (int i = 0; i < plan->point_count; i++) {
+        bool needed = needs_data(plan, &plan->points[i]);
+        bool given = !plan->points[i].known && plan->options.observer.kind == NW_OBSERVER_ABSOLUTE;
+        NW_TRY(nw_observer_init(ctx, &seen->observers[i], needed || given ? &plan->options.observer : &none));
+        if (needed) taps[count++] = plan->points[i].value;
+    }
+    if (count && !dataset)
+        return nw_fail(ctx, NW_E_ARGUMENT,
+                       "activations cannot be quantized without calibration data (%zu ranges to measure): give some, or "
+                       "quantize dynamically or weights only",
+                       count);
+    if (count) NW_TRY(watch_model(ctx, plan, dataset, taps, count, arena, seen));
+    for (int i = 0; i < plan->point_count; i++)
+        if (plan->points[i].root == plan->points[i].value)
+            NW_TRY(set_scale(plan, &plan->points[i], &seen->observers[i]));
+    return NW_OK;
+}
+
+nw_status nw_calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, nw_calibration *out) {
+    *out = (nw_calibration){.ctx = ctx, .count = plan->point_count};
+    if (!(out->observers = nw_calloc(ctx, (size_t)plan->point_count, sizeof *out->observers))) return NW_E_MEMORY;
+    nw_arena arena;
+    nw_arena_init(&arena, ctx);
+    nw_status status = calibrate(ctx, plan, dataset, &arena, out);
+    nw_arena_free(&arena);
+    if (status != NW_OK) nw_calibration_free(out);
+    return status;
+}
+
+void nw_calibration_free(nw_calibration *c) {
+    for (int i = 0; c->observers && i < c->count; i++) nw_observer_free(&c->observers[i]);
+    nw_free(c->ctx, c->observers);
+    c->observers = NULL;
+}

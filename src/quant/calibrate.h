@@ -1,0 +1,21 @@
+/* calibrate.h: watching the float model on data, and making scales of what was seen.
+ * Must not include anything but base/, num/, ir/, op/, run/, data/ and quant/. */
+#ifndef NW_QUANT_CALIBRATE_H
+#define NW_QUANT_CALIBRATE_H
+
+#include "quant/place.h"
+
+/* What calibration saw: an observer per point of the plan (only roots have seen anything). */
+typedef struct nw_calibration {
+    nw_context *ctx;
+    int count;
+    nw_observer *observers; /* [count] */
+    size_t samples, batch;
+} nw_calibration;
+
+/* Runs the plan's graph over the rest of the data set, in batches, and sets format, scale and zero point of every root. Memory
+ * does not grow with the number of samples. dataset NULL: fine when every root's range is known or given. */
+nw_status nw_calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, nw_calibration *out);
+void nw_calibration_free(nw_calibration *calibration);
+
+#endif

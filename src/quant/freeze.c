@@ -1,0 +1,390 @@
+/* freeze.c: carrying a plan out: weights and biases packed, FakeQuants put in. */
+#include "quant/freeze.h"
+
+#include "op/op.h"
+#include "quant/weights.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A constant to be packed in one way; layers that read it alike share it. */
+typedef struct pack {
+    int value;     /* the constant */
+    int id;        /* what packed layers read: the same value, or a new one where others read it otherwise */
+    nw_weight_spec spec;
+    int readers;   /* inputs that read it so */
+    size_t groups;
+    float *least;  /* [groups] smallest scales that biases allow */
+    nw_tensor packed;
+    int record;    /* index into the report's weights */
+} pack;
+
+typedef struct freezing {
+    nw_context *ctx;
+    nw_graph *g;
+    const nw_quant_plan *plan;
+    const nw_quant_options *o;
+    nw_quant_report *report;
+    nw_arena scratch;
+    pack *packs;
+    size_t pack_count, pack_capacity;
+    int **pack_of; /* [nodes] → [inputs] index into packs, or −1 */
+} freezing;
+
+/* ---- what to pack ------------------------------------------------------------------------------------------------------- */
+
+/* One scale per output channel, per block of the input axis, or one. */
+static void choose_grain(const freezing *f, const nw_tensor *w, int axis, nw_weight_spec *spec) {
+    const nw_quant_options *o = f->o;
+    if (axis < 0) axis += w->rank;
+    spec->grain = NW_GRAIN_TENSOR;
+    if (w->rank < 2 || axis < 0 || axis >= w->rank) return;
+    if (o->weight_block > 0 && w->rank == 2 && o->scheme != NW_QUANT_STATIC) {
+        spec->grain = NW_GRAIN_BLOCK;
+        spec->axis = 1 - axis;
+        spec->block = o->weight_block;
+    } else if (!o->weight_per_tensor) {
+        spec->grain = NW_GRAIN_AXIS;
+        spec->axis = axis;
+    }
+}
+
+/* A table's rows have a scale each; short rows share one per column instead. */
+static int table_axis(const nw_node *node, const nw_tensor *table) {
+    int64_t axis = nw_node_int(node, "axis", 0);
+    if (axis < 0) axis += table->rank;
+    if (axis < 0 || axis >= table->rank || table->dims[axis] == 0) return 0;
+    return nw_tensor_count(table) / (size_t)table->dims[axis] >= 32 ? (int)axis : table->rank - 1;
+}
+
+/* What input i of a node in `mode` becomes; false: it stays. */
+static bool spec_of(const freezing *f, const nw_node *node, nw_node_mode mode, int i, nw_weight_spec *spec) {
+    const nw_quant_options *o = f->o;
+    if (node->in[i] < 0 || !nw_quant_is_weight(f->g, node->in[i])) return false;
+    nw_roles roles = nw_node_roles(node);
+    nw_role role = nw_roles_of(&roles, i);
+    const nw_tensor *w = &f->g->values[node->in[i]].constant->tensor;
+    *spec = (nw_weight_spec){.range = o->weight_range};
+    if (role == NW_ROLE_WEIGHT) {
+        int axis = roles.same_grid ? table_axis(node, w) : roles.channel_axis[i < NW_MAX_ROLES ? i : NW_MAX_ROLES - 1];
+        choose_grain(f, w, axis, spec);
+        nw_weight_codes(spec, o->weight, !o->weight_asymmetric, o->weight_full_range, o->reduce_range);
+        return true;
+    }
+    if (role != NW_ROLE_DATA || mode != NW_NODE_INTEGER || o->scheme != NW_QUANT_STATIC) return false;
+    spec->range = NW_WEIGHT_MINMAX;
+    nw_weight_codes(spec, o->activation, o->activation_symmetric, false, false); /* a constant operand of Add or Mul */
+    return true;
+}
+
+static nw_status request(freezing *f, int value, const nw_weight_spec *spec, int *index) {
+    for (size_t i = 0; i < f->pack_count; i++) {
+        pack *k = &f->packs[i];
+        if (k->value != value || !nw_weight_spec_equal(&k->spec, spec)) continue;
+        k->readers++;
+        *index = (int)i;
+        return NW_OK;
+    }
+    NW_TRY(nw_arena_grow(&f->scratch, (void **)&f->packs, &f->pack_capacity, f->pack_count, sizeof *f->packs));
+    pack *k = &f->packs[f->pack_count];
+    const nw_tensor *w = &f->g->values[value].constant->tensor;
+    *k = (pack){.value = value, .id = value, .spec = *spec, .readers = 1};
+    k->groups = nw_qparam_group_count(spec->grain, spec->axis, spec->block, w->rank, w->dims);
+    if (!(k->least = nw_arena_array(&f->scratch, k->groups, sizeof *k->least))) return NW_E_MEMORY;
+    *index = (int)f->pack_count++;
+    return NW_OK;
+}
+
+/* Old models list their constants as inputs too; a packed one is an input no more. */
+static nw_status replace_constant(nw_graph *g, int id, const nw_tensor *packed) {
+    int kept = 0;
+    for (int i = 0; i < g->input_count; i++)
+        if (g->inputs[i] != id) g->inputs[kept++] = g->inputs[i];
+    g->input_count = kept;
+    return nw_graph_set_constant_copy(g, id, packed);
+}
+
+/* ---- biases --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct bias_place {
+    int input, axis; /* axis: of the bias, the channels */
+    float data_scale;
+    pack *weight;
+} bias_place;
+
+static int input_of_role(const nw_node *node, const nw_roles *roles, nw_role role) {
+    for (int i = 0; i < node->in_count; i++)
+        if (nw_roles_of(roles, i) == role && node->in[i] >= 0) return i;
+    return NW_ABSENT;
+}
+
+/* Where a layer's bias, data and weight are; false: it has no bias to store as integers. */
+static bool bias_of(const freezing *f, int n, bias_place *b) {
+    const nw_node *node = &f->g->nodes[n];
+    if (f->plan->mode[n] != NW_NODE_INTEGER || f->o->scheme != NW_QUANT_STATIC || f->o->float_bias) return false;
+    nw_roles roles = nw_node_roles(node);
+    int at = input_of_role(node, &roles, NW_ROLE_BIAS), data = input_of_role(node, &roles, NW_ROLE_DATA);
+    int weight = input_of_role(node, &roles, NW_ROLE_WEIGHT);
+    if (at < 0 || data < 0 || weight < 0 || f->pack_of[n][weight] < 0) return false;
+    if (!nw_quant_is_weight(f->g, node->in[at])) return false;
+    if (nw_node_float(node, "alpha", 1) != 1 || nw_node_float(node, "beta", 1) != 1) return false;
+    const nw_quant_point *x = nw_quant_point_of(f->plan, node->in[data]);
+    const nw_tensor *t = &f->g->values[node->in[at]].constant->tensor;
+    *b = (bias_place){at, t->rank - 1, 0, &f->packs[f->pack_of[n][weight]]};
+    if (!x || b->weight->spec.grain == NW_GRAIN_BLOCK) return false;
+    b->data_scale = nw_quant_root(f->plan, x)->scale;
+    size_t channels = t->rank ? (size_t)t->dims[t->rank - 1] : 1;
+    return b->weight->groups == 1 || (b->weight->groups == channels && nw_tensor_count(t) == channels);
+}
+
+/* Biases that other layers read too get a copy of their own: the scale is this layer's. */
+static nw_status pack_bias(freezing *f, int n) {
+    bias_place b;
+    if (!bias_of(f, n, &b)) return NW_OK;
+    int id = f->g->nodes[n].in[b.input];
+    nw_tensor packed;
+    NW_TRY(nw_bias_pack(&f->scratch, f->g->values[id].name, &f->g->values[id].constant->tensor, b.data_scale,
+                        b.weight->packed.qparam, b.axis, &packed));
+    if (nw_uses_count(&f->plan->uses, id) == 1) return replace_constant(f->g, id, &packed);
+    int fresh;
+    NW_TRY(nw_graph_add_constant_copy(f->g, f->g->values[id].name, &packed, &fresh));
+    f->g->nodes[n].in[b.input] = fresh;
+    return NW_OK;
+}
+
+/* ---- weights -------------------------------------------------------------------------------------------------------------- */
+
+static nw_status collect(freezing *f) {
+    f->pack_of = nw_arena_array(&f->scratch, (size_t)f->g->node_count, sizeof *f->pack_of);
+    if (!f->pack_of) return NW_E_MEMORY;
+    for (int n = 0; n < f->plan->node_count; n++) {
+        const nw_node *node = &f->g->nodes[n];
+        nw_node_mode mode = f->plan->mode[n];
+        if (!(f->pack_of[n] = nw_arena_array(&f->scratch, (size_t)node->in_count, sizeof(int)))) return NW_E_MEMORY;
+        for (int i = 0; i < node->in_count; i++) {
+            nw_weight_spec spec;
+            f->pack_of[n][i] = -1;
+            if (mode != NW_NODE_WEIGHTS && mode != NW_NODE_INTEGER) continue;
+            if (spec_of(f, node, mode, i, &spec)) NW_TRY(request(f, node->in[i], &spec, &f->pack_of[n][i]));
+        }
+    }
+    for (int n = 0; n < f->plan->node_count; n++) {
+        bias_place b;
+        if (!bias_of(f, n, &b)) continue;
+        const nw_tensor *t = &f->g->values[f->g->nodes[n].in[b.input]].constant->tensor;
+        NW_TRY(nw_bias_least(&f->scratch, t, b.data_scale, b.weight->groups, b.weight->least));
+    }
+    return NW_OK;
+}
+
+static nw_status add_record(nw_quant_report *r, size_t *capacity, nw_quant_weight **record) {
+    NW_TRY(nw_arena_grow(&r->arena, (void **)&r->weights, capacity, r->weight_count, sizeof *r->weights));
+    *record = &r->weights[r->weight_count++];
+    return NW_OK;
+}
+
+static nw_status pack_weights(freezing *f) {
+    size_t capacity = f->report->weight_count; /* of the report's array: grown here only, one graph after the other */
+    for (size_t i = 0; i < f->pack_count; i++) {
+        pack *k = &f->packs[i];
+        const char *name = f->g->values[k->value].name;
+        const nw_tensor *w = &f->g->values[k->value].constant->tensor;
+        nw_quant_weight *record;
+        k->record = (int)f->report->weight_count;
+        NW_TRY(add_record(f->report, &capacity, &record));
+        NW_TRY(nw_weight_pack(&f->scratch, name, w, &k->spec, k->least, &k->packed, record));
+        if (!(record->value = nw_arena_strdup(&f->report->arena, name))) return NW_E_MEMORY;
+    }
+    for (size_t i = 0; i < f->pack_count; i++) {
+        pack *k = &f->packs[i];
+        if (nw_uses_count(&f->plan->uses, k->value) == k->readers) NW_TRY(replace_constant(f->g, k->value, &k->packed));
+        else NW_TRY(nw_graph_add_constant_copy(f->g, f->g->values[k->value].name, &k->packed, &k->id));
+    }
+    for (int n = 0; n < f->plan->node_count; n++)
+        for (int i = 0; i < f->g->nodes[n].in_count; i++)
+            if (f->pack_of[n][i] >= 0) f->g->nodes[n].in[i] = f->packs[f->pack_of[n][i]].id;
+    return NW_OK;
+}
+
+/* ---- FakeQuants ------------------------------------------------------------------------------------------------------------ */
+
+static nw_status add_scalar(nw_graph *g, const char *value, const char *what, nw_format format, void *data, int *id) {
+    const char *name = nw_arena_printf(&g->arena, "%s%s", value, what);
+    if (!name) return NW_E_MEMORY;
+    nw_tensor t = {.format = format, .data = data};
+    return nw_graph_add_constant_copy(g, name, &t, id);
+}
+
+/* Whether node n reads a point's value restricted. */
+static bool reads_restricted(const freezing *f, int n, const nw_quant_point *x) {
+    if (x->everywhere || f->plan->mode[n] == NW_NODE_INTEGER) return true;
+    if (f->plan->mode[n] != NW_NODE_SAME) return false;
+    const nw_node *node = &f->g->nodes[n];
+    for (int i = 0; i < node->out_count; i++) {
+        const nw_quant_point *y = nw_quant_point_of(f->plan, node->out[i]);
+        if (y && nw_quant_root(f->plan, y) == nw_quant_root(f->plan, x)) return true;
+    }
+    return false;
+}
+
+/* In dynamic quantization only the data input of a layer is restricted, not what other roles read. */
+static void rewire(freezing *f, const nw_quant_point *x, int from, int to) {
+    for (int n = 0; n < f->plan->node_count; n++) {
+        nw_node *node = &f->g->nodes[n];
+        if (!reads_restricted(f, n, x)) continue;
+        for (int i = 0; i < node->in_count; i++)
+            if (node->in[i] == from) node->in[i] = to;
+    }
+}
+
+/* x → FakeQuant → its readers. A graph output on a grid keeps its name: the FakeQuant makes it from a new value. */
+static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, int zero) {
+    nw_graph *g = f->g;
+    const char *name = g->values[x->value].name;
+    int maker = f->plan->uses.producer[x->value];
+    bool output = f->o->quantize_outputs && nw_graph_is_output(g, x->value) && maker >= 0;
+    const char *fresh_name = nw_arena_printf(&g->arena, "%s_%s", name, output ? "real" : "quantized");
+    if (!fresh_name) return NW_E_MEMORY;
+    int fresh;
+    NW_TRY(nw_graph_add_value(g, fresh_name, &fresh));
+    nw_value *from = &g->values[x->value], *to = &g->values[fresh];
+    to->format = from->format;
+    to->rank = from->rank;
+    memcpy(to->dims, from->dims, sizeof to->dims);
+    int in[3] = {x->value, scale, zero}, out = fresh;
+    if (output) {
+        nw_node *node = &g->nodes[maker];
+        for (int i = 0; i < node->out_count; i++)
+            if (node->out[i] == x->value) node->out[i] = fresh;
+        in[0] = fresh;
+        out = x->value;
+    } else {
+        rewire(f, x, x->value, fresh);
+    }
+    nw_node *node;
+    const nw_quant_point *root = nw_quant_root(f->plan, x);
+    nw_format format = f->o->scheme == NW_QUANT_STATIC ? root->format : f->o->activation;
+    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", "", zero >= 0 ? 3 : scale >= 0 ? 2 : 1, in, 1, &out, &node));
+    node->op = nw_op_find("ai.narrow", "FakeQuant");
+    NW_TRY(nw_node_set_string(g, node, "format", nw_format_name(format)));
+    if (scale < 0) return f->o->dynamic_rows ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
+    if (root->qmin != nw_format_min(format)) NW_TRY(nw_node_set_int(g, node, "qmin", root->qmin));
+    if (root->qmax != nw_format_max(format)) NW_TRY(nw_node_set_int(g, node, "qmax", root->qmax));
+    return NW_OK;
+}
+
+static nw_status add_fakequants(freezing *f) {
+    const nw_quant_plan *plan = f->plan;
+    if (plan->point_count == 0) return NW_OK;
+    if (!nw_graph_opset(f->g, "ai.narrow")) NW_TRY(nw_graph_set_opset(f->g, "ai.narrow", 1));
+    int(*ids)[2] = nw_arena_array(&f->scratch, (size_t)plan->point_count, sizeof *ids);
+    if (!ids) return NW_E_MEMORY;
+    for (int i = 0; i < plan->point_count; i++) {
+        nw_quant_point *root = &plan->points[i];
+        ids[i][0] = ids[i][1] = NW_ABSENT;
+        if (f->o->scheme != NW_QUANT_STATIC || root->root != root->value) continue;
+        const char *name = f->g->values[root->value].name;
+        NW_TRY(add_scalar(f->g, name, "_scale", NW_F32, &root->scale, &ids[i][0]));
+        if (root->zero || !f->o->activation_symmetric)
+            NW_TRY(add_scalar(f->g, name, "_zero_point", NW_S32, &root->zero, &ids[i][1]));
+    }
+    for (int i = 0; i < plan->point_count; i++) {
+        const int *id = ids[nw_quant_root(plan, &plan->points[i]) - plan->points];
+        NW_TRY(add_fakequant(f, &plan->points[i], id[0], id[1]));
+    }
+    return NW_OK;
+}
+
+/* ---- layers of the report -------------------------------------------------------------------------------------------------- */
+
+static bool is_layer(const nw_quant_plan *plan, int n, const nw_node *node) {
+    return plan->reason[n] || plan->mode[n] == NW_NODE_INTEGER || plan->mode[n] == NW_NODE_WEIGHTS || nw_node_roles(node).compute;
+}
+
+static int activation_of(const nw_quant_plan *plan, int value) {
+    const nw_quant_point *point = nw_quant_point_of(plan, value);
+    return point ? (int)(point - plan->points) : -1;
+}
+
+/* The point behind a layer: of its output, or of the clamp that belongs to it. */
+static int output_point(const freezing *f, const nw_node *node) {
+    int v = nw_node_out(node, 0), at = activation_of(f->plan, v);
+    if (at >= 0 || v < 0 || nw_uses_count(&f->plan->uses, v) != 1) return at;
+    int reader = f->plan->uses.outputs[v] ? NW_ABSENT : f->plan->uses.users[f->plan->uses.first[v]];
+    if (reader < 0 || f->plan->mode[reader] != NW_NODE_FLOAT || nw_node_roles(&f->g->nodes[reader]).compute) return -1;
+    at = activation_of(f->plan, nw_node_out(&f->g->nodes[reader], 0));
+    return at >= 0 && f->plan->points[at].everywhere ? at : -1;
+}
+
+static nw_status describe_layer(freezing *f, int n, nw_quant_layer *layer) {
+    const nw_node *node = &f->g->nodes[n];
+    nw_arena *arena = &f->report->arena;
+    nw_roles roles = nw_node_roles(node);
+    int data = input_of_role(node, &roles, NW_ROLE_DATA), bias = input_of_role(node, &roles, NW_ROLE_BIAS);
+    *layer = (nw_quant_layer){.quantized = f->plan->mode[n] == NW_NODE_INTEGER, .input = -1, .output = -1, .weight = -1};
+    layer->name = nw_arena_strdup(arena, nw_node_label(f->g, node));
+    layer->op = nw_arena_strdup(arena, node->op_type);
+    layer->reason = nw_arena_strdup(arena, f->plan->reason[n] ? f->plan->reason[n] : "");
+    if (!layer->name || !layer->op || !layer->reason) return NW_E_MEMORY;
+    for (int i = node->in_count - 1; i >= 0; i--)
+        if (f->pack_of[n][i] >= 0) layer->weight = f->packs[f->pack_of[n][i]].record;
+    if (!layer->quantized) return NW_OK;
+    layer->input = data >= 0 ? activation_of(f->plan, node->in[data]) : -1;
+    layer->output = output_point(f, node);
+    const nw_constant *stored = bias >= 0 ? nw_graph_constant(f->g, node->in[bias]) : NULL;
+    layer->bias = stored && stored->tensor.qparam;
+    return NW_OK;
+}
+
+static nw_status describe_layers(freezing *f) {
+    nw_quant_report *r = f->report;
+    size_t capacity = r->layer_count;
+    for (int n = 0; n < f->plan->node_count; n++) {
+        if (!is_layer(f->plan, n, &f->g->nodes[n])) continue;
+        NW_TRY(nw_arena_grow(&r->arena, (void **)&r->layers, &capacity, r->layer_count, sizeof *r->layers));
+        NW_TRY(describe_layer(f, n, &r->layers[r->layer_count]));
+        r->layer_count++;
+    }
+    return NW_OK;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------------------ */
+
+static nw_status freeze_subgraph(nw_graph *sub, const nw_quant_plan *outer, nw_quant_report *report) {
+    nw_quant_options options = outer->options;
+    options.scheme = NW_QUANT_WEIGHTS; /* taps reach the main graph only */
+    nw_quant_plan *plan;
+    NW_TRY(nw_quant_place(report->arena.ctx, sub, &options, &plan));
+    nw_status status = nw_quant_freeze(sub, plan, report);
+    nw_quant_plan_free(plan);
+    return status;
+}
+
+static nw_status freeze_subgraphs(freezing *f) {
+    for (int n = 0; n < f->plan->node_count; n++)
+        for (int a = 0; a < f->g->nodes[n].attr_count; a++) {
+            nw_attr *attr = &f->g->nodes[n].attrs[a];
+            if (attr->kind == NW_ATTR_GRAPH) NW_TRY(freeze_subgraph(attr->graph, f->plan, f->report));
+            for (size_t i = 0; attr->kind == NW_ATTR_GRAPHS && i < attr->count; i++)
+                NW_TRY(freeze_subgraph(attr->graphs[i], f->plan, f->report));
+        }
+    return NW_OK;
+}
+
+static nw_status freeze(freezing *f) {
+    NW_TRY(collect(f));
+    NW_TRY(pack_weights(f));
+    for (int n = 0; n < f->plan->node_count; n++) NW_TRY(pack_bias(f, n));
+    NW_TRY(describe_layers(f)); /* before FakeQuants come between layers */
+    NW_TRY(add_fakequants(f));
+    NW_TRY(freeze_subgraphs(f));
+    return nw_graph_prune(f->g);
+}
+
+nw_status nw_quant_freeze(nw_graph *graph, const nw_quant_plan *plan, nw_quant_report *report) {
+    freezing f = {.ctx = report->arena.ctx, .g = graph, .plan = plan, .o = &plan->options, .report = report};
+    nw_arena_init(&f.scratch, f.ctx);
+    nw_status status = freeze(&f);
+    nw_arena_free(&f.scratch);
+    return status;
+}

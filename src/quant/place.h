@@ -1,0 +1,64 @@
+/* place.h: where quantizers go. A plan only: the graph stays as it is until nw_quant_freeze; calibration runs the float graph
+ * and watches the plan's roots, and training starts from the same plan.
+ * Must not include anything but base/, num/, ir/, op/ and quant/. */
+#ifndef NW_QUANT_PLACE_H
+#define NW_QUANT_PLACE_H
+
+#include "quant/quant.h"
+
+typedef enum nw_node_mode {
+    NW_NODE_FLOAT,   /* as it is */
+    NW_NODE_WEIGHTS, /* its constant weights are packed, nothing else */
+    NW_NODE_INTEGER, /* data inputs restricted to grids, weights and bias packed */
+    NW_NODE_SAME     /* moves elements: its output is on its input's grid (MaxPool, Reshape, Transpose) */
+} nw_node_mode;
+
+/* A value that gets a FakeQuant behind it. */
+typedef struct nw_quant_point {
+    int value;
+    int root;        /* the value whose range decides the scale: itself, or the one it shares a grid with */
+    bool everywhere; /* all its readers read it restricted (the layer before it makes integers); else only integer and
+                        grid-keeping layers do, and float layers read what was computed */
+    bool known;      /* range [lo, hi] follows from its operator (Softmax) */
+    float lo, hi;
+    /* set by calibration, at roots: */
+    nw_format format;
+    int32_t qmin, qmax, zero;
+    float scale;
+} nw_quant_point;
+
+typedef struct nw_quant_plan {
+    nw_arena arena;
+    const nw_graph *graph;
+    nw_quant_options options;
+    int node_count, value_count, point_count;
+    nw_node_mode *mode;   /* [node_count] */
+    const char **reason;  /* [node_count] why a layer stays in float; NULL: it does not, or is no layer */
+    int *point_of;        /* [value_count] index into points, or −1 */
+    nw_quant_point *points;
+    nw_uses uses;         /* of the graph */
+} nw_quant_plan;
+
+/* Rules, in this order (docs/quantization.md gives the reasons):
+ * - a layer with constant weights becomes integer; so does a product of two activations (option `products`);
+ * - a layer without weights becomes integer where all its operands come from integer layers (option `elementwise`);
+ * - every data input of an integer layer gets a point, and so does its output. A Relu or Clip that alone reads the output is
+ *   part of the layer. Graph outputs get none unless asked for. The output of a matrix product gets one only for the
+ *   sake of its readers: integer products with float results exist everywhere;
+ * - layers that move elements pass their input's grid on; values that only feed a Concat share its output's grid.
+ * The graph is resolved and topologically sorted, and must not change while the plan lives. */
+nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options, nw_quant_plan **out);
+void nw_quant_plan_free(nw_quant_plan *plan); /* NULL is fine */
+
+/* The point at the end of a point's chain of roots. */
+nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *point);
+static inline nw_quant_point *nw_quant_point_of(const nw_quant_plan *plan, int value) {
+    return value < 0 || value >= plan->value_count || plan->point_of[value] < 0 ? NULL : &plan->points[plan->point_of[value]];
+}
+
+/* `pattern` (* any run of characters, ? one) against a node's name, its first output and its operator. */
+bool nw_quant_matches(const char *pattern, const nw_graph *graph, const nw_node *node);
+/* f32 constant, not packed. */
+bool nw_quant_is_weight(const nw_graph *graph, int value);
+
+#endif

@@ -1,0 +1,66 @@
+/* layer.c: what integer convolutions and matrix products share: weights as kernels take them, and the epilogue. */
+#include "run/plan.h"
+
+#include <math.h>
+#include <string.h>
+
+nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool *ok) {
+    *ok = false;
+    const nw_constant *c = nw_graph_constant(p->graph, v);
+    if (!c || !c->tensor.qparam) return NW_OK;
+    const nw_tensor *t = &c->tensor;
+    const nw_qparam *q = t->qparam;
+    if (q->format != NW_S8 && q->format != NW_U8) return NW_OK;
+    if (q->grain != NW_GRAIN_TENSOR && (q->grain != NW_GRAIN_AXIS || q->axis != axis)) return NW_OK;
+    size_t channels = (size_t)t->dims[axis], count = nw_tensor_count(t);
+    float *scale = nw_arena_array(&p->scratch, channels, sizeof *scale);
+    int32_t *zero = nw_arena_array(&p->plan->arena, channels, sizeof *zero);
+    if (!scale || !zero) return NW_E_MEMORY;
+    int32_t shift = q->format == NW_U8 ? -128 : 0;
+    bool any_zero = false;
+    for (size_t n = 0; n < channels; n++) {
+        size_t g = q->grain == NW_GRAIN_TENSOR ? 0 : n;
+        scale[n] = q->scales[g];
+        zero[n] = nw_qparam_zero(q, g) + shift;
+        any_zero |= zero[n] != 0;
+    }
+    *out = (nw_weights){t->data, scale, any_zero ? zero : NULL, channels};
+    if (q->format == NW_U8) {
+        uint8_t *flipped = nw_arena_data(&p->scratch, count);
+        if (!flipped) return NW_E_MEMORY;
+        p->ew.flip_u8(count, t->data, flipped);
+        out->codes = (const int8_t *)flipped;
+    }
+    *ok = true;
+    return NW_OK;
+}
+
+nw_status nw_plan_epilogue(nw_planner *p, const nw_grid *x, const nw_weights *w, const float *bias,
+                           const int32_t *col_sums, const nw_follow *follow, nw_epilogue *out) {
+    nw_arena *arena = &p->plan->arena;
+    size_t n = w->channels;
+    bool codes = follow->grid.scale > 0;
+    float *scale = nw_arena_array(arena, n, sizeof *scale);
+    int32_t *ibias = nw_arena_array(arena, n, sizeof *ibias);
+    float *fbias = bias && !codes ? nw_arena_array(arena, n, sizeof *fbias) : NULL;
+    if (!scale || !ibias || (bias && !codes && !fbias)) return NW_E_MEMORY;
+    for (size_t i = 0; i < n; i++) {
+        double unit = (double)x->scale * (double)w->scale[i]; /* what one step of the accumulator is worth */
+        double b = codes && bias ? rint((double)bias[i] / unit) : 0;
+        b = b < -1073741824.0 ? -1073741824.0 : b > 1073741824.0 ? 1073741824.0 : b;
+        ibias[i] = (int32_t)b - x->zero * col_sums[i];
+        scale[i] = (float)(codes ? unit / (double)follow->grid.scale : unit);
+        if (fbias) fbias[i] = bias[i];
+    }
+    *out = (nw_epilogue){.out = codes ? NW_OUT_U8 : NW_OUT_F32,
+                         .bias = ibias,
+                         .wzero = w->zero,
+                         .scale = scale,
+                         .zero = follow->grid.zero,
+                         .lo = follow->code_lo,
+                         .hi = follow->code_hi,
+                         .fbias = fbias,
+                         .flo = follow->lo,
+                         .fhi = follow->hi};
+    return NW_OK;
+}

@@ -1,0 +1,340 @@
+/* lower_conv.c: convolutions of one or two dimensions, channels-last, on f32 or on 8-bit codes: as matrix products over the
+ * pixels under a window, depthwise ones by their own kernel. */
+#include "run/plan.h"
+
+#include "op/conv.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct conv_state {
+    const nw_gemm_f32_kernel *f32; /* exactly one of the three is used */
+    const nw_gemm_u8s8_kernel *u8s8;
+    const nw_dwconv_kernel *depthwise;
+    bool integer;
+    nw_gemm_f32_args f32_args; /* of group 0; rows.base and c are filled in when running */
+    nw_gemm_u8s8_args u8s8_args;
+    nw_dwconv_f32_args dw_f32_args;
+    nw_dwconv_u8s8_args dw_u8s8_args;
+    bool pointwise; /* rows at a fixed distance instead of a window */
+    nw_window window;
+    const void *pad;
+    size_t m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
+    double work;
+    /* Few input channels: the image is copied with its padding, so that a line of the kernel is one long tap. */
+    bool padded;
+    size_t batch, in_h, in_w, pixel, pad_top, pad_left, padded_h, padded_w;
+    uint8_t pad_byte;
+} conv_state;
+
+typedef struct conv_job {
+    const conv_state *s;
+    const char *x;
+    char *y;
+} conv_job;
+
+static nw_rows rows_of(const conv_state *s, const char *x) {
+    if (s->pointwise) return (nw_rows){.base = x, .stride = s->window.pixel_stride};
+    return (nw_rows){.base = x, .window = &s->window, .pad = s->pad};
+}
+
+static void shift_epilogue(nw_epilogue *e, size_t n) {
+    e->bias += n;
+    e->scale += n;
+    if (e->wzero) e->wzero += n;
+    if (e->fbias) e->fbias += n;
+}
+
+static void conv_range(void *user, size_t begin, size_t end) {
+    const conv_job *j = user;
+    const conv_state *s = j->s;
+    if (s->depthwise && s->integer) {
+        nw_dwconv_u8s8_args a = s->dw_u8s8_args;
+        a.rows = rows_of(s, j->x);
+        a.c = j->y;
+        nw_dwconv_u8s8_run(s->depthwise, &a, begin, end);
+        return;
+    }
+    if (s->depthwise) {
+        nw_dwconv_f32_args a = s->dw_f32_args;
+        a.rows = rows_of(s, j->x);
+        a.c = (float *)j->y;
+        nw_dwconv_f32_run(s->depthwise, &a, begin, end);
+        return;
+    }
+    for (size_t g = 0; g < s->groups; g++) {
+        const char *x = j->x + g * s->group_x;
+        char *y = j->y + g * s->group_y;
+        if (s->integer) {
+            nw_gemm_u8s8_args a = s->u8s8_args;
+            a.rows = rows_of(s, x);
+            a.packed = (const char *)a.packed + g * s->group_packed;
+            a.c = y;
+            shift_epilogue(&a.epilogue, g * a.n);
+            nw_gemm_u8s8_run(s->u8s8, &a, begin, end, 0, a.n);
+        } else {
+            nw_gemm_f32_args a = s->f32_args;
+            a.rows = rows_of(s, x);
+            a.packed = (const char *)a.packed + g * s->group_packed;
+            a.c = (float *)y;
+            if (a.bias) a.bias += g * a.n;
+            nw_gemm_f32_run(s->f32, &a, begin, end, 0, a.n);
+        }
+    }
+}
+
+static void copy_padded(const conv_state *s, const char *x, char *to) {
+    size_t line = s->padded_w * s->pixel, inside = s->in_w * s->pixel, left = s->pad_left * s->pixel;
+    memset(to, s->pad_byte, s->batch * s->padded_h * line);
+    for (size_t b = 0; b < s->batch; b++)
+        for (size_t h = 0; h < s->in_h; h++)
+            memcpy(to + (b * s->padded_h + s->pad_top + h) * line + left, x + (b * s->in_h + h) * inside, inside);
+}
+
+static nw_status run_conv(nw_exec *e, const nw_step *step) {
+    const conv_state *s = step->state;
+    conv_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
+    if (s->padded) {
+        copy_padded(s, job.x, nw_exec_data(e, step->out[1]));
+        job.x = nw_exec_data(e, step->out[1]);
+    }
+    size_t unit = s->depthwise ? 1 : s->integer ? s->u8s8->mr : s->f32->mr;
+    nw_exec_parallel(e, s->m, unit, s->work, conv_range, &job);
+    return NW_OK;
+}
+
+/* ---- planning -------------------------------------------------------------------------------------------------- */
+
+typedef struct conv {
+    nw_conv_geometry g;
+    size_t taps, k, n; /* per group: input channels k, output channels n */
+    bool depthwise, integer;
+    nw_weights w;       /* integer */
+    const float *real;  /* float weights, ONNX order */
+    const float *bias;  /* [out_channels] or NULL */
+    size_t size;        /* bytes of an input element */
+} conv;
+
+static bool planar(const nw_conv_geometry *g) {
+    return g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1;
+}
+
+static void set_window(conv_state *s, const conv *c) {
+    const nw_conv_geometry *g = &c->g;
+    size_t pixel = (size_t)g->in_channels * c->size;
+    s->window = (nw_window){.in_h = (size_t)g->in[1],
+                            .in_w = (size_t)g->in[2],
+                            .out_h = (size_t)g->out[1],
+                            .out_w = (size_t)g->out[2],
+                            .kernel_h = (size_t)g->kernel[1],
+                            .kernel_w = (size_t)g->kernel[2],
+                            .stride_h = (size_t)g->stride[1],
+                            .stride_w = (size_t)g->stride[2],
+                            .dilation_h = (size_t)g->dilation[1],
+                            .dilation_w = (size_t)g->dilation[2],
+                            .pad_top = (size_t)g->pad_begin[1],
+                            .pad_left = (size_t)g->pad_begin[2],
+                            .pixel_stride = pixel,
+                            .line_stride = pixel * (size_t)g->in[2],
+                            .image_stride = pixel * (size_t)(g->in[1] * g->in[2])};
+    s->pointwise = c->taps == 1 && g->stride[1] == 1 && g->stride[2] == 1 && g->in[1] == g->out[1] &&
+                   g->in[2] == g->out[2] && g->pad_begin[1] == 0 && g->pad_begin[2] == 0;
+}
+
+/* A kernel line becomes one tap when the input has so few channels that taps of their own would be mostly overhead. */
+static bool wants_padded_copy(const conv *c) {
+    return c->g.groups == 1 && c->k < 16 && c->g.kernel[2] > 1 && c->g.dilation[2] == 1 && c->g.pad_begin[1] >= 0 &&
+           c->g.pad_begin[2] >= 0 && c->g.pad_end[1] >= 0 && c->g.pad_end[2] >= 0;
+}
+
+static void set_padded(conv_state *s, conv *c) {
+    const nw_conv_geometry *g = &c->g;
+    s->padded = true;
+    s->batch = (size_t)g->batch;
+    s->in_h = (size_t)g->in[1];
+    s->in_w = (size_t)g->in[2];
+    s->pixel = c->k * c->size;
+    s->pad_top = (size_t)g->pad_begin[1];
+    s->pad_left = (size_t)g->pad_begin[2];
+    /* Enough for the last window, wherever pad_end says the image ends. */
+    s->padded_h = (size_t)((g->out[1] - 1) * g->stride[1] + (g->kernel[1] - 1) * g->dilation[1] + 1);
+    s->padded_w = (size_t)((g->out[2] - 1) * g->stride[2] + g->kernel[2]);
+    if (s->padded_h < s->pad_top + s->in_h) s->padded_h = s->pad_top + s->in_h;
+    if (s->padded_w < s->pad_left + s->in_w) s->padded_w = s->pad_left + s->in_w;
+    s->window.in_h = s->padded_h;
+    s->window.in_w = s->padded_w;
+    s->window.kernel_w = 1;
+    s->window.pad_top = s->window.pad_left = 0;
+    s->window.line_stride = s->pixel * s->padded_w;
+    s->window.image_stride = s->window.line_stride * s->padded_h;
+    c->taps = (size_t)g->kernel[1];
+    c->k *= (size_t)g->kernel[2];
+}
+
+/* Weights [M][C][kh][kw] → [M][kh][kw][C], so that (kx, c) is one run. */
+static nw_status lines_of(nw_planner *p, const nw_conv_geometry *g, const void *w, size_t size, const void **out) {
+    size_t m = (size_t)g->out_channels, ch = (size_t)g->in_channels, area = (size_t)(g->kernel[1] * g->kernel[2]);
+    char *to = nw_arena_data(&p->scratch, m * ch * area * size);
+    if (!to) return NW_E_MEMORY;
+    for (size_t n = 0; n < m; n++)
+        for (size_t c = 0; c < ch; c++)
+            for (size_t t = 0; t < area; t++)
+                memcpy(to + ((n * area + t) * ch + c) * size, (const char *)w + ((n * ch + c) * area + t) * size, size);
+    *out = to;
+    return NW_OK;
+}
+
+/* Element strides of the weights for packing, and the weights themselves (rearranged for padded copies). */
+typedef struct packing {
+    const void *w;
+    size_t stride_n, stride_tap, stride_k;
+} packing;
+
+static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, const void *w, size_t size, packing *out) {
+    size_t area = (size_t)(c->g.kernel[1] * c->g.kernel[2]), ch = (size_t)(c->g.in_channels / c->g.groups);
+    *out = (packing){w, ch * area, 1, area};
+    if (!s->padded) return NW_OK;
+    out->stride_tap = c->k;
+    out->stride_k = 1;
+    return lines_of(p, &c->g, w, size, &out->w);
+}
+
+static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_state *s, const nw_follow *follow,
+                              size_t ldc) {
+    size_t all = c->w.channels;
+    int32_t *sums = nw_arena_array(&p->scratch, all, sizeof *sums);
+    if (!sums) return NW_E_MEMORY;
+    nw_epilogue epilogue;
+    void *packed;
+    if (c->depthwise) {
+        nw_dwconv_u8s8_col_sums(all, c->taps, c->w.codes, c->taps, 1, c->w.zero, sums);
+        NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
+        NW_TRY(nw_plan_constant(p, nw_dwconv_u8s8_packed_bytes(all, c->taps), &packed));
+        nw_dwconv_u8s8_pack(all, c->taps, c->w.codes, c->taps, 1, c->w.zero, packed);
+        epilogue.wzero = NULL;
+        s->dw_u8s8_args = (nw_dwconv_u8s8_args){
+            .m = s->m, .channels = all, .taps = c->taps, .packed = packed, .ldc = ldc, .epilogue = epilogue};
+        return NW_OK;
+    }
+    packing pk;
+    NW_TRY(packing_of(p, c, s, c->w.codes, 1, &pk));
+    nw_gemm_u8s8_col_sums(all, c->k, c->taps, pk.w, pk.stride_n, pk.stride_tap, pk.stride_k, c->w.zero, sums);
+    NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
+    s->group_packed = (nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
+    for (size_t g = 0; g < s->groups; g++)
+        nw_gemm_u8s8_pack(s->u8s8, c->n, c->k, c->taps, (const int8_t *)pk.w + g * c->n * pk.stride_n, pk.stride_n,
+                          pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
+    s->u8s8_args = (nw_gemm_u8s8_args){.m = s->m, .n = c->n, .k = c->k, .taps = c->taps, .packed = packed, .ldc = ldc,
+                                       .epilogue = epilogue};
+    return NW_OK;
+}
+
+static nw_status pack_float(nw_planner *p, conv *c, conv_state *s, const nw_follow *follow, size_t ldc) {
+    size_t all = (size_t)c->g.out_channels;
+    void *packed;
+    if (c->depthwise) {
+        NW_TRY(nw_plan_constant(p, nw_dwconv_f32_packed_bytes(all, c->taps), &packed));
+        nw_dwconv_f32_pack(all, c->taps, c->real, c->taps, 1, packed);
+        s->dw_f32_args = (nw_dwconv_f32_args){.m = s->m, .channels = all, .taps = c->taps, .packed = packed, .ldc = ldc,
+                                              .bias = c->bias, .lo = follow->lo, .hi = follow->hi};
+        return NW_OK;
+    }
+    packing pk;
+    NW_TRY(packing_of(p, c, s, c->real, sizeof(float), &pk));
+    s->group_packed = (nw_gemm_f32_packed_bytes(s->f32, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
+    for (size_t g = 0; g < s->groups; g++)
+        nw_gemm_f32_pack(s->f32, c->n, c->k, c->taps, (const float *)pk.w + g * c->n * pk.stride_n, pk.stride_n,
+                         pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
+    s->f32_args = (nw_gemm_f32_args){.m = s->m, .n = c->n, .k = c->k, .taps = c->taps, .packed = packed, .ldc = ldc,
+                                     .bias = c->bias, .lo = follow->lo, .hi = follow->hi};
+    return NW_OK;
+}
+
+/* Decides whether and how; fills *c. */
+static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) {
+    *ok = false;
+    if (node->domain[0] || strcmp(node->op_type, "Conv") != 0) return NW_OK;
+    int x = nw_node_in(node, 0), w = nw_node_in(node, 1), b = nw_node_in(node, 2);
+    const nw_constant *wc = nw_graph_constant(p->graph, w);
+    if (!wc || p->desc[x].format != NW_F32 || p->desc[x].rank < 3) return NW_OK;
+    if (!wc->tensor.qparam && wc->tensor.format != NW_F32) return NW_OK;
+    nw_op_call call;
+    NW_TRY(nw_plan_call(p, node, &call));
+    NW_TRY(nw_conv_geometry_of(&call, &p->desc[x], &wc->tensor, &c->g));
+    const nw_conv_geometry *g = &c->g;
+    if (!planar(g) || g->pad_begin[1] < 0 || g->pad_begin[2] < 0) return NW_OK;
+    if (g->batch * g->in_channels * g->out_channels * g->in[1] * g->in[2] * g->out[1] * g->out[2] == 0) return NW_OK;
+    size_t count;
+    if (b >= 0) {
+        NW_TRY(nw_plan_real_constant(p, b, &c->bias, &count));
+        if (!c->bias || count != (size_t)g->out_channels) return NW_OK;
+    }
+    c->taps = (size_t)(g->kernel[1] * g->kernel[2]);
+    c->k = (size_t)(g->in_channels / g->groups);
+    c->n = (size_t)(g->out_channels / g->groups);
+    c->depthwise = g->groups > 1 && c->k == 1 && c->n == 1 && c->taps <= NW_DWCONV_MAX_TAPS;
+    if (nw_plan_on_grid(p, x) && c->k * c->taps <= 65536) NW_TRY(nw_plan_weights(p, w, 0, &c->w, &c->integer));
+    c->size = c->integer ? 1 : sizeof(float);
+    if (!c->integer) {
+        nw_tensor real;
+        NW_TRY(nw_tensor_to_f32(&p->scratch, &wc->tensor, &real));
+        c->real = real.data;
+    }
+    *ok = true;
+    return NW_OK;
+}
+
+static const char *reason_for_float(const nw_planner *p, const nw_node *node, const conv *c) {
+    if (c->integer) return "";
+    if (!p->graph->values[node->in[1]].constant->tensor.qparam) return "float: its weights are";
+    return nw_plan_on_grid(p, node->in[0]) ? "float: its weights are no 8-bit codes per channel"
+                                           : "float: its input is not on an 8-bit grid";
+}
+
+nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
+    conv c = {0};
+    NW_TRY(examine(p, node, &c, ok));
+    if (!*ok) return NW_OK;
+    int x = node->in[0];
+    nw_follow follow;
+    NW_TRY(nw_plan_follow(p, node->out[0], c.integer, &follow));
+    conv_state s = {.integer = c.integer,
+                    .groups = c.depthwise ? 1 : (size_t)c.g.groups,
+                    .m = (size_t)(c.g.batch * c.g.out[1] * c.g.out[2])};
+    s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps / 8;
+    set_window(&s, &c);
+    size_t plain_k = c.k;
+    if (!c.depthwise && wants_padded_copy(&c)) set_padded(&s, &c);
+    if (c.depthwise) s.depthwise = nw_dwconv_select(p->options->isa);
+    else if (c.integer) s.u8s8 = nw_gemm_u8s8_select(p->options->isa);
+    else s.f32 = nw_gemm_f32_select(p->options->isa);
+    bool codes_out = follow.grid.scale > 0;
+    size_t y_size = codes_out ? 1 : sizeof(float), ldc = (size_t)c.g.out_channels * y_size;
+    s.group_x = plain_k * c.size;
+    s.group_y = c.n * y_size;
+    if (c.integer) NW_TRY(pack_integer(p, &p->grid[x], &c, &s, &follow, ldc));
+    else NW_TRY(pack_float(p, &c, &s, &follow, ldc));
+
+    /* What padding taps read: zero, which on a grid is the zero point. */
+    s.pad_byte = c.integer ? (uint8_t)p->grid[x].zero : 0;
+    size_t pad_bytes = ((c.depthwise ? (size_t)c.g.out_channels : c.k) + 4) * c.size;
+    void *pad;
+    NW_TRY(nw_plan_constant(p, pad_bytes, &pad));
+    memset(pad, s.pad_byte, pad_bytes);
+    s.pad = pad;
+
+    int in[1], out[2];
+    NW_TRY(nw_plan_need(p, x, nw_form_of(c.integer, true), &in[0]));
+    nw_plan_fuse(p, &follow);
+    NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
+    if (s.padded) NW_TRY(nw_plan_temporary(p, s.batch * s.padded_h * s.padded_w * s.pixel, &out[1]));
+    const char *kernel = c.depthwise   ? (c.integer ? "dwconv_u8s8" : "dwconv_f32")
+                         : c.integer ? s.u8s8->name
+                                     : s.f32->name;
+    /* The state points at its own window through rows_of, so it is stable once copied. */
+    NW_TRY(nw_plan_step(p, node, run_conv, kernel, &s, sizeof s, 1, in, s.padded ? 2 : 1, out));
+    nw_plan_reason(p, reason_for_float(p, node, &c));
+    return NW_OK;
+}

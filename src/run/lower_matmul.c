@@ -1,0 +1,293 @@
+/* lower_matmul.c: MatMul and Gemm on f32 or 8-bit codes. Constant right-hand sides are packed when planning, others when
+ * running. */
+#include "run/plan.h"
+
+#include "op/matmul.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct matmul_state {
+    const nw_gemm_f32_kernel *f32;
+    const nw_gemm_u8s8_kernel *u8s8; /* NULL: float */
+    nw_gemm_f32_args f32_args;       /* rows.base, c (and packed, when it is made while running) are filled in then */
+    nw_gemm_u8s8_args u8s8_args;
+    nw_matmul_geometry g;
+    size_t a_size, y_size; /* bytes of an element */
+    double work;           /* of one product */
+    /* packing while running: */
+    bool dynamic;
+    size_t packed_bytes;   /* per product; room for all of them follows one another */
+    size_t stride_n, stride_k;
+    nw_grid a_grid;
+} matmul_state;
+
+typedef struct matmul_job {
+    const matmul_state *s;
+    const char *a, *b;
+    char *y, *packed;
+    int64_t product;
+    bool by_columns;
+} matmul_job;
+
+static void multiply(const matmul_job *j, int64_t product, const char *packed, const nw_epilogue *epilogue, size_t m0,
+                     size_t m1, size_t n0, size_t n1) {
+    const matmul_state *s = j->s;
+    int64_t a_at, b_at;
+    nw_matmul_batch(&s->g, product, &a_at, &b_at);
+    const char *a = j->a + (size_t)a_at * s->a_size;
+    char *y = j->y + (size_t)(product * s->g.m * s->g.n) * s->y_size;
+    if (s->u8s8) {
+        nw_gemm_u8s8_args args = s->u8s8_args;
+        args.rows.base = a;
+        args.c = y;
+        if (packed) args.packed = packed;
+        if (epilogue) args.epilogue = *epilogue;
+        nw_gemm_u8s8_run(s->u8s8, &args, m0, m1, n0, n1);
+    } else {
+        nw_gemm_f32_args args = s->f32_args;
+        args.rows.base = a;
+        args.c = (float *)y;
+        if (packed) args.packed = packed;
+        nw_gemm_f32_run(s->f32, &args, m0, m1, n0, n1);
+    }
+}
+
+static void part_range(void *user, size_t begin, size_t end) {
+    const matmul_job *j = user;
+    size_t m = (size_t)j->s->g.m, n = (size_t)j->s->g.n;
+    if (j->by_columns) multiply(j, j->product, NULL, NULL, 0, m, begin, end);
+    else multiply(j, j->product, NULL, NULL, begin, end, 0, n);
+}
+
+/* Packs and multiplies whole products [begin, end). */
+static void product_range(void *user, size_t begin, size_t end) {
+    const matmul_job *j = user;
+    const matmul_state *s = j->s;
+    size_t m = (size_t)s->g.m, n = (size_t)s->g.n, k = (size_t)s->g.k;
+    for (size_t i = begin; i < end; i++) {
+        int64_t a_at, b_at;
+        nw_matmul_batch(&s->g, (int64_t)i, &a_at, &b_at);
+        char *packed = j->packed + i * s->packed_bytes;
+        if (!s->u8s8) {
+            nw_gemm_f32_pack(s->f32, n, k, 1, (const float *)j->b + b_at, s->stride_n, 0, s->stride_k, packed);
+            multiply(j, (int64_t)i, packed, NULL, 0, m, 0, n);
+            continue;
+        }
+        /* Codes of b arrive as u8; their shift to s8 was done for all of b. The epilogue's arrays depend on its column sums:
+         * they lie behind the packed matrix. */
+        const int8_t *b = (const int8_t *)j->b + b_at;
+        size_t matrix = (nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+        int32_t *bias = (int32_t *)(packed + matrix);
+        nw_gemm_u8s8_pack(s->u8s8, n, k, 1, b, s->stride_n, 0, s->stride_k, packed);
+        nw_gemm_u8s8_col_sums(n, k, 1, b, s->stride_n, 0, s->stride_k, s->u8s8_args.epilogue.wzero, bias);
+        nw_epilogue e = s->u8s8_args.epilogue; /* its bias was made with column sums of 0 */
+        for (size_t c = 0; c < n; c++) bias[c] = e.bias[c] - s->a_grid.zero * bias[c];
+        e.bias = bias;
+        multiply(j, (int64_t)i, packed, &e, 0, m, 0, n);
+    }
+}
+
+static nw_status run_matmul(nw_exec *e, const nw_step *step) {
+    const matmul_state *s = step->state;
+    matmul_job job = {.s = s, .a = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0])};
+    size_t m = (size_t)s->g.m, n = (size_t)s->g.n;
+    if (s->dynamic) {
+        job.b = nw_exec_data(e, step->in[1]);
+        job.packed = nw_exec_data(e, step->out[1]);
+        nw_exec_parallel(e, (size_t)s->g.batch, 1, s->work * (double)s->g.batch, product_range, &job);
+        return NW_OK;
+    }
+    size_t mr = s->u8s8 ? s->u8s8->mr : s->f32->mr, nr = s->u8s8 ? s->u8s8->nr : s->f32->nr;
+    job.by_columns = m < mr * e->threads * 2 && n >= nr * e->threads;
+    for (job.product = 0; job.product < s->g.batch; job.product++)
+        nw_exec_parallel(e, job.by_columns ? n : m, job.by_columns ? nr : mr, s->work, part_range, &job);
+    return NW_OK;
+}
+
+/* ---- planning -------------------------------------------------------------------------------------------------- */
+
+typedef struct product {
+    nw_matmul_geometry g;
+    const float *bias; /* [n] or NULL */
+    int value;         /* output: of the node, or of an Add of the bias behind it */
+    int add;           /* that Add, or −1 */
+} product;
+
+/* A constant vector along the last axis, or a scalar, as n real numbers; NULL otherwise. */
+static nw_status row_vector(nw_planner *p, int v, size_t n, float factor, const float **out) {
+    const float *values;
+    size_t count;
+    *out = NULL;
+    if (v < 0) return NW_OK;
+    const nw_tensor *t = &p->desc[v];
+    if (t->rank > 0 && nw_dims_product(t->dims, 0, t->rank - 1) != 1) return NW_OK;
+    NW_TRY(nw_plan_real_constant(p, v, &values, &count));
+    if (!values || (count != n && count != 1)) return NW_OK;
+    float *row = nw_arena_array(&p->plan->arena, n, sizeof *row);
+    if (!row) return NW_E_MEMORY;
+    for (size_t i = 0; i < n; i++) row[i] = values[count == 1 ? 0 : i] * factor;
+    *out = row;
+    return NW_OK;
+}
+
+/* MatMul → Add of a constant row: how exporters spell a linear layer. */
+static nw_status absorb_bias(nw_planner *p, product *pr) {
+    nw_node *add = nw_plan_only_reader(p, pr->value);
+    if (!add || add->domain[0] || strcmp(add->op_type, "Add") != 0) return NW_OK;
+    int other = add->in[0] == pr->value ? add->in[1] : add->in[0];
+    if (p->desc[other].rank > p->desc[pr->value].rank) return NW_OK;
+    NW_TRY(row_vector(p, other, (size_t)pr->g.n, 1.0f, &pr->bias));
+    if (!pr->bias) return NW_OK;
+    pr->value = add->out[0];
+    pr->add = (int)(add - p->graph->nodes);
+    return NW_OK;
+}
+
+static nw_status examine(nw_planner *p, const nw_node *node, product *pr, bool *ok) {
+    *ok = false;
+    bool gemm = !node->domain[0] && strcmp(node->op_type, "Gemm") == 0;
+    bool matmul = !node->domain[0] && strcmp(node->op_type, "MatMul") == 0;
+    if (!gemm && !matmul) return NW_OK;
+    const nw_tensor *a = &p->desc[node->in[0]], *b = &p->desc[node->in[1]];
+    if (a->format != NW_F32 || (b->format != NW_F32 && !b->qparam)) return NW_OK;
+    nw_op_call call;
+    NW_TRY(nw_plan_call(p, node, &call));
+    *pr = (product){.value = node->out[0], .add = -1};
+    if (gemm) {
+        nw_gemm_geometry g;
+        const nw_tensor *c = nw_node_in(node, 2) < 0 ? NULL : &p->desc[node->in[2]];
+        NW_TRY(nw_gemm_geometry_of(&call, a, b, c, &g));
+        pr->g = g.product;
+        if (g.product.trans_a || g.alpha != 1.0f) return NW_OK;
+        if (g.has_c) {
+            NW_TRY(row_vector(p, node->in[2], (size_t)pr->g.n, g.beta, &pr->bias));
+            if (!pr->bias) return NW_OK;
+        }
+    } else {
+        NW_TRY(nw_matmul_geometry_of(&call, a, b, &pr->g, NULL));
+        if (!p->options->reference) NW_TRY(absorb_bias(p, pr));
+    }
+    *ok = pr->g.batch > 0 && pr->g.m > 0 && pr->g.n > 0 && pr->g.k > 0;
+    return NW_OK;
+}
+
+static void set_strides(matmul_state *s) {
+    s->stride_n = s->g.trans_b ? (size_t)s->g.k : 1;
+    s->stride_k = s->g.trans_b ? 1 : (size_t)s->g.n;
+}
+
+/* Both operands are codes; b is packed when running. Zero points of b go into wzero. */
+static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_state *s, const product *pr,
+                                 const nw_follow *follow) {
+    const nw_grid *a = &p->grid[node->in[0]], *b = &p->grid[node->in[1]];
+    size_t n = (size_t)s->g.n;
+    float *scale = nw_arena_array(&p->scratch, n, sizeof *scale);
+    int32_t *zero = nw_arena_array(&p->plan->arena, n, sizeof *zero), *none = nw_arena_array(&p->scratch, n, sizeof *none);
+    if (!scale || !zero || !none) return NW_E_MEMORY;
+    for (size_t i = 0; i < n; i++) {
+        scale[i] = b->scale;
+        zero[i] = b->zero - 128;
+    }
+    nw_weights w = {.scale = scale, .zero = b->zero == 128 ? NULL : zero, .channels = n};
+    NW_TRY(nw_plan_epilogue(p, a, &w, pr->bias, none, follow, &s->u8s8_args.epilogue));
+    s->a_grid = *a;
+    size_t matrix = (nw_gemm_u8s8_packed_bytes(s->u8s8, n, (size_t)s->g.k, 1) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    s->packed_bytes = (matrix + n * sizeof(int32_t) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    return NW_OK;
+}
+
+static nw_status static_integer(nw_planner *p, const nw_node *node, matmul_state *s, const product *pr,
+                                const nw_weights *w, const nw_follow *follow) {
+    size_t n = (size_t)s->g.n, k = (size_t)s->g.k;
+    int32_t *sums = nw_arena_array(&p->scratch, n, sizeof *sums);
+    void *packed;
+    if (!sums) return NW_E_MEMORY;
+    nw_gemm_u8s8_col_sums(n, k, 1, w->codes, s->stride_n, 0, s->stride_k, w->zero, sums);
+    NW_TRY(nw_plan_epilogue(p, &p->grid[node->in[0]], w, pr->bias, sums, follow, &s->u8s8_args.epilogue));
+    NW_TRY(nw_plan_constant(p, nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1), &packed));
+    nw_gemm_u8s8_pack(s->u8s8, n, k, 1, w->codes, s->stride_n, 0, s->stride_k, packed);
+    s->u8s8_args.packed = packed;
+    return NW_OK;
+}
+
+static nw_status static_float(nw_planner *p, const nw_node *node, matmul_state *s) {
+    size_t n = (size_t)s->g.n, k = (size_t)s->g.k;
+    nw_tensor real;
+    void *packed;
+    NW_TRY(nw_tensor_to_f32(&p->scratch, &p->graph->values[node->in[1]].constant->tensor, &real));
+    NW_TRY(nw_plan_constant(p, nw_gemm_f32_packed_bytes(s->f32, n, k, 1), &packed));
+    nw_gemm_f32_pack(s->f32, n, k, 1, real.data, s->stride_n, 0, s->stride_k, packed);
+    s->f32_args.packed = packed;
+    return NW_OK;
+}
+
+typedef struct flip_state {
+    nw_flip_u8_fn *flip;
+    size_t count;
+} flip_state;
+
+static nw_status run_flip(nw_exec *e, const nw_step *step) {
+    const flip_state *s = step->state;
+    s->flip(s->count, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0]));
+    return NW_OK;
+}
+
+nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
+    product pr;
+    NW_TRY(examine(p, node, &pr, ok));
+    if (!*ok) return NW_OK;
+    int a = node->in[0], b = node->in[1];
+    bool constant = p->graph->values[b].constant != NULL, integer = false;
+    nw_weights w = {0};
+    int n_axis = p->desc[b].rank - (pr.g.trans_b ? 2 : 1);
+    bool fits = nw_plan_on_grid(p, a) && pr.g.k <= 65536;
+    if (fits && constant && pr.g.batch == 1 && p->desc[b].rank == 2) NW_TRY(nw_plan_weights(p, b, n_axis, &w, &integer));
+    bool dynamic = !integer && (!constant || pr.g.batch > 1);
+    if (fits && dynamic && nw_plan_on_grid(p, b)) integer = true;
+
+    nw_follow follow;
+    NW_TRY(nw_plan_follow(p, pr.value, integer, &follow));
+    bool codes_out = follow.grid.scale > 0;
+    matmul_state s = {.g = pr.g, .dynamic = dynamic, .a_size = integer ? 1 : 4, .y_size = codes_out ? 1 : 4};
+    set_strides(&s);
+    s.work = (double)s.g.m * (double)s.g.n * (double)s.g.k / 8;
+    nw_rows rows = {.stride = (size_t)s.g.k * s.a_size};
+    if (integer) {
+        s.u8s8 = nw_gemm_u8s8_select(p->options->isa);
+        s.u8s8_args = (nw_gemm_u8s8_args){.m = (size_t)s.g.m, .n = (size_t)s.g.n, .k = (size_t)s.g.k, .taps = 1,
+                                          .rows = rows, .ldc = (size_t)s.g.n * s.y_size};
+        if (dynamic) NW_TRY(dynamic_integer(p, node, &s, &pr, &follow));
+        else NW_TRY(static_integer(p, node, &s, &pr, &w, &follow));
+    } else {
+        s.f32 = nw_gemm_f32_select(p->options->isa);
+        s.f32_args = (nw_gemm_f32_args){.m = (size_t)s.g.m, .n = (size_t)s.g.n, .k = (size_t)s.g.k, .taps = 1,
+                                        .rows = rows, .ldc = (size_t)s.g.n * 4, .bias = pr.bias, .lo = follow.lo,
+                                        .hi = follow.hi};
+        if (!dynamic) NW_TRY(static_float(p, node, &s));
+        else s.packed_bytes = (nw_gemm_f32_packed_bytes(s.f32, (size_t)s.g.n, (size_t)s.g.k, 1) + NW_ALIGN - 1) /
+                              NW_ALIGN * NW_ALIGN;
+    }
+    int in[2] = {-1, -1}, out[2] = {-1, -1};
+    NW_TRY(nw_plan_need(p, a, nw_form_of(integer, false), &in[0]));
+    if (dynamic) {
+        NW_TRY(nw_plan_need(p, b, nw_form_of(integer, false), &in[1]));
+        if (integer) {
+            flip_state f = {p->ew.flip_u8, nw_tensor_count(&p->desc[b])};
+            int flip_in[1] = {in[1]}, flip_out[1];
+            NW_TRY(nw_plan_temporary(p, f.count, &flip_out[0]));
+            NW_TRY(NW_PLAN_STEP(p, NULL, run_flip, "u8 to s8", &f, flip_in, flip_out));
+            in[1] = flip_out[0];
+        }
+    }
+    if (pr.add >= 0) p->done[pr.add] = 1;
+    nw_plan_fuse(p, &follow);
+    NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, false), &out[0]));
+    if (dynamic) NW_TRY(nw_plan_temporary(p, s.packed_bytes * (size_t)s.g.batch, &out[1]));
+    NW_TRY(nw_plan_step(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, sizeof s, dynamic ? 2 : 1, in,
+                        dynamic ? 2 : 1, out));
+    if (!integer)
+        nw_plan_reason(p, !nw_plan_on_grid(p, a) ? "float: its input is not on an 8-bit grid"
+                                                 : "float: its right-hand side has no 8-bit codes");
+    return NW_OK;
+}

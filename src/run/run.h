@@ -1,0 +1,48 @@
+/* run.h: execution. A session owns a simplified graph and makes a plan for the shapes it meets; plans are cached. A plan is
+ * immutable and machine-specific; a run is a workspace over it.
+ * Must not include anything but base/, num/, kern/, ir/, op/ and run/. */
+#ifndef NW_RUN_RUN_H
+#define NW_RUN_RUN_H
+
+#include "ir/graph.h"
+#include "kern/isa.h"
+
+typedef struct nw_session nw_session;
+
+typedef struct nw_run_options {
+    int threads;    /* 0: one per core */
+    nw_isa isa;     /* ceiling */
+    bool reference; /* every step by eval, in float: slow and obviously right */
+} nw_run_options;
+
+/* A named tensor at the border of a graph. */
+typedef struct nw_feed {
+    const char *name;
+    nw_tensor tensor;
+} nw_feed;
+
+/* Prepares to run `graph` (copied; the constants' bytes are shared). options NULL: defaults. */
+nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_options *options, nw_session **out);
+void nw_session_free(nw_session *session);
+
+/* Runs once. feeds name every input that has no default (order free). outputs[i] is graph output i in `arena`, in the
+ * format the model declares. Plans on the first run with these shapes. */
+nw_status nw_session_run(nw_session *session, size_t feed_count, const nw_feed *feeds, nw_arena *arena,
+                         nw_tensor *outputs);
+
+/* Called for every FakeQuant-able value as it is computed; see quant/calibrate. */
+typedef void nw_tap_fn(void *user, int value, const nw_tensor *tensor);
+/* Values (ids in the graph given to nw_session_new) to be shown to `tap` in every run, as f32 in ONNX's layout. A tapped value
+ * is always computed as the graph says (no fusion across it). Ends cached plans. */
+nw_status nw_session_set_taps(nw_session *session, size_t count, const int *values, nw_tap_fn *tap, void *user);
+
+/* The plan of the latest run in words, a line per step: kernel, layout, shapes, reason. To `print`, line by line. */
+void nw_session_explain(const nw_session *session, void (*print)(void *user, const char *line), void *user);
+
+/* Bytes of the latest plan: workspace (activations) and constants (packed weights and others). */
+typedef struct nw_memory_use {
+    size_t workspace, weights;
+} nw_memory_use;
+nw_memory_use nw_session_memory(const nw_session *session);
+
+#endif

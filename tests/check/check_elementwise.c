@@ -1,0 +1,380 @@
+/* check_elementwise.c: every line of elementwise.def on every ISA: against the formula of elementwise.h, and bit for bit
+ * against plain C. Must not include anything but kern/. */
+#include "check.h"
+#include "kern/elementwise.h"
+
+#include <math.h>
+#include <string.h>
+
+static const size_t sizes[] = {0, 1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 255, 1000, 4099};
+#define BENCH_SIZE 8192
+
+static nw_isa isa_now;
+static nw_elementwise plain; /* the functions of plain C */
+
+/* Runs `body` for every size with n set, in a case of its own; when benchmarking, once, for one size. */
+#define FOR_SIZES(name)                                                                                     \
+    for (size_t s_ = 0; s_ < (check_opt.bench ? 1 : sizeof sizes / sizeof *sizes); s_++)                    \
+        for (size_t n = check_opt.bench ? BENCH_SIZE : sizes[s_], once_ = begin(name, n); once_; once_ = 0, check_end())
+
+static bool begin(const char *name, size_t n) {
+    char kernel[64];
+    strcpy(kernel, name);
+    strcat(kernel, "__");
+    strcat(kernel, nw_isa_name(isa_now));
+    return check_begin(isa_now, kernel, "n = %zu", n);
+}
+
+static float random_special(void) {
+    static const float values[] = {0, -0.0f, 0.5f, 1.5f, -2.5f, 1e30f, -1e30f, 1e-40f, 3.4e38f, INFINITY, -INFINITY, NAN};
+    return values[check_below(sizeof values / sizeof *values)];
+}
+
+static float *floats(size_t n, float lo, float hi, bool special) {
+    float *p = check_alloc(n * sizeof *p);
+    check_fill_f32(p, n, lo, hi);
+    for (size_t i = 0; special && i < n; i += 1 + check_below(16)) p[i] = random_special();
+    return p;
+}
+
+static void same_bytes(const char *what, const void *got, const void *want, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (((const uint8_t *)got)[i] != ((const uint8_t *)want)[i])
+            check_fail("%s: element %zu is %d, not %d", what, i, ((const uint8_t *)got)[i], ((const uint8_t *)want)[i]);
+}
+
+static void same_floats(const char *what, const float *got, const float *want, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(got + i, want + i, 4) && !(isnan(got[i]) && isnan(want[i])))
+            check_fail("%s: element %zu is %.9g, not %.9g", what, i, (double)got[i], (double)want[i]);
+}
+
+/* A timed call: the function of one type with the arguments it has in every benchmark. */
+typedef struct timed {
+    void (*run)(const struct timed *);
+    void (*function)(void);
+    size_t n, step;
+    const void *a, *b;
+    void *y;
+    const void *params;
+} timed;
+static void call_timed(void *p) { ((timed *)p)->run(p); }
+static void bench(timed t) { check_report(check_seconds(call_timed, &t), (double)t.n, "G elements/s"); }
+
+/* ---- codes ---------------------------------------------------------------------------------------------------------- */
+
+static void run_quantize(const timed *t) {
+    ((nw_quantize_u8_fn *)t->function)(t->n, t->a, 0.05f, 100, 0, 255, t->y);
+}
+static void test_quantize_u8(const char *name, nw_quantize_u8_fn *f, nw_quantize_u8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        float scale = check_uniform(0.001f, 0.1f), *x = floats(n, -12, 12, true);
+        int lo = (int)check_below(100), hi = (int)check_between((size_t)lo, 255);
+        int zero = (int)check_between((size_t)lo, (size_t)hi);
+        for (size_t i = 0; i < n; i += 5) x[i] = ((float)check_below(300) - 100.5f) * scale; /* ties */
+        uint8_t *q = check_alloc(n), *want = check_alloc(n);
+        f(n, x, scale, zero, lo, hi, q);
+        for (size_t i = 0; i < n; i++) {
+            float r = rintf(x[i] / scale) + (float)zero;
+            want[i] = (uint8_t)(isnan(r) ? zero : r < (float)lo ? lo : r > (float)hi ? hi : (int)r);
+        }
+        same_bytes("code", q, want, n);
+        if (check_opt.bench) bench((timed){.run = run_quantize, .function = (void (*)(void))f, .n = n, .a = x, .y = q});
+    }
+}
+
+static void run_dequantize(const timed *t) { ((nw_dequantize_u8_fn *)t->function)(t->n, t->a, 0.05f, 100, t->y); }
+static void test_dequantize_u8(const char *name, nw_dequantize_u8_fn *f, nw_dequantize_u8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        float scale = check_uniform(0.001f, 0.1f);
+        int zero = (int)check_below(256);
+        uint8_t *q = check_alloc(n);
+        float *x = check_alloc(n * 4), *want = check_alloc(n * 4);
+        f(n, q, scale, zero, x);
+        for (size_t i = 0; i < n; i++) want[i] = scale * (float)(q[i] - zero);
+        same_floats("value", x, want, n);
+        if (check_opt.bench) bench((timed){.run = run_dequantize, .function = (void (*)(void))f, .n = n, .a = q, .y = x});
+    }
+}
+
+static void run_lookup(const timed *t) { ((nw_lookup_u8_fn *)t->function)(t->n, t->a, t->b, t->y); }
+static void test_lookup_u8(const char *name, nw_lookup_u8_fn *f, nw_lookup_u8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        uint8_t *x = check_alloc(n), *table = check_alloc(256), *want = check_alloc(n);
+        for (size_t i = 0; i < n; i++) want[i] = table[x[i]];
+        if (check_opt.bench)
+            bench((timed){.run = run_lookup, .function = (void (*)(void))f, .n = n, .a = x, .b = table, .y = x});
+        else
+            f(n, x, table, x), same_bytes("in place", x, want, n);
+    }
+}
+
+static void run_flip(const timed *t) { ((nw_flip_u8_fn *)t->function)(t->n, t->a, t->y); }
+static void test_flip_u8(const char *name, nw_flip_u8_fn *f, nw_flip_u8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        uint8_t *x = check_alloc(n), *want = check_alloc(n);
+        for (size_t i = 0; i < n; i++) want[i] = (uint8_t)(x[i] < 128 ? x[i] + 128 : x[i] - 128);
+        if (check_opt.bench)
+            bench((timed){.run = run_flip, .function = (void (*)(void))f, .n = n, .a = x, .y = x});
+        else
+            f(n, x, x), same_bytes("in place", x, want, n);
+    }
+}
+
+static int clamped(float r, int zero, int lo, int hi) {
+    double q = (double)rintf(r) + zero;
+    return q < lo ? lo : q > hi ? hi : (int)q;
+}
+
+static void run_add(const timed *t) { ((nw_add_u8_fn *)t->function)(t->n, t->a, t->b, t->params, t->y); }
+static void test_add_u8(const char *name, nw_add_u8_fn *f, nw_add_u8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        nw_add_u8_params p = {.a_zero = (int)check_below(256), .b_zero = (int)check_below(256),
+                              .zero = (int)check_below(256), .lo = 0, .hi = 255,
+                              .a_ratio = check_uniform(0.01f, 2), .b_ratio = check_uniform(0.01f, 2)};
+        if (check_below(3) == 0) p.a_ratio = 0.5f, p.b_ratio = 0.5f; /* ties */
+        if (check_below(3) == 0) p.lo = p.zero;
+        if (check_below(6) == 0) p.a_ratio = 1e30f;
+        uint8_t *a = check_alloc(n), *b = check_alloc(n), *y = check_alloc(n), *want = check_alloc(n);
+        for (size_t i = 0; i < n; i++) {
+            float u = (float)(a[i] - p.a_zero) * p.a_ratio, v = (float)(b[i] - p.b_zero) * p.b_ratio;
+            want[i] = (uint8_t)clamped(u + v, p.zero, p.lo, p.hi);
+        }
+        f(n, a, b, &p, y);
+        same_bytes("sum", y, want, n);
+        if (check_opt.bench)
+            bench((timed){.run = run_add, .function = (void (*)(void))f, .n = n, .a = a, .b = b, .y = y, .params = &p});
+        f(n, a, b, &p, a);
+        same_bytes("in place", a, want, check_opt.bench ? 0 : n);
+    }
+}
+
+static void run_mul(const timed *t) { ((nw_mul_u8_fn *)t->function)(t->n, t->a, t->b, t->step, t->params, t->y); }
+static void test_mul_u8(const char *name, nw_mul_u8_fn *f, nw_mul_u8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        nw_mul_u8_params p = {.a_zero = (int)check_below(256), .b_zero = (int)check_below(256),
+                              .zero = (int)check_below(256), .lo = 0, .hi = 255, .ratio = check_uniform(1e-4f, 0.01f)};
+        if (check_below(3) == 0) p.ratio = 0.5f;
+        size_t step = check_below(2);
+        uint8_t *a = check_alloc(n), *b = check_alloc(step ? n : 1), *y = check_alloc(n), *want = check_alloc(n);
+        for (size_t i = 0; i < n; i++)
+            want[i] = (uint8_t)clamped((float)((a[i] - p.a_zero) * (b[i * step] - p.b_zero)) * p.ratio, p.zero, p.lo, p.hi);
+        f(n, a, b, step, &p, y);
+        same_bytes("product", y, want, n);
+        if (check_opt.bench)
+            bench((timed){.run = run_mul, .function = (void (*)(void))f, .n = n, .step = step, .a = a, .b = b, .y = y,
+                          .params = &p});
+    }
+}
+
+/* ---- floats --------------------------------------------------------------------------------------------------------- */
+
+static float binary_of(const char *name, float a, float b) {
+    if (!strncmp(name, "add", 3)) return a + b;
+    if (!strncmp(name, "sub", 3)) return a - b;
+    if (!strncmp(name, "mul", 3)) return a * b;
+    if (!strncmp(name, "div", 3)) return a / b;
+    if (isnan(a) || isnan(b)) return NAN;
+    if (!strncmp(name, "min", 3)) return a < b ? a : b;
+    return a > b ? a : b;
+}
+static void run_binary(const timed *t) { ((nw_binary_f32_fn *)t->function)(t->n, t->a, 1, t->b, 1, t->y); }
+static void test_binary_f32(const char *name, nw_binary_f32_fn *f, nw_binary_f32_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        for (size_t steps = 0; steps < 4; steps++) {
+            size_t u = steps & 1, v = steps >> 1;
+            float *a = floats(u ? n : 1, -4, 4, true), *b = floats(v ? n : 1, -4, 4, true);
+            float *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+            for (size_t i = 0; i < n; i++) want[i] = binary_of(name, a[i * u], b[i * v]);
+            f(n, a, u, b, v, y);
+            same_floats("result", y, want, n);
+            if (check_opt.bench && steps == 3)
+                bench((timed){.run = run_binary, .function = (void (*)(void))f, .n = n, .a = a, .b = b, .y = y});
+            if (u && !check_opt.bench) f(n, a, u, b, v, a), same_floats("in place", a, want, n);
+        }
+    }
+}
+
+static void run_clamp(const timed *t) { ((nw_clamp_f32_fn *)t->function)(t->n, t->a, 0, 6, t->y); }
+static void test_clamp_f32(const char *name, nw_clamp_f32_fn *f, nw_clamp_f32_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        float *x = floats(n, -9, 9, true), *want = check_alloc(n * 4);
+        float lo = check_below(2) ? 0 : -INFINITY, hi = check_below(2) ? 6 : INFINITY;
+        for (size_t i = 0; i < n; i++) want[i] = x[i] < lo ? lo : x[i] > hi ? hi : x[i];
+        f(n, x, lo, hi, x);
+        same_floats("in place", x, want, n);
+        if (check_opt.bench) bench((timed){.run = run_clamp, .function = (void (*)(void))f, .n = n, .a = x, .y = x});
+    }
+}
+
+/* The exact value and the error elementwise.h allows. */
+static double unary_of(const char *name, double x, double *tolerance) {
+    double y = 0, ulps = 4;
+    *tolerance = 0;
+    if (!strcmp(name, "exp_f32")) y = exp(x), ulps = 2;
+    if (!strcmp(name, "sigmoid_f32")) y = 1 / (1 + exp(-x));
+    if (!strcmp(name, "tanh_f32")) y = tanh(x);
+    if (!strcmp(name, "erf_f32")) y = erf(x);
+    if (!strcmp(name, "silu_f32")) y = x / (1 + exp(-x)), ulps = 6;
+    if (!strcmp(name, "gelu_f32")) {
+        *tolerance = 3e-7 * fmax(1, fabs(x));
+        return x * erfc(-x * 0.70710678118654752440) / 2;
+    }
+    if (!strcmp(name, "hardswish_f32")) {
+        float gate = (float)x * 0.16666667f + 0.5f;
+        return (double)((float)x * (gate < 0 ? 0 : gate > 1 ? 1 : gate));
+    }
+    *tolerance = fmax(ulps * fabs(y) * 0x1p-23, !strcmp(name, "silu_f32") ? 0x1p-119 : 0x1p-126);
+    if ((double)(float)y == INFINITY || fabs(y) > 3.4e38) *tolerance = INFINITY;
+    return y;
+}
+static void run_unary(const timed *t) { ((nw_unary_f32_fn *)t->function)(t->n, t->a, t->y); }
+static void test_unary_f32(const char *name, nw_unary_f32_fn *f, nw_unary_f32_fn *reference) {
+    FOR_SIZES(name) {
+        float range = check_opt.bench ? 8 : n & 1 ? 3 : 100;
+        float *x = floats(n, -range, range, !check_opt.bench), *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        f(n, x, y);
+        reference(n, x, want);
+        same_floats("against plain C", y, want, n);
+        for (size_t i = 0; i < n; i++) {
+            double tolerance, exact = unary_of(name, (double)x[i], &tolerance);
+            if (isinf(x[i]) && x[i] < 0 && (!strcmp(name, "silu_f32") || !strcmp(name, "gelu_f32") || isnan(exact))) continue;
+            if (!check_close((double)y[i], exact, tolerance))
+                check_fail("f(%.9g) is %.9g, not %.9g", (double)x[i], (double)y[i], exact);
+        }
+        if (check_opt.bench) bench((timed){.run = run_unary, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+    }
+    /* Every 2^9-th float. */
+    if (check_opt.bench || !check_begin(isa_now, name, "on %s: all exponents", nw_isa_name(isa_now))) return;
+    for (uint32_t bits = 0; bits < 0xff800000u; bits += 64 * 509) {
+        float x[64], y[64];
+        for (uint32_t i = 0; i < 64; i++) {
+            uint32_t b = bits + i * 509;
+            memcpy(x + i, &b, 4);
+            if (isnan(x[i]) || isinf(x[i])) x[i] = 1;
+        }
+        f(64, x, y);
+        for (int i = 0; i < 64; i++) {
+            double tolerance, exact = unary_of(name, (double)x[i], &tolerance);
+            if (!check_close((double)y[i], exact, tolerance))
+                check_fail("f(%.9g) is %.9g, not %.9g", (double)x[i], (double)y[i], exact);
+        }
+    }
+    check_end();
+}
+
+static void run_hardsigmoid(const timed *t) { ((nw_hardsigmoid_f32_fn *)t->function)(t->n, t->a, 0.2f, 0.5f, t->y); }
+static void test_hardsigmoid_f32(const char *name, nw_hardsigmoid_f32_fn *f, nw_hardsigmoid_f32_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        float *x = floats(n, -9, 9, true), *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        for (size_t i = 0; i < n; i++) {
+            float p = 0.2f * x[i];
+            p = p + 0.5f;
+            want[i] = p < 0 ? 0 : p > 1 ? 1 : p;
+        }
+        f(n, x, 0.2f, 0.5f, y);
+        same_floats("result", y, want, n);
+        if (check_opt.bench) bench((timed){.run = run_hardsigmoid, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+    }
+}
+
+static void run_minmax(const timed *t) {
+    float lo = 0, hi = 0;
+    ((nw_minmax_f32_fn *)t->function)(t->n, t->a, &lo, &hi);
+}
+static void test_minmax_f32(const char *name, nw_minmax_f32_fn *f, nw_minmax_f32_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        float *x = floats(n, -9, 9, n & 1), lo = INFINITY, hi = -INFINITY, want_lo = lo, want_hi = hi;
+        for (size_t i = 0; i < n; i++) {
+            if (x[i] < want_lo) want_lo = x[i];
+            if (x[i] > want_hi) want_hi = x[i];
+        }
+        f(n, x, &lo, &hi);
+        if (lo != want_lo || hi != want_hi) check_fail("range is %g … %g, not %g … %g", (double)lo, (double)hi, (double)want_lo, (double)want_hi);
+        if (check_opt.bench) bench((timed){.run = run_minmax, .function = (void (*)(void))f, .n = n, .a = x});
+    }
+}
+
+static void run_sum(const timed *t) { *(float *)t->y = ((nw_sum_f32_fn *)t->function)(t->n, t->a); }
+static void test_sum_f32(const char *name, nw_sum_f32_fn *f, nw_sum_f32_fn *reference) {
+    FOR_SIZES(name) {
+        float *x = floats(n, -9, 9, false), *y = check_alloc(4), want = reference(n, x);
+        double exact = 0, magnitude = 0;
+        for (size_t i = 0; i < n; i++) exact += (double)x[i], magnitude += fabs((double)x[i]);
+        *y = f(n, x);
+        same_floats("against plain C", y, &want, 1);
+        if (!check_close((double)*y, exact, (20 + (double)n / 16) * 0x1p-24 * magnitude)) check_fail("sum is %g, not %g", (double)*y, exact);
+        if (check_opt.bench) bench((timed){.run = run_sum, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+    }
+}
+
+static void run_softmax(const timed *t) { ((nw_softmax_f32_fn *)t->function)(t->n, t->a, t->y); }
+static void test_softmax_f32(const char *name, nw_softmax_f32_fn *f, nw_softmax_f32_fn *reference) {
+    FOR_SIZES(name) {
+        if (!n) continue;
+        float *x = floats(n, -20, 20, false), *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        if (n > 3) x[2] = -INFINITY;
+        double sum = 0, most = -INFINITY;
+        for (size_t i = 0; i < n; i++) most = fmax(most, (double)x[i]);
+        for (size_t i = 0; i < n; i++) sum += exp((double)x[i] - most);
+        f(n, x, y);
+        reference(n, x, want);
+        same_floats("against plain C", y, want, n);
+        for (size_t i = 0; i < n; i++) {
+            double exact = exp((double)x[i] - most) / sum;
+            if (!check_close((double)y[i], exact, 4e-6 * exact + 1e-37)) check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
+        }
+        if (check_opt.bench) bench((timed){.run = run_softmax, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+    }
+}
+
+static void run_layernorm(const timed *t) {
+    ((nw_layernorm_f32_fn *)t->function)(t->n, t->a, t->b, t->b, 1e-5f, t->y);
+}
+static void test_layernorm_f32(const char *name, nw_layernorm_f32_fn *f, nw_layernorm_f32_fn *reference) {
+    FOR_SIZES(name) {
+        if (!n) continue;
+        float *x = floats(n, -3, 9, false), *gamma = floats(n, 0.5, 2, false), *beta = floats(n, -1, 1, false);
+        float *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        bool with_gamma = check_below(2), with_beta = check_below(2);
+        double mean = 0, variance = 0;
+        for (size_t i = 0; i < n; i++) mean += (double)x[i] / (double)n;
+        for (size_t i = 0; i < n; i++) variance += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
+        f(n, x, with_gamma ? gamma : NULL, with_beta ? beta : NULL, 1e-5f, y);
+        reference(n, x, with_gamma ? gamma : NULL, with_beta ? beta : NULL, 1e-5f, want);
+        same_floats("against plain C", y, want, n);
+        for (size_t i = 0; i < n; i++) {
+            double exact = ((double)x[i] - mean) / sqrt(variance + 1e-5) * (with_gamma ? (double)gamma[i] : 1) +
+                           (with_beta ? (double)beta[i] : 0);
+            if (!check_close((double)y[i], exact, 2e-5)) check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
+        }
+        if (check_opt.bench) bench((timed){.run = run_layernorm, .function = (void (*)(void))f, .n = n, .a = x, .b = gamma, .y = y});
+    }
+}
+
+static void one_isa(nw_isa isa) {
+    nw_elementwise chosen;
+    isa_now = isa;
+    if (!nw_isa_supported(isa)) return;
+    nw_elementwise_select(isa, &chosen);
+#define NW_ELEMENTWISE(name, type) test_##type(#name, chosen.name, plain.name);
+#include "kern/elementwise.def"
+#undef NW_ELEMENTWISE
+}
+
+void check_elementwise(void) {
+    nw_elementwise_select(NW_ISA_SCALAR, &plain);
+#define ONE_ISA(isa, word) one_isa(NW_ISA_##isa);
+    NW_ELEMENTWISE_ISAS(ONE_ISA)
+#undef ONE_ISA
+}

@@ -1,0 +1,23 @@
+/* fuzz_import.c: any bytes as a model: import, and export of what was accepted. External data is refused. */
+#include "onnx/onnx.h"
+
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    nw_context ctx;
+    nw_bytes *bytes;
+    nw_graph *g;
+    nw_context_init(&ctx, NULL);
+    if (nw_bytes_new(&ctx, size, &bytes) != NW_OK) return 0;
+    if (size) memcpy((void *)(uintptr_t)bytes->data, data, size);
+    if (nw_onnx_import_bytes(&ctx, bytes, "fuzz", NULL, true, &g) == NW_OK) {
+        nw_onnx_fold_quantization(g);
+        nw_onnx_spell_quantization(g, NW_STYLE_QDQ);
+        nw_onnx_export(g, "/dev/null/never"); /* walks the whole graph; the file cannot be made */
+        nw_graph_free(g);
+    }
+    nw_bytes_free(bytes);
+    return 0;
+}

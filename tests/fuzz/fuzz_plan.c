@@ -1,0 +1,79 @@
+/* fuzz_plan.c: any bytes as a model: import, plan, one run on zeros of the declared shapes. Unknown dimensions are 2. Memory
+ * is limited, so that a model may ask for anything and merely fails. */
+#include "onnx/onnx.h"
+#include "run/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_BORDER 16
+#define MEMORY     ((size_t)64 << 20) /* bytes in all, released or not */
+#define ELEMENTS   (1 << 16)          /* of one input */
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void *limited_alloc(void *user, size_t size) {
+    size_t *left = user;
+    void *ptr = NULL;
+    if (size > *left || posix_memalign(&ptr, NW_ALIGN, size ? size : 1) != 0) return NULL;
+    *left -= size;
+    return ptr;
+}
+
+static void limited_release(void *user, void *ptr) {
+    (void)user;
+    free(ptr);
+}
+
+static nw_status zero_feeds(nw_context *ctx, const nw_graph *g, nw_arena *arena, nw_feed *feeds, size_t *count) {
+    *count = 0;
+    for (int i = 0; i < g->input_count; i++) {
+        const nw_value *v = &g->values[g->inputs[i]];
+        if (v->constant) continue;
+        if (v->rank < 0 || v->format == NW_NONE || v->format == NW_STR || *count == MAX_BORDER)
+            return nw_fail(ctx, NW_E_UNSUPPORTED, "an input without a shape");
+        nw_tensor *t = &feeds[*count].tensor;
+        feeds[(*count)++].name = v->name;
+        *t = (nw_tensor){.format = v->format, .rank = v->rank};
+        for (int d = 0; d < v->rank; d++) t->dims[d] = v->dims[d] < 0 ? 2 : v->dims[d];
+        NW_TRY(nw_tensor_check(ctx, t));
+        if (nw_tensor_count(t) > ELEMENTS) return nw_fail(ctx, NW_E_UNSUPPORTED, "a large input");
+        NW_TRY(nw_tensor_alloc(arena, t));
+        memset(t->data, 0, nw_tensor_bytes(t));
+    }
+    return NW_OK;
+}
+
+static nw_status run_zeros(nw_context *ctx, const nw_graph *g) {
+    static const nw_run_options options = {.threads = 1, .isa = NW_ISA_COUNT - 1};
+    if (g->output_count > MAX_BORDER) return NW_E_UNSUPPORTED;
+    nw_arena arena;
+    nw_feed feeds[MAX_BORDER];
+    nw_tensor outputs[MAX_BORDER];
+    size_t count;
+    nw_session *session = NULL;
+    nw_arena_init(&arena, ctx);
+    nw_status status = nw_session_new(ctx, g, &options, &session);
+    if (status == NW_OK) status = zero_feeds(ctx, g, &arena, feeds, &count);
+    if (status == NW_OK) status = nw_session_run(session, count, feeds, &arena, outputs);
+    nw_session_free(session);
+    nw_arena_free(&arena);
+    return status;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    size_t left = MEMORY;
+    nw_allocator allocator = {limited_alloc, limited_release, &left};
+    nw_context ctx;
+    nw_bytes *bytes;
+    nw_graph *g;
+    nw_context_init(&ctx, &allocator);
+    if (nw_bytes_new(&ctx, size, &bytes) != NW_OK) return 0;
+    if (size) memcpy((void *)(uintptr_t)bytes->data, data, size);
+    if (nw_onnx_import_bytes(&ctx, bytes, "fuzz", NULL, false, &g) == NW_OK) {
+        if (nw_onnx_fold_quantization(g) == NW_OK) run_zeros(&ctx, g);
+        nw_graph_free(g);
+    }
+    nw_bytes_free(bytes);
+    return 0;
+}

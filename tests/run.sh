@@ -1,0 +1,177 @@
+#!/bin/bash
+# run.sh [--long] [--only SUITE,SUITE…]: builds and runs the tests, suite after suite, and adds up what they count. Every
+# suite prints lines "NAME: N passed, N failed[, N skipped]" (the last one counts); its whole output is in
+# build/test-logs/NAME.log. The last line is the sum; the exit code says whether anything failed.
+#   NARROW_DATA   real models and data (default ../shared/data); where it is absent, what needs it is skipped by name
+#   NARROW_BUILD  the build that unit tests and conformance use instead of their own (coverage)
+set -u
+cd "$(dirname "$0")/.."
+
+long=false
+only=""
+while [ $# -gt 0 ]; do
+    case $1 in
+    --long) long=true ;;
+    --only)
+        only=",$2,"
+        shift
+        ;;
+    *)
+        sed -n 's/^# //p' "$0" | head -5 >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+
+export NARROW_DATA=${NARROW_DATA:-$PWD/../shared/data}
+export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
+export PYTHONDONTWRITEBYTECODE=1
+release=build/${NARROW_BUILD:-release}
+debug=build/${NARROW_BUILD:-debug}
+export NARROW_BUILD_DIR=$PWD/$release
+python=.venv/bin/python
+logs=build/test-logs
+mkdir -p "$logs"
+
+passed=0 failed=0 skipped=0
+
+# suite NAME COMMAND…: runs it, unless --only leaves it out, and counts.
+suite() {
+    local name=$1 log=$logs/$1.log start=$SECONDS line p=0 f=0 s=0 code
+    shift
+    if [ -n "$only" ] && [[ $only != *",$name,"* ]]; then return; fi
+    "$@" >"$log" 2>&1
+    code=$?
+    line=$(grep -aoE '[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?' "$log" | tail -1)
+    if [ -n "$line" ]; then
+        read -r p f s <<<"$(tr -dc '0-9 ' <<<"$line")"
+    fi
+    if [ -z "$line" ] || { [ $code -ne 0 ] && [ "$f" -eq 0 ]; }; then # it died, or says less than its exit code
+        f=$((f + 1))
+        tail -n 15 "$log"
+    fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + ${s:-0}))
+    grep -a '^FAILED' "$log" | head -40
+    grep -a '^SKIPPED' "$log"
+    printf '%-12s %6d passed %4d failed %4d skipped %5d s\n' "$name" "$p" "$f" "${s:-0}" $((SECONDS - start))
+}
+
+skip() {
+    if [ -n "$only" ] && [[ $only != *",$1,"* ]]; then return; fi
+    echo "SKIPPED $1: $2"
+    skipped=$((skipped + 1))
+}
+
+build() {
+    local preset done=0 bad=0
+    for preset in "$@"; do
+        if tools/build.sh "$preset"; then done=$((done + 1)); else bad=$((bad + 1)); fi
+    done
+    echo "build: $done passed, $bad failed"
+    [ $bad = 0 ]
+}
+
+# Programs of cmocka: what each says in "[  PASSED  ] N test(s)" and "[  FAILED  ] N test(s)".
+unit() {
+    local program out p=0 f=0 code good bad
+    for program in "$debug"/unit/test_*; do
+        out=$(timeout 300 "$program" 2>&1)
+        code=$?
+        good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' <<<"$out")
+        bad=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' <<<"$out")
+        [ $code = 0 ] || bad=${bad:-1}
+        p=$((p + ${good:-0})) f=$((f + ${bad:-0}))
+        echo "$(basename "$program"): ${good:-0} passed, ${bad:-0} failed"
+        if [ $code != 0 ]; then
+            grep -vE '^\[ (     OK|RUN     )' <<<"$out"
+            sed -n "s/^\[  FAILED  \] \([a-z].*\)/FAILED $(basename "$program") \1/p" <<<"$out" | sort -u
+        fi
+    done
+    echo "unit: $p passed, $f failed"
+    [ $f = 0 ]
+}
+
+# Every kernel of every instruction set that runs here; then once more under the sanitizers.
+kernels() {
+    "$release/check" || return 1
+    local line
+    line=$(timeout 300 "$debug/check" --seed 1) || { echo "$line"; return 1; }
+    tail -n 1 <<<"$line"
+    "$release/check" --seed 2 | tail -n 1
+}
+
+conformance() {
+    local tar=$NARROW_DATA/conformance/onnx-backend-tests.tar.xz folder=build/conformance-data
+    if [ ! -f "$tar" ]; then
+        printf 'SKIPPED conformance: no file %s\nconformance: 0 passed, 0 failed, 1 skipped\n' "$tar"
+        return
+    fi
+    if [ ! -f $folder/complete ]; then
+        rm -rf $folder
+        mkdir -p $folder
+        tar -xJf "$tar" -C $folder && touch $folder/complete || return 1
+    fi
+    "$release/conformance" $folder --jobs "$(nproc)" --table "$@"
+}
+
+golden() {
+    "$release/golden" "$NARROW_DATA"
+}
+
+with_python() {
+    local name=$1
+    shift
+    if [ ! -x $python ] || ! $python -c 'import onnx, onnxruntime' 2>/dev/null; then
+        printf 'SKIPPED %s: no onnxruntime (tools/venv.sh)\n%s: 0 passed, 0 failed, 1 skipped\n' "$name" "$name"
+        return
+    fi
+    $python "$@"
+}
+
+# Every file of the corpus through every target, sanitized.
+fuzz() {
+    local program p=0 f=0 code
+    for program in "$debug"/replay_*; do
+        timeout 300 "$program" tests/fuzz/corpus/* >"$logs/$(basename "$program").log" 2>&1
+        code=$?
+        if [ $code = 0 ]; then
+            p=$((p + $(ls tests/fuzz/corpus | wc -l)))
+        else
+            f=$((f + 1))
+            echo "FAILED $(basename "$program"): exit $code; see $logs/$(basename "$program").log"
+        fi
+    done
+    echo "fuzz: $p passed, $f failed"
+    [ $f = 0 ]
+}
+
+suite layers tools/check-layers.sh
+if [ -z "${NARROW_BUILD:-}" ]; then suite build build release debug; fi
+if [ $failed -gt 0 ]; then
+    echo "$passed passed, $failed failed"
+    exit 1
+fi
+suite unit unit
+suite kernels kernels
+suite conformance conformance
+suite golden golden
+suite roundtrip with_python roundtrip tests/interop/roundtrip.py build/conformance-data
+suite cli tests/cli/run.sh
+suite accuracy python3 tests/accuracy/accuracy.py $($long && echo --all)
+suite interop with_python interop tests/interop/quantized.py $($long && echo --all)
+suite fuzz fuzz
+suite clang build clang
+if $long; then
+    for isa in scalar avx2; do suite "conformance-$isa" conformance --isa $isa; done
+    suite conformance-debug env NARROW_BUILD_DIR="$PWD/$debug" "$debug/conformance" build/conformance-data --limit 600
+    suite fuzzing tools/fuzz.sh 120
+fi
+
+echo
+if [ $skipped -gt 0 ]; then
+    echo "$passed passed, $failed failed, $skipped skipped"
+else
+    echo "$passed passed, $failed failed"
+fi
+[ $failed = 0 ]

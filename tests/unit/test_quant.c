@@ -1,0 +1,631 @@
+/* test_quant.c: where quantizers go, and what freezing makes of weights and biases, on small graphs built by hand. */
+#include "op/op.h"
+#include "quant/calibrate.h"
+#include "quant/freeze.h"
+#include "quant/weights.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static nw_context ctx;
+static nw_graph *g;
+static nw_quant_options options;
+static nw_quant_plan *plan;
+static nw_quant_report *report;
+
+#define assert_ok(call)                                                                                     \
+    do {                                                                                                    \
+        if ((call) != NW_OK) fail_msg("%s: %s", #call, ctx.message);                                        \
+    } while (0)
+
+static int set_up(void **state) {
+    (void)state;
+    nw_context_init(&ctx, NULL);
+    assert_ok(nw_graph_new(&ctx, NULL, &g));
+    assert_ok(nw_graph_set_opset(g, "", 21));
+    options = nw_quant_options_default();
+    plan = NULL;
+    report = NULL;
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    nw_quant_plan_free(plan);
+    nw_quant_report_free(report);
+    nw_graph_free(g);
+    return 0;
+}
+
+/* ---- building ----------------------------------------------------------------------------------------------------------- */
+
+static int value(const char *name) {
+    int id = nw_graph_find(g, name);
+    if (id >= 0) return id;
+    assert_ok(nw_graph_add_value(g, name, &id));
+    g->values[id].format = NW_F32;
+    return id;
+}
+
+/* Adds OP(inputs separated by spaces) → output; "-" is an absent input. The node is named as its output. */
+static void node(const char *op, const char *inputs, const char *output) {
+    char text[200], *rest = text;
+    int in[8], count = 0;
+    strcpy(text, inputs);
+    for (char *word; (word = strtok_r(NULL == rest ? NULL : (count ? NULL : text), " ", &rest));)
+        in[count++] = strcmp(word, "-") == 0 ? NW_ABSENT : value(word);
+    int out = value(output);
+    nw_node *made;
+    assert_ok(nw_graph_add_node(g, "", op, output, count, in, 1, &out, &made));
+    assert_ok(nw_graph_resolve(g));
+}
+
+static void input(const char *name) { assert_ok(nw_graph_add_input(g, value(name))); }
+static void output(const char *name) { assert_ok(nw_graph_add_output(g, value(name))); }
+
+static void constant(const char *name, int rank, const int64_t *dims, const float *data) {
+    nw_tensor t = {.format = NW_F32, .rank = rank};
+    nw_tensor_set_shape(&t, rank, dims);
+    t.data = (void *)(uintptr_t)data;
+    int id;
+    assert_ok(nw_graph_add_constant_copy(g, name, &t, &id));
+}
+
+/* A weight [m, k, 1, 1] of element values 1, 2, … in m·k steps with changing signs. */
+static void conv_weight(const char *name, int64_t m, int64_t k) {
+    float data[64];
+    for (int i = 0; i < m * k; i++) data[i] = i % 2 ? -(float)(i + 1) : (float)(i + 1);
+    constant(name, 4, (int64_t[]){m, k, 1, 1}, data);
+}
+
+static void matrix(const char *name, int64_t k, int64_t n) {
+    float data[64];
+    for (int i = 0; i < k * n; i++) data[i] = (float)(i - 3) / 7;
+    constant(name, 2, (int64_t[]){k, n}, data);
+}
+
+static void place(void) { assert_ok(nw_quant_place(&ctx, g, &options, &plan)); }
+
+/* Names of the values that have points, with "=root" where tied and "*" where everywhere. */
+static void expect_points(const char *expected) {
+    char text[500] = "";
+    for (int i = 0; i < plan->point_count; i++) {
+        const nw_quant_point *p = &plan->points[i];
+        const nw_quant_point *root = nw_quant_root(plan, p);
+        if (i) strcat(text, " ");
+        strcat(text, g->values[p->value].name);
+        if (p->everywhere) strcat(text, "*");
+        if (root != p) strcat(strcat(text, "="), g->values[root->value].name);
+    }
+    assert_string_equal(text, expected);
+}
+
+static nw_node_mode mode_of(const char *name) {
+    for (int n = 0; n < g->node_count; n++)
+        if (strcmp(g->nodes[n].name, name) == 0) return plan->mode[n];
+    fail_msg("no node %s", name);
+    return NW_NODE_FLOAT;
+}
+
+static const nw_node *find(const char *name) {
+    for (int n = 0; n < g->node_count; n++)
+        if (strcmp(g->nodes[n].name, name) == 0) return &g->nodes[n];
+    fail_msg("no node %s", name);
+    return NULL;
+}
+
+/* Gives every root the same range, as if calibrated, and carries the plan out. */
+static void freeze(float scale, int32_t zero) {
+    for (int i = 0; i < plan->point_count; i++) {
+        nw_quant_point *p = &plan->points[i];
+        p->format = options.activation;
+        p->scale = scale;
+        p->zero = zero;
+        p->qmin = (int32_t)nw_format_min(p->format);
+        p->qmax = (int32_t)nw_format_max(p->format);
+    }
+    report = nw_calloc(&ctx, 1, sizeof *report);
+    assert_non_null(report);
+    nw_arena_init(&report->arena, &ctx);
+    assert_ok(nw_quant_freeze(g, plan, report));
+    assert_ok(nw_graph_verify(g));
+}
+
+static const nw_tensor *packed(const char *node_name, int i) {
+    const nw_constant *c = nw_graph_constant(g, nw_node_in(find(node_name), i));
+    assert_non_null(c);
+    return &c->tensor;
+}
+
+static int count_ops(const char *op) {
+    int count = 0;
+    for (int n = 0; n < g->node_count; n++) count += strcmp(g->nodes[n].op_type, op) == 0;
+    return count;
+}
+
+/* ---- placement ---------------------------------------------------------------------------------------------------------- */
+
+static void test_relu_belongs_to_its_layer(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    input("x");
+    node("Conv", "x w1", "c1");
+    node("Relu", "c1", "r1");
+    node("Conv", "r1 w2", "c2");
+    output("c2");
+    place();
+    expect_points("x r1*");
+    assert_int_equal(mode_of("c1"), NW_NODE_INTEGER);
+    assert_int_equal(mode_of("r1"), NW_NODE_FLOAT);
+    nw_quant_plan_free(plan);
+    options.quantize_outputs = true;
+    place();
+    expect_points("x r1* c2*");
+    freeze(0.5f, 3);
+    assert_int_equal(count_ops("FakeQuant"), 3);
+    assert_string_equal(g->values[g->outputs[0]].name, "c2"); /* outputs keep their names */
+}
+
+static void test_residual(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    conv_weight("w3", 2, 2);
+    input("x");
+    node("Conv", "x w1", "c1");
+    node("Relu", "c1", "r1");
+    node("Conv", "r1 w2", "c2");
+    node("Add", "c2 r1", "a");
+    node("Relu", "a", "r2");
+    node("Conv", "r2 w3", "c3");
+    output("c3");
+    place();
+    expect_points("x r1* c2* r2*");
+    assert_int_equal(mode_of("a"), NW_NODE_INTEGER);
+    nw_quant_plan_free(plan);
+    options.elementwise = NW_NO;
+    place();
+    expect_points("x r1* c2* r2");
+    assert_int_equal(mode_of("a"), NW_NODE_FLOAT);
+}
+
+/* A Relu beside another reader is no part of the layer. */
+static void test_shared_before_relu(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    input("x");
+    node("Conv", "x w1", "c1");
+    node("Relu", "c1", "r1");
+    node("Conv", "r1 w2", "c2");
+    node("Add", "c2 c1", "a");
+    output("a");
+    place();
+    expect_points("x c1* r1* c2*");
+}
+
+static void test_moved_values_share_their_grid(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    input("x");
+    node("Conv", "x w1", "c1");
+    node("MaxPool", "c1", "p");
+    node("Transpose", "p", "t");
+    node("Conv", "t w2", "c2");
+    node("Flatten", "c2", "f");
+    output("f");
+    place();
+    expect_points("x c1* p*=c1 t*=c1 c2*");
+    freeze(0.5f, 3);
+    const nw_node *first = NULL;
+    for (int n = 0; n < g->node_count; n++) {
+        const nw_node *fq = &g->nodes[n];
+        if (strcmp(fq->op_type, "FakeQuant") || strcmp(g->values[fq->out[0]].name, "c1_quantized")) continue;
+        first = fq;
+    }
+    assert_non_null(first);
+    int same = 0;
+    for (int n = 0; n < g->node_count; n++)
+        same += strcmp(g->nodes[n].op_type, "FakeQuant") == 0 && g->nodes[n].in[1] == first->in[1];
+    assert_int_equal(same, 3);
+}
+
+static void test_concat_shares_its_grid(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    conv_weight("w3", 2, 4);
+    input("x");
+    node("Conv", "x w1", "c1");
+    node("Conv", "x w2", "c2");
+    node("Relu", "c2", "r2");
+    node("Concat", "c1 r2", "j");
+    node("Conv", "j w3", "c3");
+    node("Add", "c3 c3", "a");
+    output("a");
+    place();
+    expect_points("x c1*=j r2*=j j* c3*");
+}
+
+/* Products give float results; the residual stream around them stays float, and reads what was computed. */
+static void test_transformer_block(void **state) {
+    (void)state;
+    matrix("wq", 4, 4);
+    matrix("wk", 4, 4);
+    matrix("bq", 1, 4);
+    input("x");
+    node("LayerNormalization", "x bq", "n");
+    node("MatMul", "n wq", "q0");
+    node("Add", "q0 bq", "q");
+    node("MatMul", "n wk", "k0");
+    node("Transpose", "k0", "k");
+    node("MatMul", "q k", "s");
+    node("Softmax", "s", "p");
+    node("MatMul", "p n", "o");
+    node("Add", "o n", "y");
+    output("y");
+    place();
+    expect_points("n q k p");
+    assert_int_equal(mode_of("q"), NW_NODE_FLOAT);
+    assert_int_equal(mode_of("y"), NW_NODE_FLOAT);
+    freeze(0.5f, 3);
+    assert_string_equal(g->values[find("y")->in[1]].name, "n");
+    assert_string_equal(g->values[find("q0")->in[0]].name, "n_quantized");
+    nw_quant_plan_free(plan);
+    plan = NULL;
+}
+
+static void test_products_and_known_ranges(void **state) {
+    (void)state;
+    input("x");
+    input("y");
+    node("Softmax", "x", "p");
+    node("MatMul", "p y", "o");
+    output("o");
+    options.known_ranges = true;
+    place();
+    expect_points("y p");
+    assert_true(plan->points[1].known && plan->points[1].lo == 0 && plan->points[1].hi == 1);
+    nw_quant_plan_free(plan);
+    options.products = NW_NO;
+    place();
+    expect_points("");
+    assert_non_null(strstr(plan->reason[1], "products"));
+}
+
+static void test_exclude_and_only(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    input("x");
+    node("Conv", "x w1", "block/c1");
+    node("Conv", "block/c1 w2", "block/c2");
+    output("block/c2");
+    const char *first[] = {"*/c1"}, *type[] = {"Con?"}, *second[] = {"block/c2"};
+    options.exclude = first;
+    options.exclude_count = 1;
+    place();
+    expect_points("block/c1");
+    assert_non_null(strstr(plan->reason[0], "*/c1"));
+    nw_quant_plan_free(plan);
+    options.exclude = type;
+    place();
+    expect_points("");
+    nw_quant_plan_free(plan);
+    options.exclude_count = 0;
+    options.only = second;
+    options.only_count = 1;
+    place();
+    expect_points("block/c1");
+}
+
+static void test_patterns(void **state) {
+    (void)state;
+    input("x");
+    node("Relu", "x", "a/b.c");
+    static const char *const yes[] = {"a/b.c", "*", "a*c", "*b*", "Re*", "a/?.c", "a/b.c*", "**c"};
+    static const char *const no[] = {"", "a", "b", "a/b.", "?", "relu", "a*d", "x"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) assert_true(nw_quant_matches(yes[i], g, &g->nodes[0]));
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) assert_false(nw_quant_matches(no[i], g, &g->nodes[0]));
+}
+
+static void test_dynamic_and_weights_only(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    matrix("m", 4, 4);
+    input("x");
+    node("Conv", "x w1", "c1");
+    node("Relu", "c1", "r1");
+    node("MatMul", "r1 m", "y");
+    output("y");
+    options.scheme = NW_QUANT_WEIGHTS;
+    place();
+    expect_points("");
+    assert_int_equal(mode_of("c1"), NW_NODE_WEIGHTS);
+    nw_quant_plan_free(plan);
+    options.scheme = NW_QUANT_DYNAMIC;
+    place();
+    expect_points("x r1");
+    freeze(0, 0);
+    assert_int_equal(count_ops("FakeQuant"), 2);
+    for (int n = 0; n < g->node_count; n++)
+        if (strcmp(g->nodes[n].op_type, "FakeQuant") == 0) assert_int_equal(g->nodes[n].in_count, 1);
+    assert_int_equal(packed("y", 1)->format, NW_S8);
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------------------ */
+
+static void test_packed_weights_and_bias(void **state) {
+    (void)state;
+    const float w[4] = {1, -2, 0.25f, 0.125f}, b[2] = {10, -3};
+    constant("w", 4, (int64_t[]){2, 2, 1, 1}, w);
+    constant("b", 1, (int64_t[]){2}, b);
+    input("x");
+    node("Conv", "x w b", "c");
+    output("c");
+    place();
+    freeze(0.5f, 3);
+    const nw_tensor *pw = packed("c", 1), *pb = packed("c", 2);
+    assert_int_equal(pw->format, NW_S8);
+    assert_int_equal(pw->qparam->grain, NW_GRAIN_AXIS);
+    assert_int_equal(pw->qparam->axis, 0);
+    const int8_t codes[4] = {64, -127, 127, 64};
+    assert_memory_equal(pw->data, codes, 4);
+    assert_int_equal(pb->format, NW_S32);
+    for (int c = 0; c < 2; c++) {
+        float scale = 0.5f * pw->qparam->scales[c];
+        assert_true(pb->qparam->scales[c] == scale);
+        assert_int_equal(((const int32_t *)pb->data)[c], (int32_t)rintf(b[c] / scale));
+    }
+    assert_int_equal(report->weight_count, 1);
+    assert_true(report->weights[0].sqnr > 40 && report->weights[0].saturated == 0);
+    assert_true(report->weights[0].min == -2 && report->weights[0].max == 1);
+    assert_int_equal(report->layer_count, 1);
+    assert_true(report->layers[0].quantized && report->layers[0].bias && report->layers[0].weight == 0);
+    assert_int_equal(report->layers[0].input, 0);
+}
+
+/* A bias that 32 bits could not hold at s_x·s_w enlarges its channel's weight scale. */
+static void test_large_bias(void **state) {
+    (void)state;
+    const float w[4] = {1e-7f, -2e-7f, 0.25f, 0.125f}, b[2] = {100, -3};
+    constant("w", 4, (int64_t[]){2, 2, 1, 1}, w);
+    constant("b", 1, (int64_t[]){2}, b);
+    input("x");
+    node("Conv", "x w b", "c");
+    output("c");
+    place();
+    freeze(1e-3f, 3);
+    const nw_tensor *pw = packed("c", 1), *pb = packed("c", 2);
+    assert_true(pw->qparam->scales[0] > 2e-7f / 127 * 10);
+    assert_true(pw->qparam->scales[1] == 0.25f / 127);
+    float restored = (float)((const int32_t *)pb->data)[0] * pb->qparam->scales[0];
+    assert_true(fabsf(restored - 100) < 1e-3f);
+}
+
+/* One constant, two ways to read it: shared where the grids are equal, copied where not, float where a float layer reads. */
+static void test_tied_weights(void **state) {
+    (void)state;
+    matrix("m", 4, 4);
+    input("x");
+    input("y");
+    node("MatMul", "x m", "a");
+    node("MatMul", "y m", "b");
+    node("Gemm", "x m", "c");
+    assert_ok(nw_node_set_int(g, &g->nodes[2], "transB", 1));
+    node("Mul", "m x", "d");
+    output("a");
+    output("b");
+    output("c");
+    output("d");
+    options.elementwise = NW_NO;
+    place();
+    freeze(0.5f, 3);
+    assert_int_equal(find("a")->in[1], find("b")->in[1]);
+    assert_int_not_equal(find("a")->in[1], find("c")->in[1]);
+    assert_int_equal(packed("a", 1)->qparam->axis, 1);
+    assert_int_equal(packed("c", 1)->qparam->axis, 0);
+    assert_null(packed("d", 0)->qparam);
+    assert_int_equal(report->weight_count, 2);
+}
+
+static void test_shared_bias_is_copied(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    const float b[2] = {1, 2};
+    constant("b", 1, (int64_t[]){2}, b);
+    input("x");
+    node("Conv", "x w1 b", "c1");
+    node("Conv", "c1 w1 b", "c2");
+    output("c2");
+    place();
+    freeze(0.5f, 3);
+    assert_int_equal(find("c1")->in[1], find("c2")->in[1]);
+    assert_int_not_equal(find("c1")->in[2], find("c2")->in[2]);
+    assert_int_equal(packed("c1", 2)->format, NW_S32);
+    assert_int_equal(packed("c2", 2)->format, NW_S32);
+}
+
+static nw_quant_weight pack_of(const float *w, int64_t rows, int64_t columns, const nw_weight_spec *spec, nw_tensor *out,
+                               nw_arena *arena) {
+    nw_tensor t = {.format = NW_F32, .rank = 2, .dims = {rows, columns}, .data = (void *)(uintptr_t)w};
+    nw_quant_weight record = {0};
+    assert_ok(nw_weight_pack(arena, "w", &t, spec, NULL, out, &record));
+    return record;
+}
+
+static void test_weight_codes(void **state) {
+    (void)state;
+    const struct {
+        nw_format format;
+        bool symmetric, full, reduce;
+        int32_t qmin, qmax, shift;
+    } cases[] = {
+        {NW_S8, true, false, false, -127, 127, 0}, {NW_S8, true, true, false, -128, 127, 0},
+        {NW_S8, true, false, true, -63, 63, 0},    {NW_S8, false, false, false, -128, 127, 0},
+        {NW_U8, true, false, false, -127, 127, 128}, {NW_U8, false, false, false, 0, 255, 0},
+        {NW_U8, false, false, true, 0, 127, 0},    {NW_S4, true, false, false, -7, 7, 0},
+        {NW_U4, true, false, false, -7, 7, 8},     {NW_U4, false, false, false, 0, 15, 0},
+        {NW_S2, true, false, true, -1, 1, 0},      {NW_S16, true, false, false, -32767, 32767, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        nw_weight_spec spec = {.grain = NW_GRAIN_TENSOR};
+        nw_weight_codes(&spec, cases[i].format, cases[i].symmetric, cases[i].full, cases[i].reduce);
+        assert_int_equal(spec.grid.qmin, cases[i].qmin);
+        assert_int_equal(spec.grid.qmax, cases[i].qmax);
+        assert_int_equal(spec.shift, cases[i].shift);
+        /* and every element comes back within half a step */
+        static const float w[6] = {-1, 0.5f, 0.3f, -0.2f, 0, 0.7f};
+        nw_arena arena;
+        nw_tensor packed_tensor;
+        nw_arena_init(&arena, &ctx);
+        nw_quant_weight r = pack_of(w, 2, 3, &spec, &packed_tensor, &arena);
+        nw_tensor back;
+        assert_ok(nw_tensor_to_f32(&arena, &packed_tensor, &back));
+        for (int e = 0; e < 6; e++) assert_true(fabsf(((float *)back.data)[e] - w[e]) <= r.scale_max * 0.5001f);
+        nw_arena_free(&arena);
+    }
+}
+
+static void test_grains_and_search(void **state) {
+    (void)state;
+    float w[40];
+    for (int i = 0; i < 40; i++) w[i] = sinf((float)i) * (i < 20 ? 1 : 0.01f);
+    w[3] = 8; /* an outlier that costs the others at four bits */
+    nw_arena arena;
+    nw_tensor out;
+    nw_arena_init(&arena, &ctx);
+    double before = 0;
+    static const nw_grain grains[] = {NW_GRAIN_TENSOR, NW_GRAIN_AXIS, NW_GRAIN_BLOCK};
+    for (int i = 0; i < 3; i++)
+        for (int symmetric = 0; symmetric < 2; symmetric++) {
+            nw_weight_spec spec = {.grain = grains[i], .axis = i == 2, .block = i == 2 ? 8 : 0};
+            nw_weight_codes(&spec, symmetric ? NW_S4 : NW_U4, symmetric, false, false);
+            nw_quant_weight plain = pack_of(w, 2, 20, &spec, &out, &arena);
+            assert_int_equal(out.qparam->groups, i == 0 ? 1 : i == 1 ? 2 : 6);
+            spec.range = NW_WEIGHT_MSE;
+            nw_quant_weight best = pack_of(w, 2, 20, &spec, &out, &arena);
+            assert_true(best.sqnr >= plain.sqnr - 1e-6);
+            if (symmetric) assert_true(plain.sqnr >= before - 1e-6);
+            if (symmetric) before = plain.sqnr;
+        }
+    nw_arena_free(&arena);
+}
+
+static void test_degenerate_weights(void **state) {
+    (void)state;
+    nw_arena arena;
+    nw_tensor out, back;
+    nw_arena_init(&arena, &ctx);
+    nw_weight_spec spec = {.grain = NW_GRAIN_AXIS, .axis = 0, .range = NW_WEIGHT_MSE};
+    nw_weight_codes(&spec, NW_S8, true, false, false);
+    static const float zeros[6], rows[6] = {0, 0, 0, 0.5f, 0.5f, 0.5f}, tiny[2] = {1e-42f, -1e-42f};
+    assert_true(isinf(pack_of(zeros, 2, 3, &spec, &out, &arena).sqnr));
+    nw_quant_weight r = pack_of(rows, 2, 3, &spec, &out, &arena);
+    assert_true(r.scale_min == r.scale_max); /* a row of zeros takes its neighbour's scale */
+    assert_ok(nw_tensor_to_f32(&arena, &out, &back));
+    assert_memory_equal(back.data, rows, sizeof rows);
+    pack_of(tiny, 1, 2, &spec, &out, &arena);
+    assert_true(out.qparam->scales[0] > 0);
+
+    const float bad[4] = {1, 2, NAN, 4};
+    nw_tensor t = {.format = NW_F32, .rank = 2, .dims = {2, 2}, .data = (void *)(uintptr_t)bad};
+    nw_quant_weight record;
+    assert_int_equal(nw_weight_pack(&arena, "conv1.weight", &t, &spec, NULL, &out, &record), NW_E_DATA);
+    assert_non_null(strstr(ctx.message, "conv1.weight"));
+    assert_non_null(strstr(ctx.message, "element 2"));
+    nw_arena_free(&arena);
+}
+
+static void test_recurrent_and_embeddings(void **state) {
+    (void)state;
+    float w[96];
+    for (int i = 0; i < 96; i++) w[i] = cosf((float)i);
+    constant("w", 3, (int64_t[]){1, 8, 4}, w);
+    constant("r", 3, (int64_t[]){1, 8, 2}, w);
+    constant("b", 2, (int64_t[]){1, 16}, w);
+    constant("table", 2, (int64_t[]){3, 32}, w);
+    input("x");
+    input("ids");
+    g->values[value("ids")].format = NW_S64;
+    node("LSTM", "x w r b", "l");
+    node("Gather", "table ids", "e");
+    output("l");
+    output("e");
+    place();
+    expect_points("");
+    freeze(1, 0);
+    assert_int_equal(packed("l", 1)->qparam->axis, 1);
+    assert_int_equal(packed("l", 2)->qparam->groups, 8);
+    assert_null(packed("l", 3)->qparam);
+    assert_int_equal(packed("e", 0)->qparam->axis, 0);
+    assert_int_equal(report->weight_count, 3);
+    assert_false(report->layers[0].quantized);
+}
+
+static void test_options(void **state) {
+    (void)state;
+    options.activation = NW_F32;
+    assert_int_equal(nw_quant_options_check(&ctx, &options), NW_E_ARGUMENT);
+    options = nw_quant_options_default();
+    options.weight = NW_S32;
+    assert_int_equal(nw_quant_options_check(&ctx, &options), NW_E_ARGUMENT);
+    options = nw_quant_options_default();
+    options.weight_block = 32;
+    assert_int_equal(nw_quant_options_check(&ctx, &options), NW_E_ARGUMENT);
+    options.scheme = NW_QUANT_WEIGHTS;
+    assert_int_equal(nw_quant_options_check(&ctx, &options), NW_OK);
+}
+
+/* Static quantization without data is refused, unless no range has to be measured. */
+static void test_needs_data(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    input("x");
+    node("Conv", "x w1", "c");
+    output("c");
+    assert_int_equal(nw_quantize_graph(&ctx, g, NULL, &options, &report), NW_E_ARGUMENT);
+    assert_non_null(strstr(ctx.message, "calibration data"));
+    options.observer.kind = NW_OBSERVER_ABSOLUTE;
+    options.observer.lo = -1;
+    options.observer.hi = 3;
+    assert_ok(nw_quantize_graph(&ctx, g, NULL, &options, &report));
+    assert_int_equal(count_ops("FakeQuant"), 1);
+    assert_true(fabsf(report->activations[0].scale - 4.0f / 255) < 1e-7f);
+    assert_int_equal(report->activations[0].zero, 64);
+}
+
+int main(void) {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(test_relu_belongs_to_its_layer),
+        TEST(test_residual),
+        TEST(test_shared_before_relu),
+        TEST(test_moved_values_share_their_grid),
+        TEST(test_concat_shares_its_grid),
+        TEST(test_transformer_block),
+        TEST(test_products_and_known_ranges),
+        TEST(test_exclude_and_only),
+        TEST(test_patterns),
+        TEST(test_dynamic_and_weights_only),
+        TEST(test_packed_weights_and_bias),
+        TEST(test_large_bias),
+        TEST(test_tied_weights),
+        TEST(test_shared_bias_is_copied),
+        TEST(test_weight_codes),
+        TEST(test_grains_and_search),
+        TEST(test_degenerate_weights),
+        TEST(test_recurrent_and_embeddings),
+        TEST(test_options),
+        TEST(test_needs_data),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,49 @@
+#!/bin/sh
+# setup.sh [build|test]: installs the Debian packages that are missing: `build` for the library and the command, `test` for
+# the tests too. Says nothing and does nothing when all are there.
+set -eu
+
+build="cmake ninja-build gcc libc6-dev make pkg-config protobuf-c-compiler libprotobuf-c-dev libonnx-dev
+       libpthreadpool-dev libspng-dev libturbojpeg0-dev libzip-dev libcjson-dev zlib1g-dev"
+test="$build libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev lcov python3 python3-venv xz-utils"
+
+case ${1:-test} in
+build) wanted=$build ;;
+test) wanted=$test ;;
+*)
+    echo "usage: tools/setup.sh [build|test]" >&2
+    exit 2
+    ;;
+esac
+
+if ! command -v dpkg-query >/dev/null 2>&1; then
+    # Somebody else's system: what the build needs may be there under other names, and CMake says what is not.
+    if command -v cmake >/dev/null 2>&1 && command -v ninja >/dev/null 2>&1; then exit 0; fi
+    echo "setup: this is not Debian. Install the equivalents of:" $wanted >&2
+    exit 1
+fi
+
+missing=""
+for package in $wanted; do
+    state=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+    [ "$state" = "install ok installed" ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+sudo=""
+if [ "$(id -u)" != 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "setup: these packages are missing; install them as root: apt-get install$missing" >&2
+        exit 1
+    fi
+    sudo="sudo"
+fi
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+echo "setup: installing$missing"
+if ! { $sudo apt-get update -qq &&
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "setup: installing the packages failed (see above)" >&2
+    exit 1
+fi
