@@ -50,6 +50,7 @@ static inline nw_result nw_misuse(nw_env *env, const char *what) {
     return nw_result_of(nw_fail(&env->ctx, NW_E_ARGUMENT, "%s", what));
 }
 void nw_env_progress(const nw_env *env, const char *what, size_t done, size_t total);
+void nw_env_write(const nw_env *env, nw_record *record); /* what times depend on: threads, instruction set */
 
 /* An empty report with the fields that all have: command, version. */
 nw_status nw_report_new(nw_env *env, const char *command, nw_report **out);

@@ -68,12 +68,12 @@ static nw_status prepare(const nw_model *model, size_t count, const nw_array *in
 static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs,
                            const nw_measure_options *o, nw_arena *results, nw_latency *latency) {
     const nw_model *model = runner->model;
-    double each = 0;
+    double least = INFINITY; /* of the warm-up: a busy machine must not cut the measurement short */
     size_t warmup = o->warmup ? o->warmup : AUTO_WARMUP, runs = o->runs;
     double *ms = NULL;
     for (size_t i = 0; i < warmup + runs || !ms; i++) {
         if (i == warmup && !ms) {
-            double fit = each > 0 ? AUTO_MS / each : MOST_RUNS;
+            double fit = least > 0 ? AUTO_MS / least : MOST_RUNS;
             if (!runs) runs = fit < LEAST_RUNS ? LEAST_RUNS : fit > MOST_RUNS ? MOST_RUNS : (size_t)fit;
             ms = nw_arena_array(results, runs, sizeof *ms);
             if (!ms) return NW_E_MEMORY;
@@ -81,9 +81,11 @@ static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *ar
         nw_arena_reset(arena);
         double start = nw_now_ms();
         NW_TRY(nw_runner_run(runner, model->input_count, feeds, arena, outputs));
-        each = nw_now_ms() - start;
-        if (ms) ms[i - warmup] = each;
-        if (ms) nw_env_progress(model->env, "timing", i - warmup + 1, runs);
+        double each = nw_now_ms() - start;
+        least = fmin(least, each);
+        if (!ms) continue;
+        ms[i - warmup] = each;
+        nw_env_progress(model->env, "timing", i - warmup + 1, runs);
     }
     *latency = nw_latency_of(ms, runs);
     return NW_OK;
@@ -141,8 +143,7 @@ nw_result nw_benchmark(size_t count, const nw_model *const *models, size_t input
     nw_status status = nw_report_new(env, "bench", &made);
     if (status != NW_OK) return nw_result_of(status);
     nw_record *r = &made->sheet->root;
-    nw_record_number(r, "threads", NULL, NW_UNIT_COUNT, env->threads);
-    nw_record_text(r, "isa", NULL, nw_isa_name(nw_isa_limit(env->isa)));
+    nw_env_write(env, r);
     double first_ms = 0;
     for (size_t m = 0; status == NW_OK && m < count; m++)
         status = bench(models[m], input_count, inputs, options ? options : &defaults, &first_ms,

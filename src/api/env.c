@@ -3,6 +3,7 @@
 #include "quant/quant.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define SAME(a, b) _Static_assert((int)(a) == (int)(b), #a " differs from " #b)
 SAME(NW_SUCCESS, NW_OK);
@@ -117,6 +118,12 @@ void nw_env_on_progress(nw_env *env, nw_progress_fn *fn, void *user) {
 
 void nw_env_progress(const nw_env *env, const char *what, size_t done, size_t total) {
     if (env->progress) env->progress(env->progress_user, what, done, total);
+}
+
+void nw_env_write(const nw_env *env, nw_record *record) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    nw_record_number(record, "threads", NULL, NW_UNIT_COUNT, env->threads ? env->threads : (double)cores);
+    nw_record_text(record, "isa", NULL, nw_isa_name(nw_isa_limit(env->isa)));
 }
 
 nw_status nw_env_take(nw_env *env, const nw_context *from, nw_status status) {

@@ -5,6 +5,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,25 +39,13 @@ typedef struct inspection {
 
 /* ---- which tensors belong together --------------------------------------------------------------------------------- */
 
-static int *producers_of(nw_arena *arena, const nw_graph *graph) {
-    int *producer = nw_arena_array(arena, (size_t)graph->value_count, sizeof *producer);
-    for (int v = 0; producer && v < graph->value_count; v++) producer[v] = NW_ABSENT;
-    for (int n = 0; producer && n < graph->node_count; n++)
-        for (int o = 0; o < graph->nodes[n].out_count; o++)
-            if (graph->nodes[n].out[o] >= 0) producer[graph->nodes[n].out[o]] = n;
-    return producer;
-}
-
 static bool is_fake_quant(const nw_node *node) { return strcmp(node->op_type, "FakeQuant") == 0; }
 
-/* The FakeQuant that alone (or with its like) reads a value: then what the layer gives on is the restricted tensor. */
+/* The first FakeQuant that reads a value, or NULL: then what the layer gives on is the restricted tensor. */
 static const nw_node *grid_behind(const nw_graph *graph, int value) {
-    const nw_node *grid = NULL;
     for (int n = 0; n < graph->node_count; n++)
-        for (int i = 0; i < graph->nodes[n].in_count; i++)
-            if (graph->nodes[n].in[i] == value && i == 0 && is_fake_quant(&graph->nodes[n]) && !grid)
-                grid = &graph->nodes[n];
-    return grid;
+        if (is_fake_quant(&graph->nodes[n]) && nw_node_in(&graph->nodes[n], 0) == value) return &graph->nodes[n];
+    return NULL;
 }
 
 static bool is_layer(const nw_node *node) {
@@ -64,39 +53,98 @@ static bool is_layer(const nw_node *node) {
     return !is_fake_quant(node) && roles.compute && nw_node_out(node, 0) >= 0;
 }
 
-static nw_status pair_layers(inspection *in) {
+/* The Relu or Clip that alone reads what a layer computes is part of the layer, as it is when the model runs: its output is
+ * compared. */
+static int after_activation(const nw_graph *graph, const nw_uses *uses, int value) {
+    if (nw_uses_count(uses, value) != 1 || uses->outputs[value]) return value;
+    const nw_node *reader = &graph->nodes[uses->users[uses->first[value]]];
+    bool activation = strcmp(reader->op_type, "Relu") == 0 || strcmp(reader->op_type, "Clip") == 0;
+    return activation && nw_node_in(reader, 0) == value && nw_node_out(reader, 0) >= 0 ? reader->out[0] : value;
+}
+
+/* The computed value of that name, or NW_ABSENT. */
+static int computed(const nw_graph *graph, const nw_uses *uses, const char *name) {
+    int v = nw_graph_find(graph, name);
+    return v >= 0 && !graph->values[v].constant && uses->producer[v] >= 0 ? v : NW_ABSENT;
+}
+
+/* Integer operators (QLinearConv and its like) give their tensors of codes other names, but are called like the operator they
+ * stand for, with "_quant" behind. Output of the node of that name, or NW_ABSENT. */
+static int output_of_namesake(const nw_graph *graph, const nw_node *node) {
+    size_t length = strlen(node->name);
+    for (int n = 0; length && n < graph->node_count; n++) {
+        const nw_node *other = &graph->nodes[n];
+        if (strcmp(other->op_type, node->op_type) != 0 || strncmp(other->name, node->name, length) != 0) continue;
+        if (!other->name[length] || strcmp(other->name + length, "_quant") == 0) return nw_node_out(other, 0);
+    }
+    return NW_ABSENT;
+}
+
+/* The node that computes a value, behind the FakeQuants and the activation; NULL: none. */
+static const nw_node *maker_of(const nw_graph *graph, const nw_uses *uses, int value) {
+    for (int steps = 0; value >= 0 && uses->producer[value] >= 0; steps++) {
+        const nw_node *node = &graph->nodes[uses->producer[value]];
+        bool thin = is_fake_quant(node) || strcmp(node->op_type, "Relu") == 0 || strcmp(node->op_type, "Clip") == 0;
+        if (!thin || steps == 3) return node;
+        value = nw_node_in(node, 0);
+    }
+    return NULL;
+}
+
+/* Fills what belongs to the quantized graph; false when nothing there has the name. */
+static bool pair(const inspection *in, const nw_uses uses[2], layer *l) {
     const nw_graph *a = in->graphs[0], *b = in->graphs[1];
-    int *producer = producers_of(&in->arena, b);
+    int before = l->node->out[0];
+    l->value = after_activation(a, &uses[0], before);
+    int same = computed(b, &uses[1], a->values[l->value].name);
+    if (same < 0) {
+        same = computed(b, &uses[1], a->values[before].name);
+        if (same < 0) same = output_of_namesake(b, l->node);
+        if (same < 0) return false;
+        int after = after_activation(b, &uses[1], same);
+        /* no activation there: it went into the grid, or it was computed further on */
+        if (after == same && !grid_behind(b, same)) l->value = before;
+        same = after;
+    }
+    const nw_node *maker = &b->nodes[uses[1].producer[same]];
+    l->grid = is_fake_quant(maker) ? maker : grid_behind(b, same);
+    l->other_value = is_fake_quant(maker) || !l->grid ? same : l->grid->out[0];
+    l->other = maker_of(b, &uses[1], same);
+    return in->layer_of[1][l->other_value] < 0;
+}
+
+static nw_status pair_layers(inspection *in, const nw_uses uses[2]) {
+    const nw_graph *a = in->graphs[0];
     in->layers = nw_arena_array(&in->arena, (size_t)a->node_count, sizeof *in->layers);
-    for (int m = 0; m < 2; m++)
+    if (!in->layers) return NW_E_MEMORY;
+    for (int m = 0; m < 2; m++) {
         in->layer_of[m] = nw_arena_array(&in->arena, (size_t)in->graphs[m]->value_count, sizeof **in->layer_of);
-    if (!producer || !in->layers || !in->layer_of[0] || !in->layer_of[1]) return NW_E_MEMORY;
-    for (int m = 0; m < 2; m++)
+        if (!in->layer_of[m]) return NW_E_MEMORY;
         for (int v = 0; v < in->graphs[m]->value_count; v++) in->layer_of[m][v] = -1;
+    }
     for (int n = 0; n < a->node_count; n++) {
-        const nw_node *node = &a->nodes[n];
-        if (!is_layer(node)) continue;
+        if (!is_layer(&a->nodes[n])) continue;
         layer *l = &in->layers[in->count];
-        *l = (layer){.node = node, .value = node->out[0], .min = FLT_MAX, .max = -FLT_MAX};
-        int same = nw_graph_find(b, a->values[l->value].name);
-        if (same < 0 || b->values[same].constant || producer[same] < 0) continue;
-        l->other = &b->nodes[producer[same]];
-        if (is_fake_quant(l->other)) { /* the name went to the restricted tensor */
-            l->grid = l->other;
-            int before = nw_node_in(l->grid, 0);
-            l->other = before >= 0 && producer[before] >= 0 ? &b->nodes[producer[before]] : NULL;
-        } else if ((l->grid = grid_behind(b, same)) != NULL) {
-            same = l->grid->out[0];
-        }
-        if (in->layer_of[1][same] >= 0) continue;
-        l->other_value = same;
-        in->layer_of[0][l->value] = in->layer_of[1][same] = (int)in->count++;
+        *l = (layer){.node = &a->nodes[n], .min = FLT_MAX, .max = -FLT_MAX};
+        if (pair(in, uses, l)) in->layer_of[0][l->value] = in->layer_of[1][l->other_value] = (int)in->count++;
     }
     if (in->count == 0)
         return nw_fail(&in->env->ctx, NW_E_ARGUMENT,
                        "%s and %s have no tensors of the same name: layers can be compared only between a model and "
                        "the one made from it", in->models[0]->path, in->models[1]->path);
     return NW_OK;
+}
+
+static nw_status match(inspection *in) {
+    nw_uses uses[2];
+    NW_TRY(nw_uses_init(&uses[0], in->graphs[0]));
+    nw_status status = nw_uses_init(&uses[1], in->graphs[1]);
+    if (status == NW_OK) {
+        status = pair_layers(in, uses);
+        nw_uses_free(&uses[1]);
+    }
+    nw_uses_free(&uses[0]);
+    return status;
 }
 
 /* ---- watching ------------------------------------------------------------------------------------------------------ */
@@ -307,7 +355,7 @@ static nw_status hold(inspection *in, const nw_data *data, size_t batch, nw_reco
         NW_TRY(nw_feeder_init(&in->feeders[m], in->models[m], data));
         NW_TRY(nw_model_prepare(in->models[m], ctx, &in->graphs[m]));
     }
-    NW_TRY(pair_layers(in));
+    NW_TRY(match(in));
     for (int m = 0; m < 2; m++) NW_TRY(start(in, m));
     NW_TRY(inspect(in, data, batch));
     for (size_t i = 0; i < in->count; i++) in->layers[i].sqnr = nw_noise_db(&in->layers[i].noise);

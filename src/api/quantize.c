@@ -218,7 +218,7 @@ nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quant
     nw_env *env = model->env;
     double started = nw_now_ms();
     nw_quant_options q;
-    nw_quant_style style;
+    nw_quant_style style = NW_STYLE_QDQ;
     nw_quant_report *done = NULL;
     nw_model *made = NULL;
     nw_report *sheet = NULL;

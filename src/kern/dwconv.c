@@ -1,4 +1,5 @@
-/* dwconv.c: packing, loops and reference kernels of depthwise convolution. Must not include anything but kern/. */
+/* dwconv.c: packing, loops and reference kernels of depthwise convolution. Must not include anything but
+ * kern/. */
 #include "kern/dwconv.h"
 #include "kern/dwconv_pack.h"
 
@@ -17,7 +18,7 @@ const nw_dwconv_kernel *nw_dwconv_select(nw_isa ceiling) {
     return &kernels[best];
 }
 
-/* ---- packing -------------------------------------------------------------------------------------------------- */
+/* ---- packing ------------------------------------------------------------------------------------------- */
 
 size_t nw_dwconv_f32_packed_bytes(size_t channels, size_t taps) {
     return dw_blocks(channels) * DW_BLOCK * taps * sizeof(float);
@@ -28,7 +29,8 @@ void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t str
     float *out = packed;
     for (size_t c0 = 0; c0 < channels; c0 += DW_BLOCK)
         for (size_t t = 0; t < taps; t++)
-            for (size_t c = c0; c < c0 + DW_BLOCK; c++) *out++ = c < channels ? w[c * stride_c + t * stride_tap] : 0.0f;
+            for (size_t c = c0; c < c0 + DW_BLOCK; c++)
+                *out++ = c < channels ? w[c * stride_c + t * stride_tap] : 0.0f;
 }
 
 size_t nw_dwconv_u8s8_packed_bytes(size_t channels, size_t taps) {
@@ -41,7 +43,8 @@ void nw_dwconv_u8s8_pack(size_t channels, size_t taps, const int8_t *w, size_t s
     for (size_t c = 0; c < channels; c++) {
         int8_t *block = (int8_t *)dw_weights(packed, channels, taps, c / DW_BLOCK);
         for (size_t t = 0; t < taps; t++)
-            block[(t / 4 * DW_BLOCK + dw_position(c % DW_BLOCK)) * 4 + t % 4] = w[c * stride_c + t * stride_tap];
+            block[(t / 4 * DW_BLOCK + dw_position(c % DW_BLOCK)) * 4 + t % 4] =
+                w[c * stride_c + t * stride_tap];
         if (wzero && wzero[c]) {
             ((dw_header *)packed)->any_wzero = 1;
             ((int32_t *)dw_wzero(packed))[c] = wzero[c];
@@ -49,27 +52,27 @@ void nw_dwconv_u8s8_pack(size_t channels, size_t taps, const int8_t *w, size_t s
     }
 }
 
-void nw_dwconv_u8s8_col_sums(size_t channels, size_t taps, const int8_t *w, size_t stride_c, size_t stride_tap,
-                             const int32_t *wzero, int32_t *sums) {
+void nw_dwconv_u8s8_col_sums(size_t channels, size_t taps, const int8_t *w, size_t stride_c,
+                             size_t stride_tap, const int32_t *wzero, int32_t *sums) {
     for (size_t c = 0; c < channels; c++) {
         sums[c] = wzero ? -(int32_t)taps * wzero[c] : 0;
         for (size_t t = 0; t < taps; t++) sums[c] += w[c * stride_c + t * stride_tap];
     }
 }
 
-/* ---- loops ---------------------------------------------------------------------------------------------------- */
+/* ---- loops --------------------------------------------------------------------------------------------- */
 
 #define POINTERS 4096 /* 32 KiB of stack */
 
-/* Pixels at a time: as many as the pointer buffer holds, but few enough that the lines of input they share stay in the
- * first-level cache while block after block of channels passes over them. */
+/* Pixels at a time: as many as the pointer buffer holds, but few enough that the lines of input they share
+ * stay in the first-level cache while block after block of channels passes over them. */
 static size_t run_length(size_t taps, size_t element) {
     size_t count = POINTERS / taps, most = element == 1 ? 128 : 64;
     return count > most ? most : count;
 }
 
-static const void *const *pixel_rows(const nw_rows *rows, size_t taps, size_t m, size_t count, const void **buffer,
-                                     size_t *row_stride) {
+static const void *const *pixel_rows(const nw_rows *rows, size_t taps, size_t m, size_t count,
+                                     const void **buffer, size_t *row_stride) {
     if (!rows->window && rows->table) {
         *row_stride = rows->table_stride;
         return rows->table + m;
@@ -89,7 +92,8 @@ void nw_dwconv_f32_run(const nw_dwconv_kernel *kernel, const nw_dwconv_f32_args 
     }
 }
 
-void nw_dwconv_u8s8_run(const nw_dwconv_kernel *kernel, const nw_dwconv_u8s8_args *args, size_t m0, size_t m1) {
+void nw_dwconv_u8s8_run(const nw_dwconv_kernel *kernel, const nw_dwconv_u8s8_args *args, size_t m0,
+                        size_t m1) {
     const void *buffer[POINTERS];
     size_t step = run_length(args->taps, 1), row_stride;
     for (size_t m = m0; m < m1; m += step) {
@@ -99,10 +103,10 @@ void nw_dwconv_u8s8_run(const nw_dwconv_kernel *kernel, const nw_dwconv_u8s8_arg
     }
 }
 
-/* ---- reference ------------------------------------------------------------------------------------------------ */
+/* ---- reference ----------------------------------------------------------------------------------------- */
 
-void nw_dwconv_f32__scalar(const nw_dwconv_f32_args *args, const void *const *rows, size_t row_stride, size_t row0,
-                           size_t count) {
+void nw_dwconv_f32__scalar(const nw_dwconv_f32_args *args, const void *const *rows, size_t row_stride,
+                           size_t row0, size_t count) {
     for (size_t i = 0; i < count; i++) {
         float *y = (float *)((char *)args->c + (row0 + i) * args->ldc);
         for (size_t c0 = 0; c0 < args->channels; c0 += DW_BLOCK) {
@@ -121,8 +125,8 @@ void nw_dwconv_f32__scalar(const nw_dwconv_f32_args *args, const void *const *ro
     }
 }
 
-void nw_dwconv_u8s8__scalar(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride, size_t row0,
-                            size_t count) {
+void nw_dwconv_u8s8__scalar(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride,
+                            size_t row0, size_t count) {
     size_t size = nw_epilogue_size(args->epilogue.out);
     const int32_t *wzero = dw_wzero(args->packed);
     for (size_t c0 = 0; c0 < args->channels; c0 += DW_BLOCK) {

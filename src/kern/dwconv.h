@@ -1,7 +1,7 @@
 /* dwconv.h: depthwise convolution on channels-last images (one filter per channel, multiplier 1):
  *     y[m][c] = epilogue( Σ_t a_t[m][c] · w[c][t] )
- * where tap t of output pixel m comes from nw_rows (window or table). Reads exactly C elements per row and tap.
- * Kernels cannot fail and take no memory. Must not include anything but kern/. */
+ * where tap t of output pixel m comes from nw_rows (window or table). Reads exactly C elements per row and
+ * tap. Kernels cannot fail and take no memory. Must not include anything but kern/. */
 #ifndef NW_KERN_DWCONV_H
 #define NW_KERN_DWCONV_H
 
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NW_DWCONV_ALIGN 64   /* bytes: of the packed weights */
+#define NW_DWCONV_ALIGN    64   /* bytes: of the packed weights */
 #define NW_DWCONV_MAX_TAPS 1024 /* of either kind; the planner computes larger filters another way */
 
 /* y = clamp(Σ a·w [+ bias[c]], lo, hi); NaN stays NaN. ISAs differ by rounding (fused multiply-add). */
@@ -20,19 +20,19 @@ typedef struct nw_dwconv_f32_args {
     size_t m, channels, taps;
     nw_rows rows;
     const void *packed;
-    float *c; /* [m][channels] */
-    size_t ldc; /* bytes */
+    float *c;          /* [m][channels] */
+    size_t ldc;        /* bytes */
     const float *bias; /* [channels] or NULL */
     float lo, hi;
 } nw_dwconv_f32_args;
 
-/* u8 activations · s8 weights, with zero points of weights taken off while packing; sums exact in int32; every ISA gives
- * the same bits. epilogue.wzero must be NULL; column n of the epilogue is channel c. */
+/* u8 activations · s8 weights, with zero points of weights taken off while packing; sums exact in int32;
+ * every ISA gives the same bits. epilogue.wzero must be NULL; column n of the epilogue is channel c. */
 typedef struct nw_dwconv_u8s8_args {
     size_t m, channels, taps;
     nw_rows rows;
     const void *packed;
-    void *c; /* [m][channels] of u8, s32 or f32 */
+    void *c;    /* [m][channels] of u8, s32 or f32 */
     size_t ldc; /* bytes */
     nw_epilogue epilogue;
 } nw_dwconv_u8s8_args;
@@ -43,8 +43,8 @@ typedef void nw_dwconv_f32_fn(const nw_dwconv_f32_args *args, const void *const 
 typedef void nw_dwconv_u8s8_fn(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride,
                                size_t row0, size_t count);
 
-#define NW_DWCONV(isa, word)                                                                                \
-    nw_dwconv_f32_fn nw_dwconv_f32__##word;                                                                 \
+#define NW_DWCONV(isa, word)                                                                                 \
+    nw_dwconv_f32_fn nw_dwconv_f32__##word;                                                                  \
     nw_dwconv_u8s8_fn nw_dwconv_u8s8__##word;
 #include "kern/dwconv.def"
 #undef NW_DWCONV
@@ -60,17 +60,19 @@ const nw_dwconv_kernel *nw_dwconv_select(nw_isa ceiling); /* never NULL; static 
 
 /* Weight of channel c and tap t is w[c·stride_c + t·stride_tap] (elements). ONNX [C,1,kh,kw]: kh·kw, 1. */
 size_t nw_dwconv_f32_packed_bytes(size_t channels, size_t taps);
-void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t stride_c, size_t stride_tap, void *packed);
+void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t stride_c, size_t stride_tap,
+                        void *packed);
 size_t nw_dwconv_u8s8_packed_bytes(size_t channels, size_t taps);
 /* wzero: [channels] in [−128, 255] or NULL; the kernel multiplies with w − wzero. */
 void nw_dwconv_u8s8_pack(size_t channels, size_t taps, const int8_t *w, size_t stride_c, size_t stride_tap,
                          const int32_t *wzero, void *packed);
 /* sums[c] = Σ_t (w − wzero), for epilogue.bias: bias[c] = b[c] − z_a·sums[c]. */
-void nw_dwconv_u8s8_col_sums(size_t channels, size_t taps, const int8_t *w, size_t stride_c, size_t stride_tap,
-                             const int32_t *wzero, int32_t *sums);
+void nw_dwconv_u8s8_col_sums(size_t channels, size_t taps, const int8_t *w, size_t stride_c,
+                             size_t stride_tap, const int32_t *wzero, int32_t *sums);
 
 /* Output pixels [m0,m1). Disjoint parts may run at the same time. Uses 32 KiB of stack. */
 void nw_dwconv_f32_run(const nw_dwconv_kernel *kernel, const nw_dwconv_f32_args *args, size_t m0, size_t m1);
-void nw_dwconv_u8s8_run(const nw_dwconv_kernel *kernel, const nw_dwconv_u8s8_args *args, size_t m0, size_t m1);
+void nw_dwconv_u8s8_run(const nw_dwconv_kernel *kernel, const nw_dwconv_u8s8_args *args, size_t m0,
+                        size_t m1);
 
 #endif

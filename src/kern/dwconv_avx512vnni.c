@@ -7,7 +7,7 @@
 
 #include <immintrin.h>
 
-/* ---- f32 ---------------------------------------------------------------------------------------------------------- */
+/* ---- f32 ----------------------------------------------------------------------------------------------- */
 
 /* V registers of channels of P neighbouring pixels: a weight is loaded once for all of them. */
 NW_INLINE void f32_pixels(const nw_dwconv_f32_args *args, const void *const *rows, size_t row_stride, char *y,
@@ -15,35 +15,38 @@ NW_INLINE void f32_pixels(const nw_dwconv_f32_args *args, const void *const *row
     __m512 acc[2][4];
     const float *w = (const float *)args->packed + c0 / DW_BLOCK * DW_BLOCK * args->taps + c0 % DW_BLOCK;
     NW_UNROLL for (int v = 0; v < V; v++) {
-        __m512 bias = args->bias ? _mm512_maskz_loadu_ps(mask[v], args->bias + c0 + 16 * v) : _mm512_setzero_ps();
+        __m512 bias =
+            args->bias ? _mm512_maskz_loadu_ps(mask[v], args->bias + c0 + 16 * v) : _mm512_setzero_ps();
         NW_UNROLL for (int p = 0; p < P; p++) acc[p][v] = bias;
     }
     for (size_t t = 0; t < args->taps; t++, w += DW_BLOCK, rows += row_stride) {
         NW_UNROLL for (int v = 0; v < V; v++) {
             __m512 x = _mm512_load_ps(w + 16 * v);
-            NW_UNROLL for (int p = 0; p < P; p++) acc[p][v] = _mm512_fmadd_ps(
-                _mm512_maskz_loadu_ps(mask[v], (const float *)rows[p] + c0 + 16 * v), x, acc[p][v]);
+            NW_UNROLL for (int p = 0; p < P; p++)
+                acc[p][v] = _mm512_fmadd_ps(
+                    _mm512_maskz_loadu_ps(mask[v], (const float *)rows[p] + c0 + 16 * v), x, acc[p][v]);
         }
     }
     const __m512 lo = _mm512_set1_ps(args->lo), hi = _mm512_set1_ps(args->hi);
     NW_UNROLL for (int p = 0; p < P; p++)
         NW_UNROLL for (int v = 0; v < V; v++) {
-            /* The second operand survives when one is a NaN. */
-            __m512 x = _mm512_min_ps(hi, _mm512_max_ps(lo, acc[p][v]));
-            _mm512_mask_storeu_ps((float *)(y + (size_t)p * args->ldc) + c0 + 16 * v, mask[v], x);
-        }
+        /* The second operand survives when one is a NaN. */
+        __m512 x = _mm512_min_ps(hi, _mm512_max_ps(lo, acc[p][v]));
+        _mm512_mask_storeu_ps((float *)(y + (size_t)p * args->ldc) + c0 + 16 * v, mask[v], x);
+    }
 }
 
-NW_INLINE void f32_block(const nw_dwconv_f32_args *args, const void *const *rows, size_t row_stride, size_t row0,
-                         size_t count, size_t c0, const __mmask16 *mask, const int V) {
+NW_INLINE void f32_block(const nw_dwconv_f32_args *args, const void *const *rows, size_t row_stride,
+                         size_t row0, size_t count, size_t c0, const __mmask16 *mask, const int V) {
     char *y = (char *)args->c + row0 * args->ldc;
     size_t i = 0;
-    for (; i + 2 <= count; i += 2, y += 2 * args->ldc) f32_pixels(args, rows + i, row_stride, y, c0, mask, 2, V);
+    for (; i + 2 <= count; i += 2, y += 2 * args->ldc)
+        f32_pixels(args, rows + i, row_stride, y, c0, mask, 2, V);
     if (i < count) f32_pixels(args, rows + i, row_stride, y, c0, mask, 1, V);
 }
 
-void nw_dwconv_f32__avx512vnni(const nw_dwconv_f32_args *args, const void *const *rows, size_t row_stride, size_t row0,
-                               size_t count) {
+void nw_dwconv_f32__avx512vnni(const nw_dwconv_f32_args *args, const void *const *rows, size_t row_stride,
+                               size_t row0, size_t count) {
     static const __mmask16 full[4] = {0xffff, 0xffff, 0xffff, 0xffff};
     size_t c0 = 0;
     for (; c0 + 64 <= args->channels; c0 += 64) f32_block(args, rows, row_stride, row0, count, c0, full, 4);
@@ -54,22 +57,25 @@ void nw_dwconv_f32__avx512vnni(const nw_dwconv_f32_args *args, const void *const
     }
 }
 
-/* ---- u8 · s8 ------------------------------------------------------------------------------------------------------ */
+/* ---- u8 · s8 ------------------------------------------------------------------------------------------- */
 
-/* A register holds 64/P channels of P pixels: few channels (a first layer, the rest of a block) share it among pixels, as
- * 128-bit lanes. In quarter q, lane l stands for channels 16·(l mod 4/P) + 4q … +4 of pixel l/(4/P). */
+/* A register holds 64/P channels of P pixels: few channels (a first layer, the rest of a block) share it
+ * among pixels, as 128-bit lanes. In quarter q, lane l stands for channels 16·(l mod 4/P) + 4q … +4 of
+ * pixel l/(4/P). */
 typedef struct channels64 {
-    size_t c0, n;          /* first channel, how many (≤ 64/P) */
-    __mmask64 mask;        /* of n channels */
-    const __m512i *w;      /* [groups][4], lanes as above */
+    size_t c0, n;     /* first channel, how many (≤ 64/P) */
+    __mmask64 mask;   /* of n channels */
+    const __m512i *w; /* [groups][4], lanes as above */
     __m512i bias[4], wzero[4];
     __m512 scale[4];
 } channels64;
 
 /* 64/P channels of the rows of P pixels, side by side. `last`: the last pixel that exists. */
-NW_INLINE __m512i load_pixels(const void *const *rows, size_t last, const channels64 *c, const int P, const bool full) {
+NW_INLINE __m512i load_pixels(const void *const *rows, size_t last, const channels64 *c, const int P,
+                              const bool full) {
     const uint8_t *p[4];
-    NW_UNROLL for (size_t i = 0; i < (size_t)P; i++) p[i] = (const uint8_t *)rows[i < last ? i : last] + c->c0;
+    NW_UNROLL for (size_t i = 0; i < (size_t)P; i++)
+        p[i] = (const uint8_t *)rows[i < last ? i : last] + c->c0;
     if (P == 1) return full ? _mm512_loadu_si512(p[0]) : _mm512_maskz_loadu_epi8(c->mask, p[0]);
     if (P == 2) {
         __m256i x = _mm256_maskz_loadu_epi8((__mmask32)c->mask, p[0]);
@@ -87,7 +93,8 @@ NW_INLINE __m512i load_pixels(const void *const *rows, size_t last, const channe
 
 /* acc[q] = Σ_t a·w − wzero·Σ_t a, four taps per step. The last group reads its last tap again, times zero. */
 NW_INLINE void sums_of(const nw_dwconv_u8s8_args *args, const channels64 *c, const void *const *rows,
-                       size_t row_stride, size_t last, __m512i *acc, const int P, const bool full, const bool wzero) {
+                       size_t row_stride, size_t last, __m512i *acc, const int P, const bool full,
+                       const bool wzero) {
     const __m512i ones = _mm512_set1_epi8(1);
     const __m512i *w = c->w;
     __m512i sum[4];
@@ -95,7 +102,8 @@ NW_INLINE void sums_of(const nw_dwconv_u8s8_args *args, const channels64 *c, con
     for (size_t t = 0; t < args->taps; t += 4, w += 4) {
         __m512i a[4];
         NW_UNROLL for (size_t j = 0; j < 4; j++)
-            a[j] = t + j < args->taps ? load_pixels(rows + (t + j) * row_stride, last, c, P, full) : _mm512_setzero_si512();
+            a[j] = t + j < args->taps ? load_pixels(rows + (t + j) * row_stride, last, c, P, full)
+                                      : _mm512_setzero_si512();
         __m512i low01 = _mm512_unpacklo_epi8(a[0], a[1]), high01 = _mm512_unpackhi_epi8(a[0], a[1]);
         __m512i low23 = _mm512_unpacklo_epi8(a[2], a[3]), high23 = _mm512_unpackhi_epi8(a[2], a[3]);
         __m512i x[4] = {_mm512_unpacklo_epi16(low01, low23), _mm512_unpackhi_epi16(low01, low23),
@@ -110,17 +118,18 @@ NW_INLINE void sums_of(const nw_dwconv_u8s8_args *args, const channels64 *c, con
             acc[q] = _mm512_sub_epi32(acc[q], _mm512_mullo_epi32(sum[q], c->wzero[q]));
 }
 
-NW_INLINE void store_pixels(__m512i y, char *out, size_t ldy, size_t count, const channels64 *c, const int P) {
-    __m128i lanes[4] = {_mm512_castsi512_si128(y), _mm512_extracti32x4_epi32(y, 1), _mm512_extracti32x4_epi32(y, 2),
-                        _mm512_extracti32x4_epi32(y, 3)};
+NW_INLINE void store_pixels(__m512i y, char *out, size_t ldy, size_t count, const channels64 *c,
+                            const int P) {
+    __m128i lanes[4] = {_mm512_castsi512_si128(y), _mm512_extracti32x4_epi32(y, 1),
+                        _mm512_extracti32x4_epi32(y, 2), _mm512_extracti32x4_epi32(y, 3)};
     if (P == 1) _mm512_mask_storeu_epi8(out, c->mask, y);
     if (P == 2) {
         _mm256_mask_storeu_epi8(out, (__mmask32)c->mask, _mm512_castsi512_si256(y));
-        if (count > 1) _mm256_mask_storeu_epi8(out + ldy, (__mmask32)c->mask, _mm512_extracti64x4_epi64(y, 1));
+        if (count > 1)
+            _mm256_mask_storeu_epi8(out + ldy, (__mmask32)c->mask, _mm512_extracti64x4_epi64(y, 1));
     }
-    if (P == 4)
-        NW_UNROLL for (size_t p = 0; p < 4; p++)
-            if (p < count) _mm_mask_storeu_epi8(out + p * ldy, (__mmask16)c->mask, lanes[p]);
+    if (P == 4) NW_UNROLL for (size_t p = 0; p < 4; p++)
+        if (p < count) _mm_mask_storeu_epi8(out + p * ldy, (__mmask16)c->mask, lanes[p]);
 }
 
 /* Quarters back to [pixel][channel] in memory. */
@@ -154,7 +163,8 @@ NW_INLINE void pixels_of(const nw_dwconv_u8s8_args *args, const channels64 *c, c
                 acc[q] = _mm512_add_epi32(_mm512_cvtps_epi32(p), zero);
             }
             /* Packing within lanes puts the four quarters of a lane back in order. */
-            __m512i y = _mm512_packus_epi16(_mm512_packs_epi32(acc[0], acc[1]), _mm512_packs_epi32(acc[2], acc[3]));
+            __m512i y =
+                _mm512_packus_epi16(_mm512_packs_epi32(acc[0], acc[1]), _mm512_packs_epi32(acc[2], acc[3]));
             if (e->table) y = nw_look_up_64(&table, y);
             store_pixels(y, out, args->ldc, here, c, P);
         } else {
@@ -173,12 +183,13 @@ static __m512i permuted(const void *source, size_t n, const int P, int q) {
     return _mm512_loadu_si512(y);
 }
 
-NW_INLINE void block_of(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride, size_t row0,
-                        size_t count, size_t c0, size_t n, const int P, const bool full) {
+NW_INLINE void block_of(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride,
+                        size_t row0, size_t count, size_t c0, size_t n, const int P, const bool full) {
     enum { MAX_GROUPS = 16 };
     __m512i local[4 * MAX_GROUPS];
     const nw_epilogue *e = &args->epilogue;
-    const __m512i *w = (const __m512i *)(const void *)dw_weights(args->packed, args->channels, args->taps, c0 / DW_BLOCK);
+    const __m512i *w =
+        (const __m512i *)(const void *)dw_weights(args->packed, args->channels, args->taps, c0 / DW_BLOCK);
     const bool direct = e->out == NW_OUT_U8 && !e->row_zero;
     channels64 c = {.c0 = c0, .n = n, .mask = n >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << n) - 1, .w = w};
     for (int q = 0; q < 4; q++) {
@@ -189,7 +200,8 @@ NW_INLINE void block_of(const nw_dwconv_u8s8_args *args, const void *const *rows
     }
     if (P > 1) {
         for (size_t g = 0; g < 4 * dw_groups(args->taps); g++)
-            local[g] = P == 2 ? _mm512_shuffle_i32x4(w[g], w[g], 0x44) : _mm512_shuffle_i32x4(w[g], w[g], 0x00);
+            local[g] =
+                P == 2 ? _mm512_shuffle_i32x4(w[g], w[g], 0x44) : _mm512_shuffle_i32x4(w[g], w[g], 0x00);
         c.w = local;
     }
     if (((const dw_header *)args->packed)->any_wzero)
@@ -198,10 +210,10 @@ NW_INLINE void block_of(const nw_dwconv_u8s8_args *args, const void *const *rows
         pixels_of(args, &c, rows, row_stride, row0, count, P, full, false);
 }
 
-#define BLOCK(name, P, full)                                                                                \
-    static void name(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride, size_t row0, \
-                     size_t count, size_t c0, size_t n) {                                                   \
-        block_of(args, rows, row_stride, row0, count, c0, n, P, full);                                      \
+#define BLOCK(name, P, full)                                                                                 \
+    static void name(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride,            \
+                     size_t row0, size_t count, size_t c0, size_t n) {                                       \
+        block_of(args, rows, row_stride, row0, count, c0, n, P, full);                                       \
     }
 BLOCK(block_64, 1, true)
 BLOCK(block_rest, 1, false)

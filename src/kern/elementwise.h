@@ -1,6 +1,7 @@
-/* elementwise.h: operations on runs of elements and on rows. All pointers unaligned-safe; nothing is read or written
- * outside [0,n). In-place (y == an input of the same element size) is fine; partial overlap is not. n = 0 is fine.
- * All results are the same bits on every ISA. Kernels cannot fail. Must not include anything but kern/. */
+/* elementwise.h: operations on runs of elements and on rows. All pointers unaligned-safe; nothing is read
+ * or written outside [0,n). In-place (y == an input of the same element size) is fine; partial overlap is
+ * not. n = 0 is fine. All results are the same bits on every ISA. Kernels cannot fail. Must not include
+ * anything but kern/. */
 #ifndef NW_KERN_ELEMENTWISE_H
 #define NW_KERN_ELEMENTWISE_H
 
@@ -9,9 +10,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* q = clamp(rint(x/scale) + zero, lo, hi): true division, half to even, NaN gives `zero` (which is in [lo,hi]).
- * 0 ≤ lo ≤ hi ≤ 255. The same bits as nw_quantize_one. */
-typedef void nw_quantize_u8_fn(size_t n, const float *x, float scale, int32_t zero, int32_t lo, int32_t hi, uint8_t *q);
+/* q = clamp(rint(x/scale) + zero, lo, hi): true division, half to even, NaN gives `zero` (which is in
+ * [lo,hi]). 0 ≤ lo ≤ hi ≤ 255. The same bits as nw_quantize_one. */
+typedef void nw_quantize_u8_fn(size_t n, const float *x, float scale, int32_t zero, int32_t lo, int32_t hi,
+                               uint8_t *q);
 /* x = scale·(float)(q − zero), one rounding. */
 typedef void nw_dequantize_u8_fn(size_t n, const uint8_t *q, float scale, int32_t zero, float *x);
 /* y = table[x], table [256]. */
@@ -20,25 +22,29 @@ typedef void nw_lookup_u8_fn(size_t n, const uint8_t *x, const uint8_t *table, u
 typedef void nw_flip_u8_fn(size_t n, const uint8_t *x, uint8_t *y);
 
 /* Sum of two grids (a residual): q = clamp(rint(p) + zero, lo, hi),
- *     p = ((float)(a − a_zero)·a_ratio) + ((float)(b − b_zero)·b_ratio)      each operation rounded once, in f32
- * with a_ratio = s_a/s_y, b_ratio = s_b/s_y. Here and below 0 ≤ lo ≤ hi ≤ 255, zero points are within ±2^20, ratios finite. */
+ *     p = ((float)(a − a_zero)·a_ratio) + ((float)(b − b_zero)·b_ratio)
+ * each operation rounded once, in f32,
+ * with a_ratio = s_a/s_y, b_ratio = s_b/s_y. Here and below 0 ≤ lo ≤ hi ≤ 255, zero points are within
+ * ±2^20, ratios finite. */
 typedef struct nw_add_u8_params {
     int32_t a_zero, b_zero, zero, lo, hi;
     float a_ratio, b_ratio;
 } nw_add_u8_params;
-typedef void nw_add_u8_fn(size_t n, const uint8_t *a, const uint8_t *b, const nw_add_u8_params *p, uint8_t *y);
+typedef void nw_add_u8_fn(size_t n, const uint8_t *a, const uint8_t *b, const nw_add_u8_params *p,
+                          uint8_t *y);
 
-/* Product: q = clamp(rint((float)((a − a_zero)·(b − b_zero)) · ratio) + zero, lo, hi), ratio = s_a·s_b/s_y. b_step 1: the
- * same shape; 0: b is one element for all (a channel's gate). */
+/* Product: q = clamp(rint((float)((a − a_zero)·(b − b_zero)) · ratio) + zero, lo, hi), ratio =
+ * s_a·s_b/s_y. b_step 1: the same shape; 0: b is one element for all (a channel's gate). */
 typedef struct nw_mul_u8_params {
     int32_t a_zero, b_zero, zero, lo, hi; /* zero points within [−255, 255] */
     float ratio;
 } nw_mul_u8_params;
-typedef void nw_mul_u8_fn(size_t n, const uint8_t *a, const uint8_t *b, size_t b_step, const nw_mul_u8_params *p,
-                          uint8_t *y);
+typedef void nw_mul_u8_fn(size_t n, const uint8_t *a, const uint8_t *b, size_t b_step,
+                          const nw_mul_u8_params *p, uint8_t *y);
 
 /* y[i] = a[i·a_step] op b[i·b_step], steps 0 (a scalar) or 1. min and max: NaN if either is NaN. */
-typedef void nw_binary_f32_fn(size_t n, const float *a, size_t a_step, const float *b, size_t b_step, float *y);
+typedef void nw_binary_f32_fn(size_t n, const float *a, size_t a_step, const float *b, size_t b_step,
+                              float *y);
 /* y = x < lo ? lo : x > hi ? hi : x; NaN stays NaN. Relu: 0, +inf. */
 typedef void nw_clamp_f32_fn(size_t n, const float *x, float lo, float hi, float *y);
 /* y = f(x). Largest error against the exact function, over all x:
@@ -46,11 +52,12 @@ typedef void nw_clamp_f32_fn(size_t n, const float *x, float lo, float hi, float
  *   sigmoid, tanh, erf   4 ulp where the result is above 2^−126, within 2^−126 below
  *   gelu  x·Φ(x), Φ(x) = (1 + erf(x/√2))/2: 3e-7·max(1,|x|)     silu  x·sigmoid(x): 6 ulp or 2^−119
  *   hardswish  x·clamp(x·(1/6) + 0.5, 0, 1), each operation rounded once
- * NaN stays NaN; ±inf give the limits (gelu and silu of −inf: NaN or 0). */
+ * NaN stays NaN; ±inf give the limits (gelu, silu and hardswish of −inf: NaN). */
 typedef void nw_unary_f32_fn(size_t n, const float *x, float *y);
 /* y = clamp(alpha·x + beta, 0, 1), each operation rounded once. */
 typedef void nw_hardsigmoid_f32_fn(size_t n, const float *x, float alpha, float beta, float *y);
-/* *lo = min(*lo, x…), *hi = max(*hi, x…): start with +inf, −inf. NaN elements are skipped. For dynamic quantization. */
+/* *lo = min(*lo, x…), *hi = max(*hi, x…): start with +inf, −inf. NaN elements are skipped. For dynamic
+ * quantization. */
 typedef void nw_minmax_f32_fn(size_t n, const float *x, float *lo, float *hi);
 /* Σ x: 16 interleaved sums (sum j of the elements j, j+16, …), added up in order. */
 typedef float nw_sum_f32_fn(size_t n, const float *x);
@@ -58,9 +65,11 @@ typedef float nw_sum_f32_fn(size_t n, const float *x);
 /* One row of n ≥ 1: y = exp(x − max x)/Σ exp(x − max x). In place is fine. A row of −inf only gives NaN. */
 typedef void nw_softmax_f32_fn(size_t n, const float *x, float *y);
 /* One row of n ≥ 1: y = (x − mean)/sqrt(variance + eps)·gamma + beta; gamma, beta [n] or NULL (1, 0). */
-typedef void nw_layernorm_f32_fn(size_t n, const float *x, const float *gamma, const float *beta, float eps, float *y);
+typedef void nw_layernorm_f32_fn(size_t n, const float *x, const float *gamma, const float *beta, float eps,
+                                 float *y);
 
-/* The functions chosen for one ISA ceiling: `nw_elementwise ew; nw_elementwise_select(isa, &ew); ew.add_u8(…)`. */
+/* The functions chosen for one ISA ceiling: `nw_elementwise ew; nw_elementwise_select(isa, &ew);
+ * ew.add_u8(…)`. */
 typedef struct nw_elementwise {
 #define NW_ELEMENTWISE(name, type) nw_##type##_fn *name;
 #include "kern/elementwise.def"
@@ -75,7 +84,8 @@ void nw_elementwise_select(nw_isa ceiling, nw_elementwise *out);
 #define NW_ELEMENTWISE_ISAS(X) X(SCALAR, scalar)
 #endif
 
-#define NW_ELEMENTWISE(name, type) nw_##type##_fn nw_##name##__scalar, nw_##name##__avx2, nw_##name##__avx512vnni;
+#define NW_ELEMENTWISE(name, type)                                                                           \
+    nw_##type##_fn nw_##name##__scalar, nw_##name##__avx2, nw_##name##__avx512vnni;
 #include "kern/elementwise.def"
 #undef NW_ELEMENTWISE
 

@@ -8,7 +8,8 @@
 
 void nw_lookup_u8__avx512vnni(size_t n, const uint8_t *x, const uint8_t *table, uint8_t *y) {
     const nw_table512 t = nw_table512_load(table);
-    for (; n >= 64; n -= 64, x += 64, y += 64) _mm512_storeu_si512(y, nw_look_up_64(&t, _mm512_loadu_si512(x)));
+    for (; n >= 64; n -= 64, x += 64, y += 64)
+        _mm512_storeu_si512(y, nw_look_up_64(&t, _mm512_loadu_si512(x)));
     const __mmask64 rest = ((__mmask64)1 << n) - 1;
     _mm512_mask_storeu_epi8(y, rest, nw_look_up_64(&t, _mm512_maskz_loadu_epi8(rest, x)));
 }

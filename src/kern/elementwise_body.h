@@ -1,16 +1,16 @@
-/* elementwise_body.h: the functions of elementwise.h in C that compilers vectorize. Included once per ISA, by a file compiled
- * for it that defines NW_KERNEL(name) as nw_name__word and NW_LANES as the floats of its registers; nothing else may include
- * it. All files compile without contraction of a·b+c, so every ISA gives the same bits.
- * Must not include anything but kern/. */
+/* elementwise_body.h: the functions of elementwise.h in C that compilers vectorize. Included once per ISA,
+ * by a file compiled for it that defines NW_KERNEL(name) as nw_name__word and NW_LANES as the floats of
+ * its registers; nothing else may include it. All files compile without contraction of a·b+c, so every ISA
+ * gives the same bits. Must not include anything but kern/. */
 #include "kern/elementwise.h"
 #include "kern/unroll.h"
 
 #include <string.h>
 
-/* ---- rounding ------------------------------------------------------------------------------------------------------ */
+/* ---- rounding ------------------------------------------------------------------------------------------ */
 
-/* Adding 1.5·2^23 leaves no bits for a fraction: the sum is rounded to an integer, half to even, and its low bits are that
- * integer. Exact for |x| ≤ 2^22. */
+/* Adding 1.5·2^23 leaves no bits for a fraction: the sum is rounded to an integer, half to even, and its
+ * low bits are that integer. Exact for |x| ≤ 2^22. */
 #define ROUNDER 12582912.0f
 
 static inline int32_t bits_of(float x) {
@@ -18,19 +18,22 @@ static inline int32_t bits_of(float x) {
     memcpy(&bits, &x, 4);
     return bits;
 }
-static inline int32_t round_small(float x) { return bits_of(x + ROUNDER) - 0x4b400000; }
+static inline int32_t round_small(float x) {
+    return bits_of(x + ROUNDER) - 0x4b400000;
+}
 
-/* clamp(rint(p) + zero, lo, hi), by clamping first: the limits are integers, so the result is the same, and small. lo and
- * hi here are lo − zero and hi − zero. */
+/* clamp(rint(p) + zero, lo, hi), by clamping first: the limits are integers, so the result is the same,
+ * and small. lo and hi here are lo − zero and hi − zero. */
 static inline uint8_t code_of(float p, float lo, float hi, int32_t zero) {
     p = p < lo ? lo : p;
     p = p > hi ? hi : p;
     return (uint8_t)(round_small(p) + zero);
 }
 
-/* ---- codes --------------------------------------------------------------------------------------------------------- */
+/* ---- codes --------------------------------------------------------------------------------------------- */
 
-void NW_KERNEL(quantize_u8)(size_t n, const float *x, float scale, int32_t zero, int32_t lo, int32_t hi, uint8_t *q) {
+void NW_KERNEL(quantize_u8)(size_t n, const float *x, float scale, int32_t zero, int32_t lo, int32_t hi,
+                            uint8_t *q) {
     const float low = (float)(lo - zero), high = (float)(hi - zero);
     NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
         float p = x[i] / scale;
@@ -46,7 +49,8 @@ void NW_KERNEL(dequantize_u8)(size_t n, const uint8_t *q, float scale, int32_t z
 #if !defined(NW_HAVE_LOOKUP) /* the including file may know a faster way */
 void NW_KERNEL(lookup_u8)(size_t n, const uint8_t *x, const uint8_t *table, uint8_t *y) {
     size_t i = 0;
-    for (; i + 8 <= n; i += 8) { /* eight in flight: one load brings the indices, one store takes the results */
+    for (; i + 8 <= n;
+         i += 8) { /* eight in flight: one load brings the indices, one store takes the results */
         uint64_t in, out = 0;
         memcpy(&in, x + i, 8);
         for (int j = 0; j < 64; j += 8) out |= (uint64_t)table[(in >> j) & 0xff] << j;
@@ -86,34 +90,42 @@ void NW_KERNEL(mul_u8)(size_t n, const uint8_t *a, const uint8_t *b, size_t b_st
     }
 }
 
-/* ---- two floats ---------------------------------------------------------------------------------------------------- */
+/* ---- two floats ---------------------------------------------------------------------------------------- */
 
-static inline float min_of(float a, float b) { return a != a || a < b ? a : b; }
-static inline float max_of(float a, float b) { return a != a || a > b ? a : b; }
+static inline float min_of(float a, float b) {
+    return a != a || a < b ? a : b;
+}
+static inline float max_of(float a, float b) {
+    return a != a || a > b ? a : b;
+}
 
-#define BINARY(name, expression)                                                                            \
-    void NW_KERNEL(name)(size_t n, const float *x, size_t x_step, const float *y, size_t y_step, float *out) { \
-        if (n && x_step && !y_step) {                                                                       \
-            const float b = y[0];                                                                           \
-            NW_INDEPENDENT for (size_t i = 0; i < n; i++) {                                                 \
-                float a = x[i];                                                                             \
-                out[i] = expression;                                                                        \
-            }                                                                                               \
-        } else if (n && !x_step && y_step) {                                                                \
-            const float a = x[0];                                                                           \
-            NW_INDEPENDENT for (size_t i = 0; i < n; i++) {                                                 \
-                float b = y[i];                                                                             \
-                out[i] = expression;                                                                        \
-            }                                                                                               \
-        } else if (n && !x_step) {                                                                          \
-            const float a = x[0], b = y[0], once = expression;                                              \
-            for (size_t i = 0; i < n; i++) out[i] = once;                                                   \
-        } else {                                                                                            \
-            NW_INDEPENDENT for (size_t i = 0; i < n; i++) {                                                 \
-                float a = x[i], b = y[i];                                                                   \
-                out[i] = expression;                                                                        \
-            }                                                                                               \
-        }                                                                                                   \
+#define BINARY(name, expression)                                                                             \
+    void NW_KERNEL(name)(size_t n, const float *x, size_t x_step, const float *y, size_t y_step,             \
+                         float *out) {                                                                       \
+        if (n && x_step && !y_step) {                                                                        \
+            const float b = y[0];                                                                            \
+            NW_INDEPENDENT                                                                                   \
+            for (size_t i = 0; i < n; i++) {                                                                 \
+                float a = x[i];                                                                              \
+                out[i] = expression;                                                                         \
+            }                                                                                                \
+        } else if (n && !x_step && y_step) {                                                                 \
+            const float a = x[0];                                                                            \
+            NW_INDEPENDENT                                                                                   \
+            for (size_t i = 0; i < n; i++) {                                                                 \
+                float b = y[i];                                                                              \
+                out[i] = expression;                                                                         \
+            }                                                                                                \
+        } else if (n && !x_step) {                                                                           \
+            const float a = x[0], b = y[0], once = expression;                                               \
+            for (size_t i = 0; i < n; i++) out[i] = once;                                                    \
+        } else {                                                                                             \
+            NW_INDEPENDENT                                                                                   \
+            for (size_t i = 0; i < n; i++) {                                                                 \
+                float a = x[i], b = y[i];                                                                    \
+                out[i] = expression;                                                                         \
+            }                                                                                                \
+        }                                                                                                    \
     }
 BINARY(add_f32, a + b)
 BINARY(sub_f32, a - b)
@@ -122,7 +134,7 @@ BINARY(div_f32, a / b)
 BINARY(min_f32, min_of(a, b))
 BINARY(max_f32, max_of(a, b))
 
-/* ---- one float ----------------------------------------------------------------------------------------------------- */
+/* ---- one float ----------------------------------------------------------------------------------------- */
 
 static inline float clamp_of(float x, float lo, float hi) {
     x = x < lo ? lo : x;
@@ -146,18 +158,26 @@ typedef float vec __attribute__((vector_size(4 * NW_LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * NW_LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * NW_LANES)));
 
-NW_INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
-NW_INLINE vec splat(float x) { return (vec){0} + x; }
+NW_INLINE vec choose(ivec mask, vec yes, vec no) {
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+NW_INLINE vec splat(float x) {
+    return (vec){0} + x;
+}
 NW_INLINE vec vec_clamp(vec x, float lo, float hi) {
     x = choose(x < lo, splat(lo), x);
     return choose(x > hi, splat(hi), x);
 }
-NW_INLINE vec vec_abs(vec x) { return (vec)((ivec)x & 0x7fffffff); }
-NW_INLINE vec with_sign(vec x, vec sign) { return (vec)((ivec)x ^ ((ivec)sign & ~0x7fffffff)); }
+NW_INLINE vec vec_abs(vec x) {
+    return (vec)((ivec)x & 0x7fffffff);
+}
+NW_INLINE vec with_sign(vec x, vec sign) {
+    return (vec)((ivec)x ^ ((ivec)sign & ~0x7fffffff));
+}
 
-/* exp(x) = 2^n · exp(r), n = rint(x/ln 2), |r| ≤ ln 2/2; ln 2 in two parts, the first exact when multiplied by n.
- * exp(r) = 1 + r + r²·Q(r), Q a minimax polynomial (error 3e-9). 2^n in two factors, so that the ends round, overflow and
- * vanish as they should. A NaN makes nonsense of n, but r is a NaN then. */
+/* exp(x) = 2^n · exp(r), n = rint(x/ln 2), |r| ≤ ln 2/2; ln 2 in two parts, the first exact when
+ * multiplied by n. exp(r) = 1 + r + r²·Q(r), Q a minimax polynomial (error 3e-9). 2^n in two factors, so
+ * that the ends round, overflow and vanish as they should. A NaN makes nonsense of n, but r is a NaN then. */
 NW_INLINE vec vec_exp(vec x) {
     x = vec_clamp(x, -105.0f, 89.0f);
     vec shifted = x * 1.442695041f + ROUNDER, n = shifted - ROUNDER;
@@ -172,7 +192,9 @@ NW_INLINE vec vec_exp(vec x) {
     return p * (vec)((uvec)(half + 127) << 23) * (vec)((uvec)(whole - half + 127) << 23);
 }
 
-NW_INLINE vec vec_sigmoid(vec x) { return 1.0f / (1.0f + vec_exp(-x)); }
+NW_INLINE vec vec_sigmoid(vec x) {
+    return 1.0f / (1.0f + vec_exp(-x));
+}
 
 /* |x| < 0.625: x + x³·P(x²), minimax; else 1 − 2/(exp(2|x|) + 1) with the sign of x. */
 NW_INLINE vec vec_tanh(vec x) {
@@ -187,7 +209,8 @@ NW_INLINE vec vec_tanh(vec x) {
     return choose(t < 0.625f, small, with_sign(large, x));
 }
 
-/* |x| < 0.95: x + x·P(x²); else 1 − exp(L(min(|x|, 4))) with the sign of x, L(t) = log(1 − erf(t)); both minimax. */
+/* |x| < 0.95: x + x·P(x²); else 1 − exp(L(min(|x|, 4))) with the sign of x, L(t) = log(1 − erf(t)); both
+ * minimax. */
 NW_INLINE vec vec_erf(vec x) {
     vec z = x * x, t = vec_abs(x);
     vec p = splat(-5.886710317e-4f);
@@ -209,27 +232,35 @@ NW_INLINE vec vec_erf(vec x) {
     return choose(t < 0.95f, small, with_sign(large, x));
 }
 
-NW_INLINE vec vec_gelu(vec x) { return 0.5f * x * (1.0f + vec_erf(x * 0.70710678f)); }
-NW_INLINE vec vec_silu(vec x) { return x / (1.0f + vec_exp(-x)); }
-NW_INLINE vec vec_hardswish(vec x) { return x * vec_clamp(x * 0.16666667f + 0.5f, 0.0f, 1.0f); }
+NW_INLINE vec vec_gelu(vec x) {
+    return 0.5f * x * (1.0f + vec_erf(x * 0.70710678f));
+}
+NW_INLINE vec vec_silu(vec x) {
+    return x / (1.0f + vec_exp(-x));
+}
+NW_INLINE vec vec_hardswish(vec x) {
+    return x * vec_clamp(x * 0.16666667f + 0.5f, 0.0f, 1.0f);
+}
 
 /* y = formula(v) for registers v of x; the last elements go through a register filled up with zeros. */
-#define MAP(n, x, y, v, formula)                                                                            \
-    for (size_t i_ = 0, left_; i_ < (n); i_ += NW_LANES) {                                                  \
-        vec v = {0};                                                                                        \
-        if ((left_ = (n) - i_) >= NW_LANES) {                                                               \
-            memcpy(&v, (x) + i_, sizeof v);                                                                 \
-            v = formula;                                                                                    \
-            memcpy((y) + i_, &v, sizeof v);                                                                 \
-        } else {                                                                                            \
-            memcpy(&v, (x) + i_, left_ * sizeof(float));                                                    \
-            v = formula;                                                                                    \
-            memcpy((y) + i_, &v, left_ * sizeof(float));                                                    \
-        }                                                                                                   \
+#define MAP(n, x, y, v, formula)                                                                             \
+    for (size_t i_ = 0, left_; i_ < (n); i_ += NW_LANES) {                                                   \
+        vec v = {0};                                                                                         \
+        if ((left_ = (n)-i_) >= NW_LANES) {                                                                  \
+            memcpy(&v, (x) + i_, sizeof v);                                                                  \
+            v = formula;                                                                                     \
+            memcpy((y) + i_, &v, sizeof v);                                                                  \
+        } else {                                                                                             \
+            memcpy(&v, (x) + i_, left_ * sizeof(float));                                                     \
+            v = formula;                                                                                     \
+            memcpy((y) + i_, &v, left_ * sizeof(float));                                                     \
+        }                                                                                                    \
     }
 
-#define UNARY(name, function)                                                                               \
-    void NW_KERNEL(name)(size_t n, const float *x, float *y) { MAP(n, x, y, v, function(v)) }
+#define UNARY(name, function)                                                                                \
+    void NW_KERNEL(name)(size_t n, const float *x, float *y) {                                               \
+        MAP(n, x, y, v, function(v))                                                                         \
+    }
 UNARY(exp_f32, vec_exp)
 UNARY(sigmoid_f32, vec_sigmoid)
 UNARY(tanh_f32, vec_tanh)
@@ -238,34 +269,37 @@ UNARY(gelu_f32, vec_gelu)
 UNARY(silu_f32, vec_silu)
 UNARY(hardswish_f32, vec_hardswish)
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 
 /* 16 interleaved sums in as many registers as the ISA needs: the order of a sum is part of the contract. */
 #define SUMS  16
 #define PARTS (SUMS / NW_LANES)
 
-/* Σ formula(v) over registers v of x. An element past the end counts as `filler`, for which the formula must be 0. */
-#define REDUCE(total, n, x, filler, v, formula)                                                             \
-    do {                                                                                                    \
-        vec sums_[PARTS];                                                                                   \
-        float tail_[SUMS], flat_[SUMS];                                                                     \
-        size_t i_ = 0;                                                                                      \
-        NW_UNROLL for (int p_ = 0; p_ < PARTS; p_++) sums_[p_] = splat(0.0f);                               \
-        for (; i_ + SUMS <= (n); i_ += SUMS)                                                                \
-            NW_UNROLL for (int p_ = 0; p_ < PARTS; p_++) {                                                  \
-                vec v;                                                                                      \
-                memcpy(&v, (x) + i_ + p_ * NW_LANES, sizeof v);                                             \
-                sums_[p_] += formula;                                                                       \
-            }                                                                                               \
-        for (size_t j_ = 0; j_ < SUMS; j_++) tail_[j_] = i_ + j_ < (n) ? (x)[i_ + j_] : (filler);           \
-        NW_UNROLL for (int p_ = 0; p_ < PARTS; p_++) {                                                      \
-            vec v;                                                                                          \
-            memcpy(&v, tail_ + p_ * NW_LANES, sizeof v);                                                    \
-            sums_[p_] += formula;                                                                           \
-            memcpy(flat_ + p_ * NW_LANES, sums_ + p_, sizeof v);                                            \
-        }                                                                                                   \
-        (total) = 0.0f;                                                                                     \
-        for (int j_ = 0; j_ < SUMS; j_++) (total) += flat_[j_];                                             \
+/* Σ formula(v) over registers v of x. An element past the end counts as `filler`, for which the formula
+ * must be 0. */
+#define REDUCE(total, n, x, filler, v, formula)                                                              \
+    do {                                                                                                     \
+        vec sums_[PARTS];                                                                                    \
+        float tail_[SUMS], flat_[SUMS];                                                                      \
+        size_t i_ = 0;                                                                                       \
+        NW_UNROLL                                                                                            \
+        for (int p_ = 0; p_ < PARTS; p_++) sums_[p_] = splat(0.0f);                                          \
+        for (; i_ + SUMS <= (n); i_ += SUMS) NW_UNROLL                                                       \
+        for (int p_ = 0; p_ < PARTS; p_++) {                                                                 \
+            vec v;                                                                                           \
+            memcpy(&v, (x) + i_ + p_ * NW_LANES, sizeof v);                                                  \
+            sums_[p_] += formula;                                                                            \
+        }                                                                                                    \
+        for (size_t j_ = 0; j_ < SUMS; j_++) tail_[j_] = i_ + j_ < (n) ? (x)[i_ + j_] : (filler);            \
+        NW_UNROLL                                                                                            \
+        for (int p_ = 0; p_ < PARTS; p_++) {                                                                 \
+            vec v;                                                                                           \
+            memcpy(&v, tail_ + p_ * NW_LANES, sizeof v);                                                     \
+            sums_[p_] += formula;                                                                            \
+            memcpy(flat_ + p_ * NW_LANES, sums_ + p_, sizeof v);                                             \
+        }                                                                                                    \
+        (total) = 0.0f;                                                                                      \
+        for (int j_ = 0; j_ < SUMS; j_++) (total) += flat_[j_];                                              \
     } while (0)
 
 void NW_KERNEL(minmax_f32)(size_t n, const float *x, float *lo, float *hi) {
@@ -275,10 +309,10 @@ void NW_KERNEL(minmax_f32)(size_t n, const float *x, float *lo, float *hi) {
     NW_UNROLL for (int p = 0; p < 4; p++) low[p] = splat(least), high[p] = splat(most);
     for (; i + 4 * NW_LANES <= n; i += 4 * NW_LANES)
         NW_UNROLL for (int p = 0; p < 4; p++) {
-            memcpy(&v, x + i + p * NW_LANES, sizeof v);
-            low[p] = choose(v < low[p], v, low[p]); /* false for a NaN */
-            high[p] = choose(v > high[p], v, high[p]);
-        }
+        memcpy(&v, x + i + p * NW_LANES, sizeof v);
+        low[p] = choose(v < low[p], v, low[p]); /* false for a NaN */
+        high[p] = choose(v > high[p], v, high[p]);
+    }
     NW_UNROLL for (int p = 1; p < 4; p++) {
         low[0] = choose(low[p] < low[0], low[p], low[0]);
         high[0] = choose(high[p] > high[0], high[p], high[0]);
@@ -310,7 +344,8 @@ void NW_KERNEL(softmax_f32)(size_t n, const float *x, float *y) {
 }
 
 /* The variance is taken around the mean, in a second pass: no cancellation. */
-void NW_KERNEL(layernorm_f32)(size_t n, const float *x, const float *gamma, const float *beta, float eps, float *y) {
+void NW_KERNEL(layernorm_f32)(size_t n, const float *x, const float *gamma, const float *beta, float eps,
+                              float *y) {
     float total, squares;
     REDUCE(total, n, x, 0.0f, v, v);
     const float mean = total / (float)n;

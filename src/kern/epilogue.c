@@ -23,8 +23,8 @@ static float finish_f32(const nw_epilogue *e, size_t row, size_t col, int32_t ac
     return y < e->flo ? e->flo : y > e->fhi ? e->fhi : y;
 }
 
-void nw_epilogue__scalar(const nw_epilogue *e, size_t row, size_t col, size_t m, size_t n, const int32_t *row_sums,
-                         const int32_t *acc, size_t ld_acc, void *y, size_t ldy) {
+void nw_epilogue__scalar(const nw_epilogue *e, size_t row, size_t col, size_t m, size_t n,
+                         const int32_t *row_sums, const int32_t *acc, size_t ld_acc, void *y, size_t ldy) {
     for (size_t i = 0; i < m; i++) {
         char *out = (char *)y + i * ldy;
         for (size_t j = 0; j < n; j++) {
@@ -44,7 +44,7 @@ void nw_epilogue__scalar(const nw_epilogue *e, size_t row, size_t col, size_t m,
 
 nw_epilogue_fn *nw_epilogue_select(nw_isa ceiling) {
     nw_epilogue_fn *chosen = nw_epilogue__scalar;
-#define NW_EPILOGUE(isa, word)                                                                              \
+#define NW_EPILOGUE(isa, word)                                                                               \
     if (NW_ISA_##isa <= ceiling && nw_isa_supported(NW_ISA_##isa)) chosen = nw_epilogue__##word;
 #include "kern/epilogue.def"
 #undef NW_EPILOGUE

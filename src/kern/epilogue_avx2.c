@@ -16,12 +16,14 @@ NW_INLINE __m128i narrow(__m256i q) {
     return _mm_packus_epi16(s16, s16);
 }
 
-static void block(const nw_epilogue *e, size_t row, size_t col, size_t m, const int32_t *row_sums, const int32_t *acc,
-                  size_t ld_acc, char *out, size_t ldy) {
+static void block(const nw_epilogue *e, size_t row, size_t col, size_t m, const int32_t *row_sums,
+                  const int32_t *acc, size_t ld_acc, char *out, size_t ldy) {
     const __m256i bias = load_or_zero(e->bias, col), wzero = load_or_zero(e->wzero, col);
-    const __m256i col_sum = load_or_zero(e->row_zero ? e->col_sum : NULL, col), zero = _mm256_set1_epi32(e->zero);
+    const __m256i col_sum = load_or_zero(e->row_zero ? e->col_sum : NULL, col),
+                  zero = _mm256_set1_epi32(e->zero);
     const __m256 scale = e->out == NW_OUT_S32 ? _mm256_setzero_ps() : _mm256_loadu_ps(e->scale + col);
-    const __m256 fbias = e->out == NW_OUT_F32 && e->fbias ? _mm256_loadu_ps(e->fbias + col) : _mm256_setzero_ps();
+    const __m256 fbias =
+        e->out == NW_OUT_F32 && e->fbias ? _mm256_loadu_ps(e->fbias + col) : _mm256_setzero_ps();
     /* U8: clamping before the zero point is added gives the same code (epilogue_avx512vnni.c). */
     const __m256 lo = _mm256_set1_ps(e->out == NW_OUT_F32 ? e->flo : (float)(e->lo - e->zero));
     const __m256 hi = _mm256_set1_ps(e->out == NW_OUT_F32 ? e->fhi : (float)(e->hi - e->zero));
@@ -49,12 +51,13 @@ static void block(const nw_epilogue *e, size_t row, size_t col, size_t m, const 
     }
 }
 
-void nw_epilogue__avx2(const nw_epilogue *e, size_t row, size_t col, size_t m, size_t n, const int32_t *row_sums,
-                       const int32_t *acc, size_t ld_acc, void *y, size_t ldy) {
+void nw_epilogue__avx2(const nw_epilogue *e, size_t row, size_t col, size_t m, size_t n,
+                       const int32_t *row_sums, const int32_t *acc, size_t ld_acc, void *y, size_t ldy) {
     size_t j = 0, size = nw_epilogue_size(e->out);
     for (; j + 8 <= n; j += 8)
         block(e, row, col + j, m, row_sums, acc + j, ld_acc, (char *)y + j * size, ldy);
-    if (j < n) nw_epilogue__scalar(e, row, col + j, m, n - j, row_sums, acc + j, ld_acc, (char *)y + j * size, ldy);
+    if (j < n)
+        nw_epilogue__scalar(e, row, col + j, m, n - j, row_sums, acc + j, ld_acc, (char *)y + j * size, ldy);
 }
 #else
 typedef int nw_no_kernels_here;

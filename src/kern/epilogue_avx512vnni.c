@@ -21,7 +21,8 @@ static columns columns_load(const nw_epilogue *e, size_t col, size_t n) {
     c.wzero = e->wzero ? _mm512_maskz_loadu_epi32(c.mask, e->wzero + col) : _mm512_setzero_si512();
     c.col_sum = e->row_zero ? _mm512_maskz_loadu_epi32(c.mask, e->col_sum + col) : _mm512_setzero_si512();
     c.scale = e->out != NW_OUT_S32 ? _mm512_maskz_loadu_ps(c.mask, e->scale + col) : _mm512_setzero_ps();
-    c.fbias = e->fbias && e->out == NW_OUT_F32 ? _mm512_maskz_loadu_ps(c.mask, e->fbias + col) : _mm512_setzero_ps();
+    c.fbias = e->fbias && e->out == NW_OUT_F32 ? _mm512_maskz_loadu_ps(c.mask, e->fbias + col)
+                                               : _mm512_setzero_ps();
     /* U8: clamping before the zero point is added gives the same code, and keeps the conversion in range:
      * clamp(rint(p) + z, lo, hi) = rint(clamp(p, lo − z, hi − z)) + z. */
     c.lo = _mm512_set1_ps(e->out == NW_OUT_F32 ? e->flo : (float)(e->lo - e->zero));
@@ -39,12 +40,14 @@ NW_INLINE __m512i corrected(const nw_epilogue *e, const columns *c, const int32_
                             const int32_t *row_sums, size_t i) {
     __m512i x = _mm512_add_epi32(_mm512_maskz_loadu_epi32(c->mask, acc), c->bias);
     if (e->wzero) x = _mm512_sub_epi32(x, _mm512_mullo_epi32(c->wzero, _mm512_set1_epi32(row_sums[i])));
-    if (e->row_zero) x = _mm512_sub_epi32(x, _mm512_mullo_epi32(c->col_sum, _mm512_set1_epi32(e->row_zero[row + i])));
+    if (e->row_zero)
+        x = _mm512_sub_epi32(x, _mm512_mullo_epi32(c->col_sum, _mm512_set1_epi32(e->row_zero[row + i])));
     return x;
 }
 
-void nw_epilogue__avx512vnni(const nw_epilogue *e, size_t row, size_t col, size_t m, size_t n, const int32_t *row_sums,
-                             const int32_t *acc, size_t ld_acc, void *y, size_t ldy) {
+void nw_epilogue__avx512vnni(const nw_epilogue *e, size_t row, size_t col, size_t m, size_t n,
+                             const int32_t *row_sums, const int32_t *acc, size_t ld_acc, void *y,
+                             size_t ldy) {
     const __m512i zero = _mm512_set1_epi32(e->zero);
     for (size_t j = 0; j < n; j += 16) {
         const columns c = columns_load(e, col + j, n - j);
@@ -66,7 +69,8 @@ void nw_epilogue__avx512vnni(const nw_epilogue *e, size_t row, size_t col, size_
             }
         } else {
             for (size_t i = 0; i < m; i++, out += ldy)
-                _mm512_mask_storeu_epi32(out, c.mask, corrected(e, &c, acc + i * ld_acc + j, row, row_sums, i));
+                _mm512_mask_storeu_epi32(out, c.mask,
+                                         corrected(e, &c, acc + i * ld_acc + j, row, row_sums, i));
         }
     }
     if (e->out == NW_OUT_U8 && e->table)

@@ -1,12 +1,14 @@
-/* gemm.c: choosing a kernel, packing weights, and the loops around tiles. Must not include anything but kern/. */
+/* gemm.c: choosing a kernel, packing weights, and the loops around tiles. Must not include anything but
+ * kern/. */
 #include "kern/gemm.h"
 
 #include <string.h>
 
-/* ---- tables --------------------------------------------------------------------------------------------------- */
+/* ---- tables -------------------------------------------------------------------------------------------- */
 
 static const nw_gemm_f32_kernel f32_kernels[] = {
-#define NW_GEMM_F32(isa, word, mr, nr, half) {"gemm_f32__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_f32__##word},
+#define NW_GEMM_F32(isa, word, mr, nr, half)                                                                 \
+    {"gemm_f32__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_f32__##word},
 #define NW_GEMM_U8S8(isa, word, mr, nr, half)
 #include "kern/gemm.def"
 #undef NW_GEMM_F32
@@ -15,7 +17,7 @@ static const nw_gemm_f32_kernel f32_kernels[] = {
 
 static const nw_gemm_u8s8_kernel u8s8_kernels[] = {
 #define NW_GEMM_F32(isa, word, mr, nr, half)
-#define NW_GEMM_U8S8(isa, word, mr, nr, half)                                                               \
+#define NW_GEMM_U8S8(isa, word, mr, nr, half)                                                                \
     {"gemm_u8s8__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_u8s8__##word, nw_gemm_row_sums__##word},
 #include "kern/gemm.def"
 #undef NW_GEMM_F32
@@ -38,13 +40,15 @@ const nw_gemm_u8s8_kernel *nw_gemm_u8s8_select(nw_isa ceiling) {
     return &u8s8_kernels[best];
 }
 
-/* ---- packing -------------------------------------------------------------------------------------------------- */
+/* ---- packing ------------------------------------------------------------------------------------------- */
 
-/* Columns are cut into panels of nr; the last panel is as wide as it must be, in steps of `half`. Within a panel:
+/* Columns are cut into panels of nr; the last one is as wide as it must be, in steps of `half`. In a panel:
  *   f32    [tap][k][column]
  *   u8s8   [tap][k/4 rounded up][column][4], the missing k being 0
  * so that a kernel reads its panel from start to end. Panel p starts at p·nr·taps·depth elements. */
-static size_t round_up(size_t x, size_t step) { return (x + step - 1) / step * step; }
+static size_t round_up(size_t x, size_t step) {
+    return (x + step - 1) / step * step;
+}
 static size_t panel_width(size_t columns, size_t nr, size_t half) {
     return columns >= nr ? nr : round_up(columns, half);
 }
@@ -52,8 +56,9 @@ static size_t panel_width(size_t columns, size_t nr, size_t half) {
 static size_t packed_bytes(size_t n, size_t half, size_t depth, size_t taps, size_t element) {
     size_t bytes;
     if (n > SIZE_MAX - half || depth > SIZE_MAX - 4) return 0;
-    if (__builtin_mul_overflow(round_up(n, half), depth, &bytes) || __builtin_mul_overflow(bytes, taps, &bytes) ||
-        __builtin_mul_overflow(bytes, element, &bytes) || bytes > SIZE_MAX - NW_GEMM_ALIGN)
+    if (__builtin_mul_overflow(round_up(n, half), depth, &bytes) ||
+        __builtin_mul_overflow(bytes, taps, &bytes) || __builtin_mul_overflow(bytes, element, &bytes) ||
+        bytes > SIZE_MAX - NW_GEMM_ALIGN)
         return 0;
     return round_up(bytes, NW_GEMM_ALIGN);
 }
@@ -96,8 +101,8 @@ void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, si
     }
 }
 
-void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, size_t stride_n, size_t stride_tap,
-                           size_t stride_k, const int32_t *wzero, int32_t *sums) {
+void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, size_t stride_n,
+                           size_t stride_tap, size_t stride_k, const int32_t *wzero, int32_t *sums) {
     for (size_t j = 0; j < n; j++) {
         uint32_t sum = 0; /* wraps */
         for (size_t t = 0; t < taps; t++)
@@ -108,14 +113,14 @@ void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, siz
     }
 }
 
-/* ---- loops ---------------------------------------------------------------------------------------------------- */
+/* ---- loops --------------------------------------------------------------------------------------------- */
 
-#define POINTERS   4096         /* 32 KiB of stack */
+#define POINTERS   4096 /* 32 KiB of stack */
 #define BLOCK_ROWS 1024
 #define A_BYTES    (192 * 1024) /* of A that a pass over all panels rereads from the second-level cache */
 
-/* Rows are taken in blocks whose part of A stays in cache while every panel of W passes over it once; a panel stays in
- * cache while the tiles of a block use it:
+/* Rows are taken in blocks whose part of A stays in cache while every panel of W passes over it once; a
+ * panel stays in cache while the tiles of a block use it:
  *     for each block of rows: for each panel of columns: for each tile of the block
  * tile_rows is mr unless so many taps have more pointers than the buffer holds. */
 typedef struct blocking {
@@ -135,8 +140,8 @@ static blocking block_of(size_t mr, size_t k_bytes, size_t taps, const nw_rows *
 }
 
 /* Pointers of rows [m0, m0+count): the caller's own table if there is one. */
-static const void *const *block_rows(const nw_rows *rows, size_t taps, size_t m0, size_t count, const void **buffer,
-                                     size_t *row_stride) {
+static const void *const *block_rows(const nw_rows *rows, size_t taps, size_t m0, size_t count,
+                                     const void **buffer, size_t *row_stride) {
     if (!rows->window && rows->table) {
         *row_stride = rows->table_stride;
         return rows->table + m0;
@@ -146,15 +151,21 @@ static const void *const *block_rows(const nw_rows *rows, size_t taps, size_t m0
     return buffer;
 }
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
 
-void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t m0, size_t m1, size_t n0,
-                     size_t n1) {
+void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t m0, size_t m1,
+                     size_t n0, size_t n1) {
     const void *buffer[POINTERS];
     const size_t nr = kernel->nr, depth = args->k * args->taps;
     const blocking b = block_of(kernel->mr, args->k * sizeof(float), args->taps, &args->rows);
-    nw_gemm_f32_tile tile = {.k = args->k, .taps = args->taps, .ldc = args->ldc, .accumulate = args->accumulate,
-                             .lo = args->lo, .hi = args->hi};
+    nw_gemm_f32_tile tile = {.k = args->k,
+                             .taps = args->taps,
+                             .ldc = args->ldc,
+                             .accumulate = args->accumulate,
+                             .lo = args->lo,
+                             .hi = args->hi};
     for (size_t mb = m0; mb < m1; mb += b.block_rows) {
         size_t count = least(b.block_rows, m1 - mb);
         const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
@@ -179,7 +190,8 @@ void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args
     const size_t nr = kernel->nr, depth = round_up(args->k, 4) * args->taps;
     const size_t size = nw_epilogue_size(args->epilogue.out);
     const blocking b = block_of(kernel->mr, args->k, args->taps, &args->rows);
-    nw_gemm_u8s8_tile tile = {.k = args->k, .taps = args->taps, .ldc = args->ldc, .epilogue = &args->epilogue};
+    nw_gemm_u8s8_tile tile = {
+        .k = args->k, .taps = args->taps, .ldc = args->ldc, .epilogue = &args->epilogue};
     for (size_t mb = m0; mb < m1; mb += b.block_rows) {
         size_t count = least(b.block_rows, m1 - mb);
         const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);

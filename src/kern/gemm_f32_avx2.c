@@ -29,7 +29,8 @@ NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
     }
     const __m256 lo = _mm256_set1_ps(tile->lo), hi = _mm256_set1_ps(tile->hi);
     NW_UNROLL for (int v = 0; v < V; v++) {
-        size_t left = tile->n > 8 * (size_t)v ? tile->n - 8 * (size_t)v : 0, bytes = (left < 8 ? left : 8) * 4;
+        size_t left = tile->n > 8 * (size_t)v ? tile->n - 8 * (size_t)v : 0,
+               bytes = (left < 8 ? left : 8) * 4;
         float bias[8] = {0}, old[8] = {0};
         if (tile->bias) memcpy(bias, tile->bias + 8 * v, bytes);
         NW_UNROLL for (int i = 0; i < M; i++) {
@@ -51,9 +52,13 @@ NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
 }
 
 #define TILES(X) X(1) X(2) X(3) X(4) X(5) X(6)
-#define TILE(m)                                                                                             \
-    static void tile_##m##x8(const nw_gemm_f32_tile *tile) { tile_of(tile, m, 1); }                         \
-    static void tile_##m##x16(const nw_gemm_f32_tile *tile) { tile_of(tile, m, 2); }
+#define TILE(m)                                                                                              \
+    static void tile_##m##x8(const nw_gemm_f32_tile *tile) {                                                 \
+        tile_of(tile, m, 1);                                                                                 \
+    }                                                                                                        \
+    static void tile_##m##x16(const nw_gemm_f32_tile *tile) {                                                \
+        tile_of(tile, m, 2);                                                                                 \
+    }
 TILES(TILE)
 
 void nw_gemm_f32__avx2(const nw_gemm_f32_tile *tile) {

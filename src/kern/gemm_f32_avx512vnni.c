@@ -1,5 +1,6 @@
-/* gemm_f32_avx512vnni.c: f32 tiles of up to 14 × 32: 28 accumulators, 2 registers of weights, broadcasts of A.
- * 14 divides the pixel counts of the usual image networks (7·7·4^i). Must not include anything but kern/. */
+/* gemm_f32_avx512vnni.c: f32 tiles of up to 14 × 32: 28 accumulators, 2 registers of weights, broadcasts
+ * of A. 14 divides the pixel counts of the usual image networks (7·7·4^i). Must not include anything but
+ * kern/. */
 #if defined(__x86_64__)
 #include "kern/gemm.h"
 #include "kern/unroll.h"
@@ -42,9 +43,13 @@ NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
 }
 
 #define TILES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
-#define TILE(m)                                                                                             \
-    static void tile_##m##x16(const nw_gemm_f32_tile *tile) { tile_of(tile, m, 1); }                        \
-    static void tile_##m##x32(const nw_gemm_f32_tile *tile) { tile_of(tile, m, 2); }
+#define TILE(m)                                                                                              \
+    static void tile_##m##x16(const nw_gemm_f32_tile *tile) {                                                \
+        tile_of(tile, m, 1);                                                                                 \
+    }                                                                                                        \
+    static void tile_##m##x32(const nw_gemm_f32_tile *tile) {                                                \
+        tile_of(tile, m, 2);                                                                                 \
+    }
 TILES(TILE)
 
 void nw_gemm_f32__avx512vnni(const nw_gemm_f32_tile *tile) {

@@ -27,7 +27,8 @@ void nw_gemm_f32__scalar(const nw_gemm_f32_tile *tile) {
     }
 }
 
-/* u8s8: the last group of a row may have fewer than 4 elements; its weights are zero, so its bytes are not read. */
+/* u8s8: the last group of a row may have fewer than 4 elements; its weights are zero, so its bytes are not
+ * read. */
 void nw_gemm_u8s8__scalar(const nw_gemm_u8s8_tile *tile) {
     uint32_t acc[MR][NR] = {{0}}; /* wraps */
     const int8_t *w = tile->w;
@@ -41,8 +42,8 @@ void nw_gemm_u8s8__scalar(const nw_gemm_u8s8_tile *tile) {
                     acc[i][j] += (uint32_t)(a[0] * w[4 * j] + a[1] * w[4 * j + 1] + a[2] * w[4 * j + 2] +
                                             a[3] * w[4 * j + 3]);
             }
-    nw_epilogue__scalar(tile->epilogue, tile->row, tile->col, tile->m, tile->n, tile->row_sums, (int32_t *)acc[0], NR,
-                        tile->c, tile->ldc);
+    nw_epilogue__scalar(tile->epilogue, tile->row, tile->col, tile->m, tile->n, tile->row_sums,
+                        (int32_t *)acc[0], NR, tile->c, tile->ldc);
 }
 
 void nw_gemm_row_sums__scalar(size_t m, size_t k, size_t taps, const void *const *rows, size_t row_stride,

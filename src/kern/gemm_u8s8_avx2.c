@@ -1,6 +1,6 @@
-/* gemm_u8s8_avx2.c: u8·s8 tiles of up to 4 × 16 without VNNI. vpmaddubsw would saturate (255·127 + 255·127 > 32767), so
- * both sides are widened to 16 bits and multiplied by vpmaddwd, which is exact.
- * Must not include anything but kern/. */
+/* gemm_u8s8_avx2.c: u8·s8 tiles of up to 4 × 16 without VNNI. vpmaddubsw would saturate (255·127 + 255·127
+ * > 32767), so both sides are widened to 16 bits and multiplied by vpmaddwd, which is exact. Must not
+ * include anything but kern/. */
 #if defined(__x86_64__)
 #include "kern/gemm.h"
 #include "kern/unroll.h"
@@ -45,15 +45,20 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V) 
     }
     int32_t sums[4 * 16] __attribute__((aligned(32)));
     NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++) _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[i][v]);
-    nw_epilogue__avx2(tile->epilogue, tile->row, tile->col, (size_t)M, tile->n, tile->row_sums, sums, 8 * (size_t)V,
-                      tile->c, tile->ldc);
+        NW_UNROLL for (int v = 0; v < V; v++)
+            _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[i][v]);
+    nw_epilogue__avx2(tile->epilogue, tile->row, tile->col, (size_t)M, tile->n, tile->row_sums, sums,
+                      8 * (size_t)V, tile->c, tile->ldc);
 }
 
 #define TILES(X) X(1) X(2) X(3) X(4)
-#define TILE(m)                                                                                             \
-    static void tile_##m##x8(const nw_gemm_u8s8_tile *tile) { tile_of(tile, m, 1); }                        \
-    static void tile_##m##x16(const nw_gemm_u8s8_tile *tile) { tile_of(tile, m, 2); }
+#define TILE(m)                                                                                              \
+    static void tile_##m##x8(const nw_gemm_u8s8_tile *tile) {                                                \
+        tile_of(tile, m, 1);                                                                                 \
+    }                                                                                                        \
+    static void tile_##m##x16(const nw_gemm_u8s8_tile *tile) {                                               \
+        tile_of(tile, m, 2);                                                                                 \
+    }
 TILES(TILE)
 
 void nw_gemm_u8s8__avx2(const nw_gemm_u8s8_tile *tile) {

@@ -1,5 +1,5 @@
-/* gemm_u8s8_avx512vnni.c: u8·s8 tiles of up to 14 × 32 with vpdpbusd: four products and their sum per 32-bit lane, exact.
- * Must not include anything but kern/. */
+/* gemm_u8s8_avx512vnni.c: u8·s8 tiles of up to 14 × 32 with vpdpbusd: four products and their sum per
+ * 32-bit lane, exact. Must not include anything but kern/. */
 #if defined(__x86_64__)
 #include "kern/gemm.h"
 #include "kern/lookup_avx512vnni.h"
@@ -13,8 +13,8 @@ NW_INLINE __m512i broadcast4(const uint8_t *p) {
     return _mm512_set1_epi32(x);
 }
 
-/* The usual epilogue, to codes, done in registers. Everything else goes through memory and nw_epilogue__avx512vnni. Zero
- * points of this size leave room in the 16-bit sums below. */
+/* The usual epilogue, to codes, done in registers. Everything else goes through memory and
+ * nw_epilogue__avx512vnni. Zero points of this size leave room in the 16-bit sums below. */
 static bool is_direct(const nw_epilogue *e) {
     return e->out == NW_OUT_U8 && !e->wzero && !e->row_zero && e->zero >= -16384 && e->zero <= 16384;
 }
@@ -24,10 +24,11 @@ static __mmask16 columns_mask(size_t n, int v) {
     return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
 }
 
-/* clamp(rint(acc·scale) + zero, lo, hi) of R = 64/(16·V) rows at a time: each row gives V registers of 32-bit sums; four of
- * them become one register of bytes by saturating packs, which work on 128-bit lanes: unit 4l + r of the result is lane l of
- * register r, so a transpose of 4×4 units restores the order. Too large a product would not convert: it is limited before;
- * too small a one converts to −2^31, which saturates as it should. */
+/* clamp(rint(acc·scale) + zero, lo, hi) of R = 64/(16·V) rows at a time: each row gives V registers of
+ * 32-bit sums; four of them become one register of bytes by saturating packs, which work on 128-bit lanes:
+ * unit 4l + r of the result is lane l of register r, so a transpose of 4×4 units restores the order. Too
+ * large a product would not convert: it is limited before; too small a one converts to −2^31, which
+ * saturates as it should. */
 NW_INLINE void store_codes(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], const int M, const int V) {
     const nw_epilogue *e = tile->epilogue;
     const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -56,9 +57,12 @@ NW_INLINE void store_codes(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], con
             if (i + 1 < M) _mm256_mask_storeu_epi8(out + tile->ldc, mask, _mm512_extracti64x4_epi64(y, 1));
         } else {
             _mm_mask_storeu_epi8(out, (__mmask16)mask, _mm512_castsi512_si128(y));
-            if (i + 1 < M) _mm_mask_storeu_epi8(out + tile->ldc, (__mmask16)mask, _mm512_extracti32x4_epi32(y, 1));
-            if (i + 2 < M) _mm_mask_storeu_epi8(out + 2 * tile->ldc, (__mmask16)mask, _mm512_extracti32x4_epi32(y, 2));
-            if (i + 3 < M) _mm_mask_storeu_epi8(out + 3 * tile->ldc, (__mmask16)mask, _mm512_extracti32x4_epi32(y, 3));
+            if (i + 1 < M)
+                _mm_mask_storeu_epi8(out + tile->ldc, (__mmask16)mask, _mm512_extracti32x4_epi32(y, 1));
+            if (i + 2 < M)
+                _mm_mask_storeu_epi8(out + 2 * tile->ldc, (__mmask16)mask, _mm512_extracti32x4_epi32(y, 2));
+            if (i + 3 < M)
+                _mm_mask_storeu_epi8(out + 3 * tile->ldc, (__mmask16)mask, _mm512_extracti32x4_epi32(y, 3));
         }
         out += (size_t)R * tile->ldc;
     }
@@ -68,8 +72,9 @@ static __attribute__((noinline)) void look_up(const nw_gemm_u8s8_tile *tile) {
     nw_look_up_tile(tile->epilogue->table, tile->c, tile->ldc, tile->m, tile->n);
 }
 
-/* acc[i][v] += Σ_j a_t[i][4g+j] · w[t][g][16v … 16v+16)[j] for groups g of four k. Few rows leave too few accumulators to
- * hide the latency of vpdpbusd: S sets take turns over the groups and are added at the end. */
+/* acc[i][v] += Σ_j a_t[i][4g+j] · w[t][g][16v … 16v+16)[j] for groups g of four k. Few rows leave too few
+ * accumulators to hide the latency of vpdpbusd: S sets take turns over the groups and are added at the
+ * end. */
 NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, const int S) {
     __m512i acc[4][14][2];
     const int8_t *w = tile->w;
@@ -78,7 +83,8 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
     NW_UNROLL for (int v = 0; v < V; v++) {
         __m512i bias = _mm512_setzero_si512();
         if (direct && tile->epilogue->bias)
-            bias = _mm512_maskz_loadu_epi32(columns_mask(tile->n, v), tile->epilogue->bias + tile->col + 16 * v);
+            bias =
+                _mm512_maskz_loadu_epi32(columns_mask(tile->n, v), tile->epilogue->bias + tile->col + 16 * v);
         NW_UNROLL for (int s = 0; s < S; s++)
             NW_UNROLL for (int i = 0; i < M; i++) acc[s][i][v] = s ? _mm512_setzero_si512() : bias;
     }
@@ -90,7 +96,8 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
             NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm512_load_si512(w + 64 * v);
             NW_UNROLL for (int i = 0; i < M; i++) {
                 __m512i b = broadcast4(rows[i]);
-                NW_UNROLL for (int v = 0; v < V; v++) acc[0][i][v] = _mm512_dpbusd_epi32(acc[0][i][v], b, x[v]);
+                NW_UNROLL for (int v = 0; v < V; v++)
+                    acc[0][i][v] = _mm512_dpbusd_epi32(acc[0][i][v], b, x[v]);
             }
             w += 64 * V;
             continue;
@@ -103,18 +110,22 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
                 NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm512_load_si512(w + 64 * v);
                 NW_UNROLL for (int i = 0; i < M; i++) {
                     __m512i b = broadcast4(a[i] + 4 * (g + (size_t)s));
-                    NW_UNROLL for (int v = 0; v < V; v++) acc[s][i][v] = _mm512_dpbusd_epi32(acc[s][i][v], b, x[v]);
+                    NW_UNROLL for (int v = 0; v < V; v++)
+                        acc[s][i][v] = _mm512_dpbusd_epi32(acc[s][i][v], b, x[v]);
                 }
             }
         }
         for (; S > 1 && g < groups; g++, w += 64 * V)
-            NW_UNROLL for (int i = 0; i < M; i++)
-                NW_UNROLL for (int v = 0; v < V; v++) acc[0][i][v] = _mm512_dpbusd_epi32(
-                    acc[0][i][v], broadcast4(a[i] + 4 * g), _mm512_load_si512(w + 64 * v));
+            NW_UNROLL for (int i = 0; i < M; i++) {
+                __m512i b = broadcast4(a[i] + 4 * g);
+                NW_UNROLL for (int v = 0; v < V; v++)
+                    acc[0][i][v] = _mm512_dpbusd_epi32(acc[0][i][v], b, _mm512_load_si512(w + 64 * v));
+            }
     }
     NW_UNROLL for (int i = 0; i < M; i++)
         NW_UNROLL for (int v = 0; v < V; v++)
-            NW_UNROLL for (int s = 1; s < S; s++) acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[s][i][v]);
+            NW_UNROLL for (int s = 1; s < S; s++)
+                acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[s][i][v]);
     if (direct) {
         store_codes(tile, acc[0], M, V);
         if (tile->epilogue->table) look_up(tile);
@@ -127,11 +138,16 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
                             16 * (size_t)V, tile->c, tile->ldc);
 }
 
-#define TILES(X)                                                                                            \
-    X(1, 4) X(2, 4) X(3, 2) X(4, 2) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1) X(14, 1)
-#define TILE(m, s)                                                                                          \
-    static void tile_##m##x16(const nw_gemm_u8s8_tile *tile) { tile_of(tile, m, 1, s); }                    \
-    static void tile_##m##x32(const nw_gemm_u8s8_tile *tile) { tile_of(tile, m, 2, s); }
+#define TILES(X)                                                                                             \
+    X(1, 4) X(2, 4) X(3, 2) X(4, 2) X(5, 1) X(6, 1) X(7, 1)                                                  \
+    X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1) X(14, 1)
+#define TILE(m, s)                                                                                           \
+    static void tile_##m##x16(const nw_gemm_u8s8_tile *tile) {                                               \
+        tile_of(tile, m, 1, s);                                                                              \
+    }                                                                                                        \
+    static void tile_##m##x32(const nw_gemm_u8s8_tile *tile) {                                               \
+        tile_of(tile, m, 2, s);                                                                              \
+    }
 TILES(TILE)
 
 void nw_gemm_u8s8__avx512vnni(const nw_gemm_u8s8_tile *tile) {

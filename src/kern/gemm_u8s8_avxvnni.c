@@ -12,8 +12,8 @@ NW_INLINE __m256i broadcast4(const uint8_t *p) {
     return _mm256_set1_epi32(x);
 }
 
-/* acc[i][v] += Σ_j a_t[i][4g+j] · w[t][g][8v … 8v+8)[j] for groups g of four k. With few rows S sets of accumulators take
- * turns, to hide the latency of vpdpbusd. */
+/* acc[i][v] += Σ_j a_t[i][4g+j] · w[t][g][8v … 8v+8)[j] for groups g of four k. With few rows S sets of
+ * accumulators take turns, to hide the latency of vpdpbusd. */
 NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, const int S) {
     __m256i acc[4][6][2];
     const int8_t *w = tile->w;
@@ -38,24 +38,28 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
             }
         }
         for (; S > 1 && g < groups; g++, w += 32 * V)
-            NW_UNROLL for (int i = 0; i < M; i++)
-                NW_UNROLL for (int v = 0; v < V; v++) acc[0][i][v] = _mm256_dpbusd_avx_epi32(
-                    acc[0][i][v], broadcast4(a[i] + 4 * g), _mm256_load_si256((const __m256i *)(w + 32 * v)));
+            NW_UNROLL for (int i = 0; i < M; i++) NW_UNROLL for (int v = 0; v < V; v++)
+            acc[0][i][v] = _mm256_dpbusd_avx_epi32(acc[0][i][v], broadcast4(a[i] + 4 * g),
+                                                   _mm256_load_si256((const __m256i *)(w + 32 * v)));
     }
     int32_t sums[6 * 16] __attribute__((aligned(32)));
     NW_UNROLL for (int i = 0; i < M; i++)
         NW_UNROLL for (int v = 0; v < V; v++) {
-            NW_UNROLL for (int s = 1; s < S; s++) acc[0][i][v] = _mm256_add_epi32(acc[0][i][v], acc[s][i][v]);
-            _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[0][i][v]);
-        }
-    nw_epilogue__avx2(tile->epilogue, tile->row, tile->col, (size_t)M, tile->n, tile->row_sums, sums, 8 * (size_t)V,
-                      tile->c, tile->ldc);
+        NW_UNROLL for (int s = 1; s < S; s++) acc[0][i][v] = _mm256_add_epi32(acc[0][i][v], acc[s][i][v]);
+        _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[0][i][v]);
+    }
+    nw_epilogue__avx2(tile->epilogue, tile->row, tile->col, (size_t)M, tile->n, tile->row_sums, sums,
+                      8 * (size_t)V, tile->c, tile->ldc);
 }
 
 #define TILES(X) X(1, 4) X(2, 2) X(3, 1) X(4, 1) X(5, 1) X(6, 1)
-#define TILE(m, s)                                                                                          \
-    static void tile_##m##x8(const nw_gemm_u8s8_tile *tile) { tile_of(tile, m, 1, s); }                     \
-    static void tile_##m##x16(const nw_gemm_u8s8_tile *tile) { tile_of(tile, m, 2, s); }
+#define TILE(m, s)                                                                                           \
+    static void tile_##m##x8(const nw_gemm_u8s8_tile *tile) {                                                \
+        tile_of(tile, m, 1, s);                                                                              \
+    }                                                                                                        \
+    static void tile_##m##x16(const nw_gemm_u8s8_tile *tile) {                                               \
+        tile_of(tile, m, 2, s);                                                                              \
+    }
 TILES(TILE)
 
 void nw_gemm_u8s8__avxvnni(const nw_gemm_u8s8_tile *tile) {

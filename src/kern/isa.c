@@ -13,13 +13,16 @@ static uint64_t xgetbv0(void) {
     return ((uint64_t)hi << 32) | lo;
 }
 
-static bool has(uint32_t word, int bit) { return (word >> bit) & 1; }
+static bool has(uint32_t word, int bit) {
+    return (word >> bit) & 1;
+}
 
-/* A set of levels, bit = nw_isa. A level counts only if the operating system saves its registers too (xcr0: bits 1-2
- * for 128 and 256-bit, 5-7 for 512-bit registers and masks). */
+/* A set of levels, bit = nw_isa. A level counts only if the operating system saves its registers too
+ * (xcr0: bits 1-2 for 128 and 256-bit, 5-7 for 512-bit registers and masks). */
 static uint32_t ask(void) {
     uint32_t set = 1u << NW_ISA_SCALAR, a, b, c, d, a7, b7, c7, d7, a71 = 0, x;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, 27) || !__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7)) return set;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, 27) || !__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7))
+        return set;
     if (a7 >= 1) __get_cpuid_count(7, 1, &a71, &x, &x, &x);
     uint64_t saved = xgetbv0();
     bool ymm = (saved & 0x06) == 0x06, zmm = (saved & 0xe6) == 0xe6;
@@ -31,7 +34,9 @@ static uint32_t ask(void) {
     return set;
 }
 #else
-static uint32_t ask(void) { return 1u << NW_ISA_SCALAR; }
+static uint32_t ask(void) {
+    return 1u << NW_ISA_SCALAR;
+}
 #endif
 
 /* 0: not asked yet. Threads that ask at the same time store the same answer. */
@@ -45,7 +50,9 @@ static uint32_t levels(void) {
     return set;
 }
 
-bool nw_isa_supported(nw_isa isa) { return (unsigned)isa < NW_ISA_COUNT && ((levels() >> isa) & 1); }
+bool nw_isa_supported(nw_isa isa) {
+    return (unsigned)isa < NW_ISA_COUNT && ((levels() >> isa) & 1);
+}
 
 nw_isa nw_isa_limit(nw_isa wanted) {
     int isa = (unsigned)wanted < NW_ISA_COUNT ? (int)wanted : NW_ISA_COUNT - 1;
@@ -53,7 +60,9 @@ nw_isa nw_isa_limit(nw_isa wanted) {
     return (nw_isa)isa;
 }
 
-nw_isa nw_isa_detect(void) { return nw_isa_limit((nw_isa)(NW_ISA_COUNT - 1)); }
+nw_isa nw_isa_detect(void) {
+    return nw_isa_limit((nw_isa)(NW_ISA_COUNT - 1));
+}
 
 static const char *const names[] = {
 #define NW_ISA_NAME(id, word) #word,
@@ -61,7 +70,9 @@ static const char *const names[] = {
 #undef NW_ISA_NAME
 };
 
-const char *nw_isa_name(nw_isa isa) { return (unsigned)isa < NW_ISA_COUNT ? names[isa] : "?"; }
+const char *nw_isa_name(nw_isa isa) {
+    return (unsigned)isa < NW_ISA_COUNT ? names[isa] : "?";
+}
 
 bool nw_isa_by_name(const char *name, nw_isa *out) {
     for (int i = 0; i < NW_ISA_COUNT; i++)

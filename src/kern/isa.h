@@ -5,11 +5,11 @@
 
 #include <stdbool.h>
 
-/* Levels in the order of preference. A later level runs instead of an earlier one wherever a family has a kernel for
- * it. The word is what --isa accepts and what follows __ in kernel names. */
-#define NW_ISA_LIST(X)                                                                                      \
-    X(SCALAR, scalar)         /* plain C */                                                                 \
-    X(AVX2, avx2)             /* AVX2, FMA, F16C */                                                         \
+/* Levels in the order of preference. A later level runs instead of an earlier one wherever a family has a
+ * kernel for it. The word is what --isa accepts and what follows __ in kernel names. */
+#define NW_ISA_LIST(X)                                                                                       \
+    X(SCALAR, scalar)         /* plain C */                                                                  \
+    X(AVX2, avx2)             /* AVX2, FMA, F16C */                                                          \
     X(AVXVNNI, avxvnni)       /* the above and AVX-VNNI: u8·s8 dot products on 256 bits */                  \
     X(AVX512VNNI, avx512vnni) /* AVX-512 F, BW, VL, DQ, VNNI */
 
@@ -17,18 +17,20 @@ typedef enum nw_isa {
 #define NW_ISA_ENUM(id, word) NW_ISA_##id,
     NW_ISA_LIST(NW_ISA_ENUM)
 #undef NW_ISA_ENUM
-    NW_ISA_COUNT
+        NW_ISA_COUNT
 } nw_isa;
 
-/* The highest level this processor and operating system support. Asked once, remembered; safe from any thread. */
+/* The highest level this processor and operating system support. Asked once, remembered; safe from any
+ * thread. */
 nw_isa nw_isa_detect(void);
-/* Whether this very level runs here. (A machine can have a level without having every level below it: some AVX-512
- * machines lack AVX-VNNI.) */
+/* Whether this very level runs here. (A machine can have a level without having every level below it: some
+ * AVX-512 machines lack AVX-VNNI.) */
 bool nw_isa_supported(nw_isa isa);
-/* The highest supported level that is not above `wanted`; every nw_*_select function applies it to its argument. */
+/* The highest supported level that is not above `wanted`; every nw_*_select function applies it to its
+ * argument. */
 nw_isa nw_isa_limit(nw_isa wanted);
 
-const char *nw_isa_name(nw_isa isa);              /* "scalar", "avx2", …; "?" out of range */
+const char *nw_isa_name(nw_isa isa);                /* "scalar", "avx2", …; "?" out of range */
 bool nw_isa_by_name(const char *name, nw_isa *out); /* false, *out untouched, when unknown */
 
 #endif

@@ -8,13 +8,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* dst[c][r] = src[r][c] for r in [0,rows), c in [0,cols). ld_src, ld_dst: elements between rows of src (≥ cols) and of dst
- * (≥ rows). src and dst must not overlap. NCHW → NHWC of one image: rows = C, cols = H·W; back: rows = H·W, cols = C. */
-typedef void nw_transpose_b8_fn(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst, size_t ld_dst);
-typedef void nw_transpose_b32_fn(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst, size_t ld_dst);
+/* dst[c][r] = src[r][c] for r in [0,rows), c in [0,cols). ld_src, ld_dst: elements between rows of src (≥
+ * cols) and of dst (≥ rows). src and dst must not overlap. NCHW → NHWC of one image: rows = C, cols = H·W;
+ * back: rows = H·W, cols = C. */
+typedef void nw_transpose_b8_fn(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst,
+                                size_t ld_dst);
+typedef void nw_transpose_b32_fn(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst,
+                                 size_t ld_dst);
 
-#define NW_LAYOUT(isa, word)                                                                                \
-    nw_transpose_b8_fn nw_transpose_b8__##word;                                                             \
+#define NW_LAYOUT(isa, word)                                                                                 \
+    nw_transpose_b8_fn nw_transpose_b8__##word;                                                              \
     nw_transpose_b32_fn nw_transpose_b32__##word;
 #include "kern/layout.def"
 #undef NW_LAYOUT

@@ -36,24 +36,26 @@ static void block_8x8(const uint32_t *src, size_t ld_src, uint32_t *dst, size_t 
     }
     NW_UNROLL for (size_t i = 0; i < 4; i++) {
         _mm256_storeu_si256((__m256i *)(dst + i * ld_dst), _mm256_permute2x128_si256(x[i], x[i + 4], 0x20));
-        _mm256_storeu_si256((__m256i *)(dst + (i + 4) * ld_dst), _mm256_permute2x128_si256(x[i], x[i + 4], 0x31));
+        _mm256_storeu_si256((__m256i *)(dst + (i + 4) * ld_dst),
+                            _mm256_permute2x128_si256(x[i], x[i + 4], 0x31));
     }
 }
 
-/* Tall blocks: a few columns at a time over all rows would touch a line of dst once per block of rows; going down the rows
- * first fills dst's lines while they are in cache. */
-#define TRANSPOSE(name, type, block, step, edge)                                                            \
-    void name(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst, size_t ld_dst) {         \
-        const type *from = src;                                                                             \
-        type *to = dst;                                                                                     \
-        const size_t whole_rows = rows / step * step, whole_cols = cols / step * step;                      \
-        for (size_t c = 0; c < whole_cols; c += step)                                                       \
-            for (size_t r = 0; r < whole_rows; r += step)                                                   \
-                block(from + r * ld_src + c, ld_src, to + c * ld_dst + r, ld_dst);                          \
-        if (whole_rows < rows)                                                                              \
-            edge(rows - whole_rows, whole_cols, from + whole_rows * ld_src, ld_src, to + whole_rows, ld_dst); \
-        if (whole_cols < cols)                                                                              \
-            edge(rows, cols - whole_cols, from + whole_cols, ld_src, to + whole_cols * ld_dst, ld_dst);     \
+/* Tall blocks: a few columns at a time over all rows would touch a line of dst once per block of rows;
+ * going down the rows first fills dst's lines while they are in cache. */
+#define TRANSPOSE(name, type, block, step, edge)                                                             \
+    void name(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst, size_t ld_dst) {          \
+        const type *from = src;                                                                              \
+        type *to = dst;                                                                                      \
+        const size_t whole_rows = rows / step * step, whole_cols = cols / step * step;                       \
+        for (size_t c = 0; c < whole_cols; c += step)                                                        \
+            for (size_t r = 0; r < whole_rows; r += step)                                                    \
+                block(from + r * ld_src + c, ld_src, to + c * ld_dst + r, ld_dst);                           \
+        if (whole_rows < rows)                                                                               \
+            edge(rows - whole_rows, whole_cols, from + whole_rows * ld_src, ld_src, to + whole_rows,         \
+                 ld_dst);                                                                                    \
+        if (whole_cols < cols)                                                                               \
+            edge(rows, cols - whole_cols, from + whole_cols, ld_src, to + whole_cols * ld_dst, ld_dst);      \
     }
 TRANSPOSE(nw_transpose_b8__avx2, uint8_t, block_16x16, 16, nw_transpose_b8__scalar)
 TRANSPOSE(nw_transpose_b32__avx2, uint32_t, block_8x8, 8, nw_transpose_b32__scalar)

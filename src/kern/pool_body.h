@@ -1,5 +1,6 @@
-/* pool_body.h: the functions of pool.h in C that compilers vectorize. Included once per ISA, by a file compiled for it that
- * defines NW_KERNEL(name) as nw_name__word; nothing else may include it. Must not include anything but kern/. */
+/* pool_body.h: the functions of pool.h in C that compilers vectorize. Included once per ISA, by a file
+ * compiled for it that defines NW_KERNEL(name) as nw_name__word; nothing else may include it. Must not
+ * include anything but kern/. */
 #include "kern/pool.h"
 #include "kern/unroll.h"
 
@@ -9,30 +10,33 @@ static inline const void *tap_of(const nw_pool_taps *taps, size_t t) {
     return taps->rows ? taps->rows[t] : (const char *)taps->base + t * taps->stride;
 }
 
-/* Channels are taken in chunks whose results so far stay in the first-level cache; two taps per pass halve the traffic. */
+/* Channels are taken in chunks whose results so far stay in the first-level cache; two taps per pass halve
+ * the traffic. */
 #define CHUNK 256
 
-#define MAX_POOL(name, type)                                                                                \
-    void NW_KERNEL(name)(const nw_pool_taps *taps, size_t channels, type *y) {                              \
-        for (size_t c0 = 0; c0 < channels; c0 += CHUNK) {                                                   \
-            const size_t n = channels - c0 < CHUNK ? channels - c0 : CHUNK;                                 \
-            type *best = y + c0;                                                                            \
-            const type *first = (const type *)tap_of(taps, 0) + c0;                                         \
-            if (taps->taps % 2 == 0) {                                                                      \
-                const type *a = (const type *)tap_of(taps, 1) + c0;                                         \
-                NW_INDEPENDENT for (size_t c = 0; c < n; c++) best[c] = a[c] > first[c] ? a[c] : first[c];  \
-            } else {                                                                                        \
-                memcpy(best, first, n * sizeof(type));                                                      \
-            }                                                                                               \
-            for (size_t t = 2 - taps->taps % 2; t < taps->taps; t += 2) {                                   \
-                const type *a = (const type *)tap_of(taps, t) + c0;                                         \
-                const type *b = (const type *)tap_of(taps, t + 1) + c0;                                     \
-                NW_INDEPENDENT for (size_t c = 0; c < n; c++) {                                             \
-                    type x = a[c] > b[c] ? a[c] : b[c];                                                     \
-                    best[c] = x > best[c] ? x : best[c];                                                    \
-                }                                                                                           \
-            }                                                                                               \
-        }                                                                                                   \
+#define MAX_POOL(name, type)                                                                                 \
+    void NW_KERNEL(name)(const nw_pool_taps *taps, size_t channels, type *y) {                               \
+        for (size_t c0 = 0; c0 < channels; c0 += CHUNK) {                                                    \
+            const size_t n = channels - c0 < CHUNK ? channels - c0 : CHUNK;                                  \
+            type *best = y + c0;                                                                             \
+            const type *first = (const type *)tap_of(taps, 0) + c0;                                          \
+            if (taps->taps % 2 == 0) {                                                                       \
+                const type *a = (const type *)tap_of(taps, 1) + c0;                                          \
+                NW_INDEPENDENT                                                                               \
+                for (size_t c = 0; c < n; c++) best[c] = a[c] > first[c] ? a[c] : first[c];                  \
+            } else {                                                                                         \
+                memcpy(best, first, n * sizeof(type));                                                       \
+            }                                                                                                \
+            for (size_t t = 2 - taps->taps % 2; t < taps->taps; t += 2) {                                    \
+                const type *a = (const type *)tap_of(taps, t) + c0;                                          \
+                const type *b = (const type *)tap_of(taps, t + 1) + c0;                                      \
+                NW_INDEPENDENT                                                                               \
+                for (size_t c = 0; c < n; c++) {                                                             \
+                    type x = a[c] > b[c] ? a[c] : b[c];                                                      \
+                    best[c] = x > best[c] ? x : best[c];                                                     \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
     }
 MAX_POOL(max_pool_u8, uint8_t)
 MAX_POOL(max_pool_f32, float)
@@ -50,7 +54,8 @@ void NW_KERNEL(avg_pool_f32)(const nw_pool_taps *taps, size_t channels, float fa
     }
 }
 
-/* clamp(rint(p) + zero, lo, hi) with the rounding of elementwise_body.h: clamped first, then 1.5·2^23 is added. */
+/* clamp(rint(p) + zero, lo, hi) with the rounding of elementwise_body.h: clamped first, then 1.5·2^23 is
+ * added. */
 static inline uint8_t code_of(float p, float lo, float hi, int32_t zero) {
     float rounded;
     int32_t bits;
@@ -61,7 +66,8 @@ static inline uint8_t code_of(float p, float lo, float hi, int32_t zero) {
     return (uint8_t)(bits - 0x4b400000 + zero);
 }
 
-void NW_KERNEL(avg_pool_u8)(const nw_pool_taps *taps, size_t channels, const nw_avg_pool_u8_params *p, uint8_t *y) {
+void NW_KERNEL(avg_pool_u8)(const nw_pool_taps *taps, size_t channels, const nw_avg_pool_u8_params *p,
+                            uint8_t *y) {
     const int32_t start = (int32_t)(0u - (uint32_t)taps->taps * (uint32_t)p->a_zero), zero = p->zero;
     const float ratio = p->ratio, low = (float)(p->lo - zero), high = (float)(p->hi - zero);
     for (size_t c0 = 0; c0 < channels; c0 += CHUNK) {
@@ -78,6 +84,7 @@ void NW_KERNEL(avg_pool_u8)(const nw_pool_taps *taps, size_t channels, const nw_
             }
             NW_INDEPENDENT for (size_t c = 0; c < n; c++) sum[c] += part[c];
         }
-        NW_INDEPENDENT for (size_t c = 0; c < n; c++) y[c0 + c] = code_of((float)sum[c] * ratio, low, high, zero);
+        NW_INDEPENDENT for (size_t c = 0; c < n; c++)
+            y[c0 + c] = code_of((float)sum[c] * ratio, low, high, zero);
     }
 }

@@ -29,21 +29,25 @@ static nw_inside inside_of(const nw_window *w, size_t offset) {
     return in;
 }
 
-static size_t within(size_t x, size_t lo, size_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+static size_t within(size_t x, size_t lo, size_t hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
 
-/* Columns [x0,x1) of one output line for one tap: padding, pixels at equal distances, padding. `line` is the input line of
- * the tap (NULL: outside the image), already moved by the tap's column. */
-static void gather_line(const nw_window *w, nw_inside in, const char *line, const void *pad, size_t x0, size_t x1,
-                        const void **out) {
+/* Columns [x0,x1) of one output line for one tap: padding, pixels at equal distances, padding. `line` is
+ * the input line of the tap (NULL: outside the image), already moved by the tap's column. */
+static void gather_line(const nw_window *w, nw_inside in, const char *line, const void *pad, size_t x0,
+                        size_t x1, const void **out) {
     const size_t step = w->stride_w * w->pixel_stride;
     const size_t a = line ? within(in.first, x0, x1) : x1, b = line ? within(in.end, x0, x1) : x1;
     size_t x = x0;
     for (; x < a; x++) *out++ = pad;
-    for (uintptr_t pixel = (uintptr_t)line + x * step; x < b; x++, pixel += step) *out++ = (const void *)pixel;
+    for (uintptr_t pixel = (uintptr_t)line + x * step; x < b; x++, pixel += step)
+        *out++ = (const void *)pixel;
     for (; x < x1; x++) *out++ = pad;
 }
 
-/* For each column of the window, for each piece of an output line among the rows, for each line of the window. */
+/* For each column of the window, for each piece of an output line among the rows, for each line of the
+ * window. */
 static void gather_window(const nw_rows *rows, size_t m0, size_t count, const void **out, size_t out_stride) {
     const nw_window *w = rows->window;
     const size_t image0 = m0 / (w->out_h * w->out_w), pixel0 = m0 % (w->out_h * w->out_w);
@@ -58,9 +62,11 @@ static void gather_window(const nw_rows *rows, size_t m0, size_t count, const vo
         for (size_t i = 0; i < count; ox = 0) {
             const size_t n = w->out_w - ox < count - i ? w->out_w - ox : count - i;
             for (size_t ky = 0; ky < w->kernel_h; ky++) {
-                const size_t y = oy * w->stride_h + ky * w->dilation_h - w->pad_top; /* huge when above the image */
+                const size_t y =
+                    oy * w->stride_h + ky * w->dilation_h - w->pad_top; /* huge when above the image */
                 const char *line = y < w->in_h ? (const char *)(image + y * w->line_stride) : NULL;
-                gather_line(w, in, line, rows->pad, ox, ox + n, out + (ky * w->kernel_w + kx) * out_stride + i);
+                gather_line(w, in, line, rows->pad, ox, ox + n,
+                            out + (ky * w->kernel_w + kx) * out_stride + i);
             }
             i += n;
             if (++oy == w->out_h) oy = 0, image += w->image_stride;
@@ -68,12 +74,14 @@ static void gather_window(const nw_rows *rows, size_t m0, size_t count, const vo
     }
 }
 
-void nw_rows_gather(const nw_rows *rows, size_t taps, size_t m0, size_t count, const void **out, size_t out_stride) {
+void nw_rows_gather(const nw_rows *rows, size_t taps, size_t m0, size_t count, const void **out,
+                    size_t out_stride) {
     if (rows->window) {
         gather_window(rows, m0, count, out, out_stride);
     } else if (rows->table) {
         for (size_t t = 0; t < taps; t++)
-            for (size_t i = 0; i < count; i++) out[t * out_stride + i] = rows->table[t * rows->table_stride + m0 + i];
+            for (size_t i = 0; i < count; i++)
+                out[t * out_stride + i] = rows->table[t * rows->table_stride + m0 + i];
     } else {
         for (size_t i = 0; i < count; i++) out[i] = (const char *)rows->base + (m0 + i) * rows->stride;
     }
@@ -93,7 +101,8 @@ size_t nw_window_inside(const nw_window *w, const void *base, size_t m, const vo
     return count;
 }
 
-size_t nw_window_size(size_t in, size_t kernel, size_t stride, size_t dilation, size_t pad_begin, size_t pad_end) {
+size_t nw_window_size(size_t in, size_t kernel, size_t stride, size_t dilation, size_t pad_begin,
+                      size_t pad_end) {
     size_t reach = (kernel - 1) * dilation + 1, padded = in + pad_begin + pad_end;
     return padded < reach ? 0 : (padded - reach) / stride + 1;
 }

@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <math.h>
 
-/* ---- Constant -------------------------------------------------------------------------------------------------- */
+/* ---- Constant ------------------------------------------------------------------------------------------ */
 
 /* The value that a Constant node holds, as a view of the attribute that carries it. */
 static nw_status constant_value(const nw_op_call *call, nw_tensor *value) {
@@ -29,7 +29,8 @@ static nw_status constant_value(const nw_op_call *call, nw_tensor *value) {
         return NW_OK;
     }
     if (nw_node_attr(node, "sparse_value"))
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "sparse constants are not supported; store the tensor densely");
+        return nw_call_fail(call, NW_E_UNSUPPORTED,
+                            "sparse constants are not supported; store the tensor densely");
     return nw_call_fail(call, NW_E_FORMAT, "it has no value");
 }
 
@@ -50,7 +51,7 @@ static nw_status constant_eval(nw_op_call *call) {
 const nw_op nw_op_Constant = {
     .name = "Constant", .domain = "", .flags = NW_OP_RAW, .infer = constant_infer, .eval = constant_eval};
 
-/* ---- ConstantOfShape ------------------------------------------------------------------------------------------- */
+/* ---- ConstantOfShape ----------------------------------------------------------------------------------- */
 
 /* The element to repeat: a tensor attribute of one element, or NULL for f32 zero. */
 static const nw_tensor *fill_value(const nw_op_call *call) {
@@ -66,8 +67,8 @@ static nw_status constant_of_shape_infer(nw_op_call *call) {
     NW_TRY(nw_call_require(call, 0, &shape));
     NW_TRY(nw_call_ints(call, 0, &dims, &rank));
     if (rank > NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "a shape of %zu dimensions; at most %d are supported", rank,
-                            NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "a shape of %zu dimensions; at most %d are supported",
+                            rank, NW_MAX_RANK);
     if (value) NW_TRY(nw_call_expect_one(call, value, "the fill value"));
     nw_format format = value ? nw_real_format(value) : NW_F32;
     NW_TRY(nw_call_element_size(call, format, &size));
@@ -93,7 +94,7 @@ const nw_op nw_op_ConstantOfShape = {.name = "ConstantOfShape",
                                      .infer = constant_of_shape_infer,
                                      .eval = constant_of_shape_eval};
 
-/* ---- Range ----------------------------------------------------------------------------------------------------- */
+/* ---- Range --------------------------------------------------------------------------------------------- */
 
 /* max(ceil((limit − start)/delta), 0), computed as the type would: ONNX Range. */
 static nw_status range_count(const nw_op_call *call, const nw_tensor *const t[3], int64_t *count) {
@@ -102,7 +103,8 @@ static nw_status range_count(const nw_op_call *call, const nw_tensor *const t[3]
         double start = nw_tensor_f64(t[0], 0), limit = nw_tensor_f64(t[1], 0), delta = nw_tensor_f64(t[2], 0);
         double span = t[0]->format == NW_F64 ? limit - start : (float)(limit - start), n = ceil(span / delta);
         if (delta == 0 || !(fabs(n) < 0x1p62))
-            return nw_call_fail(call, NW_E_ARGUMENT, "a range from %g to %g in steps of %g has no end", start, limit, delta);
+            return nw_call_fail(call, NW_E_ARGUMENT, "a range from %g to %g in steps of %g has no end", start,
+                                limit, delta);
         if (n > 0) *count = (int64_t)n;
         return NW_OK;
     }
@@ -138,17 +140,19 @@ static nw_status range_eval(nw_op_call *call) {
     int64_t n = out->dims[0];
     if (nw_format_is_integer(out->format)) {
         uint64_t x = (uint64_t)nw_tensor_s64(call->in[0], 0), delta = (uint64_t)nw_tensor_s64(call->in[2], 0);
-        for (int64_t i = 0; i < n; i++, x += delta) nw_store_s64(out->format, out->data, (size_t)i, (int64_t)x);
+        for (int64_t i = 0; i < n; i++, x += delta)
+            nw_store_s64(out->format, out->data, (size_t)i, (int64_t)x);
     } else {
         double start = nw_tensor_f64(call->in[0], 0), delta = nw_tensor_f64(call->in[2], 0);
-        for (int64_t i = 0; i < n; i++) nw_store_f64(out->format, out->data, (size_t)i, start + (double)i * delta);
+        for (int64_t i = 0; i < n; i++)
+            nw_store_f64(out->format, out->data, (size_t)i, start + (double)i * delta);
     }
     return NW_OK;
 }
 
 const nw_op nw_op_Range = {.name = "Range", .domain = "", .infer = range_infer, .eval = range_eval};
 
-/* ---- EyeLike --------------------------------------------------------------------------------------------------- */
+/* ---- EyeLike ------------------------------------------------------------------------------------------- */
 
 static nw_status eye_like_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -180,7 +184,7 @@ static nw_status eye_like_eval(nw_op_call *call) {
 const nw_op nw_op_EyeLike = {
     .name = "EyeLike", .domain = "", .flags = NW_OP_RAW, .infer = eye_like_infer, .eval = eye_like_eval};
 
-/* ---- OneHot ---------------------------------------------------------------------------------------------------- */
+/* ---- OneHot -------------------------------------------------------------------------------------------- */
 
 static nw_status one_hot_infer(nw_op_call *call) {
     const nw_tensor *indices, *depth, *values;
@@ -197,7 +201,8 @@ static nw_status one_hot_infer(nw_op_call *call) {
     int64_t size = nw_tensor_s64(depth, 0);
     if (size < 0) return nw_call_fail(call, NW_E_SHAPE, "the depth is negative: %" PRId64, size);
     if (indices->rank >= NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions", NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions",
+                            NW_MAX_RANK);
     NW_TRY(nw_call_axis_attr(call, -1, indices->rank + 1, &axis));
     int64_t dims[NW_MAX_RANK];
     for (int d = 0, from = 0; d <= indices->rank; d++) dims[d] = d == axis ? size : indices->dims[from++];
@@ -218,7 +223,8 @@ static nw_status one_hot_eval(nw_op_call *call) {
             int64_t at = nw_tensor_s64(indices, o * span.inner + i);
             if (at < 0) at += (int64_t)span.length;
             if (at < 0 || at >= (int64_t)span.length) continue;
-            nw_copy_element(size, out->data, (o * span.length + (size_t)at) * span.inner + i, values->data, 1);
+            nw_copy_element(size, out->data, (o * span.length + (size_t)at) * span.inner + i, values->data,
+                            1);
         }
     return NW_OK;
 }

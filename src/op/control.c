@@ -1,6 +1,6 @@
-/* control.c: If, Loop, Scan. They run their subgraphs through call->run_subgraph. Their shapes are known only by running: with
- * run_subgraph, infer does so and leaves each result's data in out[i].data (in scratch), so that a caller who keeps
- * it need not evaluate again; without run_subgraph it answers NW_E_NEED_VALUE. */
+/* control.c: If, Loop, Scan. They run their subgraphs through call->run_subgraph. Their shapes are known only
+ * by running: with run_subgraph, infer does so and leaves each result's data in out[i].data (in scratch), so
+ * that a caller who keeps it need not evaluate again; without run_subgraph it answers NW_E_NEED_VALUE. */
 #include "op/index.h"
 #include "op/move.h"
 
@@ -31,7 +31,7 @@ static nw_status read_bool(const nw_op_call *call, const nw_tensor *t, bool *val
     return NW_OK;
 }
 
-/* ---- infer and eval from one function --------------------------------------------------------------------------- */
+/* ---- infer and eval from one function ------------------------------------------------------------------ */
 
 /* Runs the operator: results[i] for output i (format NW_NONE where there is none), data in call->scratch. */
 typedef nw_status run_fn(const nw_op_call *call, nw_tensor *results);
@@ -43,7 +43,8 @@ static nw_status run_all(const nw_op_call *call, run_fn *run, nw_tensor **result
 
 static nw_status control_infer(nw_op_call *call, run_fn *run) {
     nw_tensor *results;
-    if (!call->run_subgraph) return nw_call_fail(call, NW_E_NEED_VALUE, "its output shapes are known when it has run");
+    if (!call->run_subgraph)
+        return nw_call_fail(call, NW_E_NEED_VALUE, "its output shapes are known when it has run");
     for (int i = 0; i < call->in_count; i++)
         if (call->in[i]) NW_TRY(nw_call_value(call, i, &(const nw_tensor *){NULL}));
     NW_TRY(run_all(call, run, &results));
@@ -65,7 +66,7 @@ static nw_status control_eval(nw_op_call *call, run_fn *run) {
     return NW_OK;
 }
 
-/* ---- If -------------------------------------------------------------------------------------------------------- */
+/* ---- If ------------------------------------------------------------------------------------------------ */
 
 static nw_status if_run(const nw_op_call *call, nw_tensor *results) {
     const nw_tensor *condition;
@@ -76,8 +77,8 @@ static nw_status if_run(const nw_op_call *call, nw_tensor *results) {
     NW_TRY(read_bool(call, condition, &taken));
     NW_TRY(subgraph_of(call, taken ? "then_branch" : "else_branch", &branch));
     if (branch->output_count < call->out_count)
-        return nw_call_fail(call, NW_E_FORMAT, "its branch has %d outputs, %d are needed", branch->output_count,
-                            call->out_count);
+        return nw_call_fail(call, NW_E_FORMAT, "its branch has %d outputs, %d are needed",
+                            branch->output_count, call->out_count);
     NW_TRY(call->run_subgraph(call, branch, 0, NULL, &outputs));
     memcpy(results, outputs, (size_t)call->out_count * sizeof *results);
     return NW_OK;
@@ -88,10 +89,10 @@ static nw_status if_eval(nw_op_call *call) { return control_eval(call, if_run); 
 
 const nw_op nw_op_If = {.name = "If", .domain = "", .flags = NW_OP_RAW, .infer = if_infer, .eval = if_eval};
 
-/* ---- piles: tensors of one shape, collected along a new axis ------------------------------------------------------ */
+/* ---- piles: tensors of one shape, collected along a new axis ------------------------------------------- */
 
 typedef struct pile {
-    nw_tensor element; /* of the first one added; its data is not used */
+    nw_tensor element;  /* of the first one added; its data is not used */
     size_t count, room; /* elements added, elements that fit */
     uint8_t *data;      /* in call->scratch */
 } pile;
@@ -101,9 +102,10 @@ static nw_status pile_add(const nw_op_call *call, pile *p, const nw_tensor *t) {
     NW_TRY(nw_call_element_size(call, nw_real_format(t), &size));
     if (p->count == 0) p->element = *t;
     if (p->element.format != t->format || !nw_tensor_same_shape(&p->element, t))
-        return nw_call_fail(call, NW_E_SHAPE, "what its body collects must have the same shape and type in every iteration");
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "what its body collects must have the same shape and type in every iteration");
     bytes = nw_tensor_bytes(t);
-    if (p->count == p->room) { /* twice as much: the copies left behind are at most as large as the last one */
+    if (p->count == p->room) { /* doubled: the copies left behind are together no larger than the last one */
         size_t room = p->room ? 2 * p->room : 8;
         uint8_t *data;
         if (!nw_mul_size(room, bytes, &wanted)) return nw_call_fail(call, NW_E_MEMORY, "out of memory");
@@ -118,22 +120,25 @@ static nw_status pile_add(const nw_op_call *call, pile *p, const nw_tensor *t) {
     return NW_OK;
 }
 
-/* The collected elements as one tensor; `axis` is the new one, backwards when `reversed`. With nothing collected, the shape is
- * what value `declared` of the body says (0 where it does not). */
-static nw_status pile_finish(const nw_op_call *call, const pile *p, const nw_value *declared, int64_t asked_axis, bool reversed,
-                             nw_tensor *out) {
+/* The collected elements as one tensor; `axis` is the new one, backwards when `reversed`. With nothing
+ * collected, the shape is what value `declared` of the body says (0 where it does not). */
+static nw_status pile_finish(const nw_op_call *call, const pile *p, const nw_value *declared,
+                             int64_t asked_axis, bool reversed, nw_tensor *out) {
     nw_tensor element = p->element, all;
     int axis;
     if (p->count == 0) {
         element = (nw_tensor){.format = declared->format == NW_NONE ? NW_F32 : declared->format};
         element.rank = declared->rank < 0 ? 0 : declared->rank;
-        for (int d = 0; d < element.rank; d++) element.dims[d] = declared->dims[d] < 0 ? 0 : declared->dims[d];
+        for (int d = 0; d < element.rank; d++)
+            element.dims[d] = declared->dims[d] < 0 ? 0 : declared->dims[d];
     }
     if (element.rank == NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions", NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions",
+                            NW_MAX_RANK);
     NW_TRY(nw_call_axis(call, asked_axis, element.rank + 1, false, &axis));
     all = (nw_tensor){.format = element.format, .rank = element.rank + 1};
-    for (int d = 0, from = 0; d < all.rank; d++) all.dims[d] = d == axis ? (int64_t)p->count : element.dims[from++];
+    for (int d = 0, from = 0; d < all.rank; d++)
+        all.dims[d] = d == axis ? (int64_t)p->count : element.dims[from++];
     NW_TRY(nw_tensor_check(call->ctx, &all));
     all.data = p->data;
     if (p->count > 0 && (axis != 0 || reversed)) {
@@ -153,10 +158,10 @@ static nw_status pile_finish(const nw_op_call *call, const pile *p, const nw_val
     return NW_OK;
 }
 
-/* ---- iterations ------------------------------------------------------------------------------------------------- */
+/* ---- iterations ---------------------------------------------------------------------------------------- */
 
-/* What is carried from one run of a body to the next. Memory does not grow with the number of iterations: a run uses
- * `step`, and the states alternate between two arenas. */
+/* What is carried from one run of a body to the next. Memory does not grow with the number of iterations: a
+ * run uses `step`, and the states alternate between two arenas. */
 typedef struct carrier {
     const nw_graph *body;
     nw_arena step, kept[2];
@@ -165,11 +170,12 @@ typedef struct carrier {
     nw_tensor *feeds; /* [feed_count] */
 } carrier;
 
-static nw_status carrier_init(const nw_op_call *call, const nw_graph *body, int first, int count, int feed_count,
-                              carrier *c) {
+static nw_status carrier_init(const nw_op_call *call, const nw_graph *body, int first, int count,
+                              int feed_count, carrier *c) {
     *c = (carrier){.body = body, .first = first, .count = count, .feed_count = feed_count};
     if (body->input_count != feed_count)
-        return nw_call_fail(call, NW_E_FORMAT, "its body has %d inputs, %d are given to it", body->input_count, feed_count);
+        return nw_call_fail(call, NW_E_FORMAT, "its body has %d inputs, %d are given to it",
+                            body->input_count, feed_count);
     c->feeds = nw_arena_array(call->scratch, (size_t)feed_count + 1, sizeof *c->feeds);
     if (!c->feeds) return NW_E_MEMORY;
     nw_arena_init(&c->step, call->ctx);
@@ -200,7 +206,7 @@ static nw_status carrier_advance(carrier *c, const nw_tensor *states) {
     return NW_OK;
 }
 
-/* ---- Loop: inputs M, cond, states…; body iteration, cond, states… → cond, states…, collected… ----------------------- */
+/* ---- Loop: inputs M, cond, states…; body iteration, cond, states… → cond, states…, collected…  */
 
 static nw_status loop_iterate(const nw_op_call *call, carrier *c, pile *piles, int pile_count) {
     int64_t most, i = 0;
@@ -209,7 +215,8 @@ static nw_status loop_iterate(const nw_op_call *call, carrier *c, pile *piles, i
     if (conditional) NW_TRY(read_bool(call, call->in[1], &go));
     if (!nw_call_in(call, 0)) most = INT64_MAX;
     if (!nw_call_in(call, 0) && !conditional)
-        return nw_call_fail(call, NW_E_ARGUMENT, "it has neither a trip count nor a condition and would never end");
+        return nw_call_fail(call, NW_E_ARGUMENT,
+                            "it has neither a trip count nor a condition and would never end");
     uint8_t flag = go;
     c->feeds[0] = (nw_tensor){.format = NW_S64, .data = &i};
     c->feeds[1] = (nw_tensor){.format = NW_BOOL, .data = &flag};
@@ -232,7 +239,8 @@ static nw_status loop_run(const nw_op_call *call, nw_tensor *results) {
     NW_TRY(subgraph_of(call, "body", &body));
     int collected = body->output_count - 1 - states;
     if (collected < 0 || call->out_count > states + collected)
-        return nw_call_fail(call, NW_E_FORMAT, "its body has %d outputs, too few for %d states and its outputs",
+        return nw_call_fail(call, NW_E_FORMAT,
+                            "its body has %d outputs, too few for %d states and its outputs",
                             body->output_count, states);
     piles = nw_arena_array(call->scratch, (size_t)collected + 1, sizeof *piles);
     if (!piles) return NW_E_MEMORY;
@@ -246,8 +254,8 @@ static nw_status loop_run(const nw_op_call *call, nw_tensor *results) {
     if (status == NW_OK) status = loop_iterate(call, &c, piles, collected);
     for (int i = 0; i < call->out_count && status == NW_OK; i++)
         status = i < states ? copy_into(call->scratch, &c.feeds[2 + i], &results[i])
-                            : pile_finish(call, &piles[i - states], &body->values[body->outputs[1 + i]], 0, false,
-                                          &results[i]);
+                            : pile_finish(call, &piles[i - states], &body->values[body->outputs[1 + i]], 0,
+                                          false, &results[i]);
     carrier_free(&c);
     return status;
 }
@@ -255,9 +263,10 @@ static nw_status loop_run(const nw_op_call *call, nw_tensor *results) {
 static nw_status loop_infer(nw_op_call *call) { return control_infer(call, loop_run); }
 static nw_status loop_eval(nw_op_call *call) { return control_eval(call, loop_run); }
 
-const nw_op nw_op_Loop = {.name = "Loop", .domain = "", .flags = NW_OP_RAW, .infer = loop_infer, .eval = loop_eval};
+const nw_op nw_op_Loop = {
+    .name = "Loop", .domain = "", .flags = NW_OP_RAW, .infer = loop_infer, .eval = loop_eval};
 
-/* ---- Scan: inputs states…, sequences…; body states…, elements… → states…, collected… --------------------------------- */
+/* ---- Scan: inputs states…, sequences…; body states…, elements… → states…, collected… ----- */
 
 typedef struct scan {
     const nw_graph *body;
@@ -269,7 +278,8 @@ typedef struct scan {
 } scan;
 
 /* Element t of a sequence, in the arena. */
-static nw_status element_at(const nw_op_call *call, nw_arena *arena, const nw_tensor *x, int axis, int64_t t, nw_tensor *out) {
+static nw_status element_at(const nw_op_call *call, nw_arena *arena, const nw_tensor *x, int axis, int64_t t,
+                            nw_tensor *out) {
     nw_axis_span span = nw_axis_span_of(x, axis);
     nw_tensor element = {.format = x->format, .rank = x->rank - 1};
     size_t size;
@@ -305,7 +315,8 @@ static nw_status scan_pass(const nw_op_call *call, const scan *s, nw_tensor *fin
     carrier c;
     NW_TRY(carrier_init(call, s->body, 0, s->states, s->states + s->sequences, &c));
     nw_status status = scan_steps(call, s, &c, piles);
-    for (int i = 0; i < s->states && status == NW_OK; i++) status = copy_into(call->scratch, &c.feeds[i], &finals[i]);
+    for (int i = 0; i < s->states && status == NW_OK; i++)
+        status = copy_into(call->scratch, &c.feeds[i], &finals[i]);
     carrier_free(&c);
     return status;
 }
@@ -325,7 +336,8 @@ static nw_status read_scan(const nw_op_call *call, int first, scan *s) {
     int inputs = call->in_count - first;
     int64_t sequences = nw_node_int(call->node, "num_scan_inputs", 0);
     if (sequences < 1 || sequences > inputs)
-        return nw_call_fail(call, NW_E_FORMAT, "num_scan_inputs is %" PRId64 ", of %d inputs", sequences, inputs);
+        return nw_call_fail(call, NW_E_FORMAT, "num_scan_inputs is %" PRId64 ", of %d inputs", sequences,
+                            inputs);
     s->sequences = (int)sequences;
     s->states = inputs - s->sequences;
     s->collected = s->body->output_count - s->states;
@@ -350,7 +362,8 @@ static nw_status scan_length(const nw_op_call *call, int rank, int64_t dim, int6
     if (rank < 1) return nw_call_fail(call, NW_E_SHAPE, "a sequence must have at least one dimension");
     if (*length < 0) *length = dim;
     if (*length == dim) return NW_OK;
-    return nw_call_fail(call, NW_E_SHAPE, "its sequences have different lengths, %" PRId64 " and %" PRId64, *length, dim);
+    return nw_call_fail(call, NW_E_SHAPE, "its sequences have different lengths, %" PRId64 " and %" PRId64,
+                        *length, dim);
 }
 
 static nw_status scan_run_9(const nw_op_call *call, nw_tensor *results) {
@@ -374,8 +387,8 @@ static nw_status scan_run_9(const nw_op_call *call, nw_tensor *results) {
         int k = i - s.states;
         if (k < 0) results[i] = finals[i];
         else
-            NW_TRY(pile_finish(call, &piles[k], &s.body->values[s.body->outputs[i]], out_axes ? out_axes[k] : 0,
-                               out_backwards && out_backwards[k], &results[i]));
+            NW_TRY(pile_finish(call, &piles[k], &s.body->values[s.body->outputs[i]],
+                               out_axes ? out_axes[k] : 0, out_backwards && out_backwards[k], &results[i]));
     }
     return NW_OK;
 }
@@ -388,8 +401,8 @@ static nw_tensor batch_item(const nw_tensor *x, int64_t b) {
     return item;
 }
 
-/* Opset 8: everything has a batch axis in front, the sequence axis is 1, and input 0 may give each sequence its length; what is
- * collected beyond it is 0. */
+/* Opset 8: everything has a batch axis in front, the sequence axis is 1, and input 0 may give each sequence
+ * its length; what is collected beyond it is 0. */
 static nw_status scan_run_8(const nw_op_call *call, nw_tensor *results) {
     scan s, one;
     int64_t batch = -1;
@@ -404,7 +417,8 @@ static nw_status scan_run_8(const nw_op_call *call, nw_tensor *results) {
         if (i >= s.states) NW_TRY(scan_length(call, x->rank - 1, x->dims[1], &s.length));
     }
     if (lengths && length_count != (size_t)batch)
-        return nw_call_fail(call, NW_E_SHAPE, "sequence_lens must hold one length for each of %" PRId64 " sequences", batch);
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "sequence_lens must hold one length for each of %" PRId64 " sequences", batch);
     int outputs = s.states + s.collected;
     pile *batches = nw_arena_array(call->scratch, (size_t)outputs + 1, sizeof *batches);
     nw_tensor *items = nw_arena_array(call->scratch, (size_t)(s.states + s.sequences), sizeof *items);
@@ -419,13 +433,15 @@ static nw_status scan_run_8(const nw_op_call *call, nw_tensor *results) {
         one.sequence = items + s.states;
         if (lengths) one.length = lengths[b];
         if (one.length < 0 || one.length > s.length)
-            return nw_call_fail(call, NW_E_ARGUMENT, "sequence %" PRId64 " has length %" PRId64 ", beyond its %" PRId64 " steps", b,
-                                one.length, s.length);
+            return nw_call_fail(call, NW_E_ARGUMENT,
+                                "sequence %" PRId64 " has length %" PRId64 ", beyond its %" PRId64 " steps",
+                                b, one.length, s.length);
         NW_TRY(scan_pass(call, &one, finals, piles));
         for (int k = 0; k < s.collected; k++) {
             nw_tensor blank = piles[k].element;
             blank.data = NULL;
-            while (piles[k].count > 0 && piles[k].count < (size_t)s.length) NW_TRY(pile_add(call, &piles[k], &blank));
+            while (piles[k].count > 0 && piles[k].count < (size_t)s.length)
+                NW_TRY(pile_add(call, &piles[k], &blank));
             NW_TRY(pile_finish(call, &piles[k], &s.body->values[s.body->outputs[s.states + k]], 0, false,
                                &finals[s.states + k]));
         }
@@ -443,4 +459,5 @@ static nw_status scan_run(const nw_op_call *call, nw_tensor *results) {
 static nw_status scan_infer(nw_op_call *call) { return control_infer(call, scan_run); }
 static nw_status scan_eval(nw_op_call *call) { return control_eval(call, scan_run); }
 
-const nw_op nw_op_Scan = {.name = "Scan", .domain = "", .flags = NW_OP_RAW, .infer = scan_infer, .eval = scan_eval};
+const nw_op nw_op_Scan = {
+    .name = "Scan", .domain = "", .flags = NW_OP_RAW, .infer = scan_infer, .eval = scan_eval};

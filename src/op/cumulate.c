@@ -13,10 +13,10 @@ static nw_status cumulate_infer(nw_op_call *call) {
     return nw_call_set_like(call, 0, x);
 }
 
-/* One line of n elements `step` apart, from `first` on (step may be negative). Floats are accumulated in double, integers
- * wrap as their type does. */
-static void cumulate_line(const nw_tensor *x, nw_tensor *y, int64_t first, int64_t step, size_t n, bool product,
-                          bool exclusive) {
+/* One line of n elements `step` apart, from `first` on (step may be negative). Floats are accumulated in
+ * double, integers wrap as their type does. */
+static void cumulate_line(const nw_tensor *x, nw_tensor *y, int64_t first, int64_t step, size_t n,
+                          bool product, bool exclusive) {
     double real = product;
     uint64_t whole = product;
     bool is_float = nw_format_is_float(x->format);
@@ -43,7 +43,8 @@ static nw_status cumulate(nw_op_call *call, bool product) {
     NW_TRY(nw_call_int(call, 1, 0, &asked));
     NW_TRY(nw_call_axis(call, asked, x->rank, false, &axis));
     if (nw_tensor_count(x) == 0) return NW_OK;
-    bool exclusive = nw_node_int(call->node, "exclusive", 0) != 0, reverse = nw_node_int(call->node, "reverse", 0) != 0;
+    bool exclusive = nw_node_int(call->node, "exclusive", 0) != 0,
+         reverse = nw_node_int(call->node, "reverse", 0) != 0;
     nw_axis_span s = nw_axis_span_of(x, axis);
     for (size_t o = 0; o < s.outer; o++)
         for (size_t i = 0; i < s.inner; i++) {

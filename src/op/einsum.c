@@ -4,10 +4,11 @@
 
 #include <math.h>
 
-/* ---- the equation ---------------------------------------------------------------------------------------------- */
+/* ---- the equation -------------------------------------------------------------------------------------- */
 
-#define LETTERS  52
-#define LABELS   (LETTERS + NW_MAX_RANK) /* letters, then the dimensions of the ellipsis, counted from its right end */
+#define LETTERS 52
+#define LABELS                                                                                               \
+    (LETTERS + NW_MAX_RANK) /* letters, then the dimensions of the ellipsis, counted from its right end */
 #define ELLIPSIS LETTERS
 #define OPERANDS 16
 
@@ -23,10 +24,12 @@ typedef struct equation {
     int64_t size[LABELS]; /* −1: not used */
 } equation;
 
-static int letter_of(char c) { return c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : -1; }
+static int letter_of(char c) {
+    return c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : -1;
+}
 
-/* One term up to ',' '-' or the end; `rank` of the operand decides the ellipsis' length (negative: the result, whose
- * ellipsis has all dimensions). */
+/* One term up to ',' '-' or the end; `rank` of the operand decides the ellipsis' length (negative: the
+ * result, whose ellipsis has all dimensions). */
 static nw_status parse_term(const nw_op_call *call, const char **text, int rank, int ellipsis, term *t) {
     int letters = 0;
     for (const char *p = *text; *p && *p != ',' && *p != '-'; p++) letters += letter_of(*p) >= 0;
@@ -40,20 +43,23 @@ static nw_status parse_term(const nw_op_call *call, const char **text, int rank,
         if (**text == ' ') continue;
         if (label < 0 && strncmp(*text, "...", 3) == 0 && !seen_dots && dots >= 0) {
             if (t->rank + dots > NW_MAX_RANK)
-                return nw_call_fail(call, NW_E_UNSUPPORTED, "the equation has more than %d dimensions", NW_MAX_RANK);
+                return nw_call_fail(call, NW_E_UNSUPPORTED, "the equation has more than %d dimensions",
+                                    NW_MAX_RANK);
             for (int d = dots - 1; d >= 0; d--) t->label[t->rank++] = ELLIPSIS + d;
             *text += 2;
             seen_dots = true;
         } else if (label < 0) {
             return nw_call_fail(call, NW_E_ARGUMENT, "the equation cannot be read at \"%s\"", *text);
         } else if (t->rank == NW_MAX_RANK) {
-            return nw_call_fail(call, NW_E_UNSUPPORTED, "the equation has more than %d dimensions", NW_MAX_RANK);
+            return nw_call_fail(call, NW_E_UNSUPPORTED, "the equation has more than %d dimensions",
+                                NW_MAX_RANK);
         } else {
             t->label[t->rank++] = label;
         }
     }
     if (rank >= 0 && t->rank != rank)
-        return nw_call_fail(call, NW_E_SHAPE, "the equation names %d dimensions of an operand that has %d", t->rank, rank);
+        return nw_call_fail(call, NW_E_SHAPE, "the equation names %d dimensions of an operand that has %d",
+                            t->rank, rank);
     return NW_OK;
 }
 
@@ -72,7 +78,8 @@ static nw_status take_sizes(const nw_op_call *call, const nw_tensor *x, const te
     for (int d = 0; d < t->rank; d++) {
         int64_t *size = &e->size[t->label[d]];
         if (*size != x->dims[d] && *size >= 0 && *size != 1 && x->dims[d] != 1)
-            return nw_call_fail(call, NW_E_SHAPE, "the operands differ in a dimension that the equation gives one name");
+            return nw_call_fail(call, NW_E_SHAPE,
+                                "the operands differ in a dimension that the equation gives one name");
         if (*size < 0 || *size == 1) *size = x->dims[d];
     }
     return NW_OK;
@@ -83,12 +90,14 @@ static nw_status read_equation(const nw_op_call *call, equation *e) {
     *e = (equation){.operands = call->in_count};
     for (int l = 0; l < LABELS; l++) e->size[l] = -1;
     if (call->in_count < 1 || call->in_count > OPERANDS)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "%d operands; 1 to %d are supported", call->in_count, OPERANDS);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "%d operands; 1 to %d are supported", call->in_count,
+                            OPERANDS);
     for (int i = 0; i < call->in_count; i++) {
         const nw_tensor *x;
         NW_TRY(nw_call_require(call, i, &x));
         if (i > 0 && *text++ != ',')
-            return nw_call_fail(call, NW_E_ARGUMENT, "the equation \"%s\" has fewer terms than there are operands", whole);
+            return nw_call_fail(call, NW_E_ARGUMENT,
+                                "the equation \"%s\" has fewer terms than there are operands", whole);
         NW_TRY(parse_term(call, &text, x->rank, 0, &e->in[i]));
         for (int d = 0; d < e->in[i].rank; d++)
             if (e->in[i].label[d] - ELLIPSIS >= e->ellipsis) e->ellipsis = e->in[i].label[d] - ELLIPSIS + 1;
@@ -98,16 +107,20 @@ static nw_status read_equation(const nw_op_call *call, equation *e) {
         implicit_result(whole, e);
     } else {
         if (strncmp(text, "->", 2) != 0)
-            return nw_call_fail(call, NW_E_ARGUMENT, "the equation \"%s\" cannot be read at \"%s\"", whole, text);
+            return nw_call_fail(call, NW_E_ARGUMENT, "the equation \"%s\" cannot be read at \"%s\"", whole,
+                                text);
         text += 2;
         NW_TRY(parse_term(call, &text, -1, e->ellipsis, &e->out));
-        if (*text) return nw_call_fail(call, NW_E_ARGUMENT, "the equation \"%s\" cannot be read at \"%s\"", whole, text);
+        if (*text)
+            return nw_call_fail(call, NW_E_ARGUMENT, "the equation \"%s\" cannot be read at \"%s\"", whole,
+                                text);
     }
     for (int d = 0; d < e->out.rank; d++) {
         bool twice = false;
         for (int k = 0; k < d; k++) twice = twice || e->out.label[k] == e->out.label[d];
         if (twice || e->size[e->out.label[d]] < 0)
-            return nw_call_fail(call, NW_E_ARGUMENT, "the result of \"%s\" names a dimension twice or one that no operand has",
+            return nw_call_fail(call, NW_E_ARGUMENT,
+                                "the result of \"%s\" names a dimension twice or one that no operand has",
                                 whole);
     }
     return NW_OK;
@@ -121,12 +134,13 @@ static nw_status einsum_infer(nw_op_call *call) {
     if (!nw_format_is_float(format) && !nw_format_is_integer(format))
         return nw_call_fail(call, NW_E_TYPE, "expects numbers, got %s", nw_format_name(format));
     for (int i = 1; i < call->in_count; i++)
-        if (nw_real_format(call->in[i]) != format) return nw_call_fail(call, NW_E_TYPE, "the operands' types differ");
+        if (nw_real_format(call->in[i]) != format)
+            return nw_call_fail(call, NW_E_TYPE, "the operands' types differ");
     for (int d = 0; d < e.out.rank; d++) dims[d] = e.size[e.out.label[d]];
     return nw_call_set_moved(call, 0, call->in[0], e.out.rank, dims);
 }
 
-/* ---- evaluation: out[i…] = Σ over the other labels of Π operands -------------------------------------------------- */
+/* ---- evaluation: out[i…] = Σ over the other labels of Π operands ----------------------------------- */
 
 /* Step of operand x when a label advances; a label named twice walks the diagonal. */
 static void label_steps(const nw_tensor *x, const term *t, int64_t *steps) {
@@ -153,13 +167,15 @@ static void add_loop(loops *l, const equation *e, int64_t steps[OPERANDS][LABELS
 static double line_f64(const nw_op_call *call, int64_t n, const int64_t *offset, const int64_t *step) {
     double sum = 0;
     if (call->in_count == 2 && call->in[0]->format == NW_F32) {
-        const float *a = (const float *)call->in[0]->data + offset[0], *b = (const float *)call->in[1]->data + offset[1];
+        const float *a = (const float *)call->in[0]->data + offset[0],
+                    *b = (const float *)call->in[1]->data + offset[1];
         for (int64_t k = 0; k < n; k++) sum += (double)a[k * step[0]] * (double)b[k * step[1]];
         return sum;
     }
     for (int64_t k = 0; k < n; k++) {
         double product = 1;
-        for (int i = 0; i < call->in_count; i++) product *= nw_tensor_f64(call->in[i], (size_t)(offset[i] + k * step[i]));
+        for (int i = 0; i < call->in_count; i++)
+            product *= nw_tensor_f64(call->in[i], (size_t)(offset[i] + k * step[i]));
         sum += product;
     }
     return sum;
@@ -220,7 +236,7 @@ static nw_status einsum_eval(nw_op_call *call) {
 
 const nw_op nw_op_Einsum = {.name = "Einsum", .domain = "", .infer = einsum_infer, .eval = einsum_eval};
 
-/* ---- Det: [*, M, M] → [*] ---------------------------------------------------------------------------------------- */
+/* ---- Det: [*, M, M] → [*] ---------------------------------------------------------------------------- */
 
 static nw_status det_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -228,7 +244,8 @@ static nw_status det_infer(nw_op_call *call) {
     NW_TRY(nw_call_expect_float(call, x));
     if (x->rank < 2 || x->dims[x->rank - 1] != x->dims[x->rank - 2]) {
         char text[96];
-        return nw_call_fail(call, NW_E_SHAPE, "expects square matrices, got %s", nw_tensor_describe(x, text, sizeof text));
+        return nw_call_fail(call, NW_E_SHAPE, "expects square matrices, got %s",
+                            nw_tensor_describe(x, text, sizeof text));
     }
     return nw_call_set_moved(call, 0, x, x->rank - 2, x->dims);
 }

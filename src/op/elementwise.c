@@ -19,7 +19,7 @@ bool nw_walk_start(nw_walk *w, const nw_tensor *out, int operands, const nw_tens
     int64_t strides[NW_WALK_OPERANDS][NW_MAX_RANK];
     for (int i = 0; i < operands; i++) nw_broadcast_strides(in[i], out, strides[i]);
     for (int d = 0; d < out->rank; d++) {
-        int64_t here[NW_WALK_OPERANDS];
+        int64_t here[NW_WALK_OPERANDS] = {0};
         if (out->dims[d] == 1) continue;
         for (int i = 0; i < operands; i++) here[i] = strides[i][d];
         int at = w->rank;

@@ -1,10 +1,11 @@
-/* gather.c: operators that pick elements by index or condition: Gather, GatherElements, GatherND, Compress, NonZero. */
+/* gather.c: operators that pick elements by index or condition: Gather, GatherElements, GatherND, Compress,
+ * NonZero. */
 #include "op/index.h"
 #include "op/move.h"
 
 #include <inttypes.h>
 
-/* ---- Gather ---------------------------------------------------------------------------------------------------- */
+/* ---- Gather -------------------------------------------------------------------------------------------- */
 
 static nw_status gather_infer(nw_op_call *call) {
     const nw_tensor *x, *indices;
@@ -14,7 +15,8 @@ static nw_status gather_infer(nw_op_call *call) {
     NW_TRY(nw_call_axis_attr(call, 0, x->rank, &axis));
     NW_TRY(nw_call_expect_index(call, indices));
     if (x->rank - 1 + indices->rank > NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions", NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions",
+                            NW_MAX_RANK);
     int64_t dims[NW_MAX_RANK];
     for (int d = 0; d < axis; d++) dims[rank++] = x->dims[d];
     for (int d = 0; d < indices->rank; d++) dims[rank++] = indices->dims[d];
@@ -57,7 +59,7 @@ const nw_op nw_op_Gather = {.name = "Gather",
                             .eval = gather_eval,
                             .roles = gather_roles};
 
-/* ---- GatherElements -------------------------------------------------------------------------------------------- */
+/* ---- GatherElements ------------------------------------------------------------------------------------ */
 
 static nw_status gather_elements_infer(nw_op_call *call) {
     const nw_tensor *x, *indices;
@@ -99,7 +101,7 @@ const nw_op nw_op_GatherElements = {.name = "GatherElements",
                                     .eval = gather_elements_eval,
                                     .roles = nw_roles_moved};
 
-/* ---- GatherND -------------------------------------------------------------------------------------------------- */
+/* ---- GatherND ------------------------------------------------------------------------------------------ */
 
 static nw_status gather_nd_infer(nw_op_call *call) {
     const nw_tensor *x, *indices;
@@ -108,18 +110,21 @@ static nw_status gather_nd_infer(nw_op_call *call) {
     NW_TRY(nw_call_expect_index(call, indices));
     int64_t batch = nw_node_int(call->node, "batch_dims", 0);
     if (x->rank < 1 || indices->rank < 1 || batch < 0 || batch >= x->rank || batch >= indices->rank)
-        return nw_call_fail(call, NW_E_SHAPE, "batch_dims %" PRId64 " does not fit data of %d and indices of %d dimensions",
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "batch_dims %" PRId64 " does not fit data of %d and indices of %d dimensions",
                             batch, x->rank, indices->rank);
     for (int d = 0; d < batch; d++)
         if (x->dims[d] != indices->dims[d])
             return nw_call_fail(call, NW_E_SHAPE, "data and indices differ in batch dimension %d", d);
     int64_t width = indices->dims[indices->rank - 1];
     if (width < 1 || width > x->rank - batch)
-        return nw_call_fail(call, NW_E_SHAPE, "indices have tuples of %" PRId64 ", the data %d dimensions to index", width,
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "indices have tuples of %" PRId64 ", the data %d dimensions to index", width,
                             x->rank - (int)batch);
     int tail = (int)(batch + width), rank = indices->rank - 1;
     if (rank + x->rank - tail > NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions", NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions",
+                            NW_MAX_RANK);
     int64_t dims[NW_MAX_RANK];
     for (int d = 0; d < rank; d++) dims[d] = indices->dims[d];
     for (int d = tail; d < x->rank; d++) dims[rank++] = x->dims[d];
@@ -139,7 +144,8 @@ static nw_status gather_nd_eval(nw_op_call *call) {
         return NW_OK;
     }
     for (size_t i = 0; i < count; i++)
-        memcpy((char *)call->out[0].data + i * slice * size, (const char *)x->data + at[i] * size, slice * size);
+        memcpy((char *)call->out[0].data + i * slice * size, (const char *)x->data + at[i] * size,
+               slice * size);
     return NW_OK;
 }
 
@@ -150,7 +156,7 @@ const nw_op nw_op_GatherND = {.name = "GatherND",
                               .eval = gather_nd_eval,
                               .roles = nw_roles_moved};
 
-/* ---- Compress -------------------------------------------------------------------------------------------------- */
+/* ---- Compress ------------------------------------------------------------------------------------------ */
 
 static nw_status compress_infer(nw_op_call *call) {
     const nw_tensor *x, *condition;
@@ -160,7 +166,8 @@ static nw_status compress_infer(nw_op_call *call) {
     NW_TRY(nw_call_require(call, 1, &condition));
     NW_TRY(nw_call_axis_or_flat(call, x, &axis, &span));
     if (condition->format != NW_BOOL || condition->rank != 1 || (size_t)condition->dims[0] > span.length)
-        return nw_call_fail(call, NW_E_SHAPE, "the condition must be a list of at most %zu bools", span.length);
+        return nw_call_fail(call, NW_E_SHAPE, "the condition must be a list of at most %zu bools",
+                            span.length);
     NW_TRY(nw_call_value(call, 1, &condition));
     int64_t kept = 0;
     for (int64_t i = 0; i < condition->dims[0]; i++) kept += ((const uint8_t *)condition->data)[i] != 0;
@@ -196,7 +203,7 @@ const nw_op nw_op_Compress = {.name = "Compress",
                               .eval = compress_eval,
                               .roles = nw_roles_moved};
 
-/* ---- NonZero: [rank, n], the indices of the n elements that are not zero, in row-major order --------------------- */
+/* ---- NonZero: [rank, n], the indices of the n elements that are not zero, in row-major order ----------- */
 
 static bool is_nonzero(const nw_tensor *x, size_t i) {
     if (nw_format_bits(x->format) == 8 && x->format <= NW_BOOL) return ((const uint8_t *)x->data)[i] != 0;

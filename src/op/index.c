@@ -10,7 +10,8 @@ nw_axis_span nw_axis_span_of(const nw_tensor *t, int axis) {
                           nw_dims_product(t->dims, axis + 1, t->rank)};
 }
 
-nw_status nw_call_list(const nw_op_call *call, const char *name, int input, const int64_t **values, size_t *count) {
+nw_status nw_call_list(const nw_op_call *call, const char *name, int input, const int64_t **values,
+                       size_t *count) {
     *values = NULL;
     *count = 0;
     if (input >= 0 && nw_call_in(call, input)) return nw_call_ints(call, input, values, count);
@@ -83,8 +84,8 @@ nw_status nw_call_real(const nw_op_call *call, int i, const nw_tensor **t) {
 static nw_status position(const nw_op_call *call, int64_t i, int64_t limit, size_t *out) {
     int64_t at = i < 0 ? i + limit : i;
     if (at < 0 || at >= limit)
-        return nw_call_fail(call, NW_E_ARGUMENT, "index %" PRId64 " is outside of an axis of %" PRId64 " elements", i,
-                            limit);
+        return nw_call_fail(call, NW_E_ARGUMENT,
+                            "index %" PRId64 " is outside of an axis of %" PRId64 " elements", i, limit);
     *out = (size_t)at;
     return NW_OK;
 }
@@ -98,8 +99,8 @@ nw_status nw_call_indices(const nw_op_call *call, const nw_tensor *t, int64_t li
     return NW_OK;
 }
 
-nw_status nw_call_element_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices, int axis,
-                                    size_t **out) {
+nw_status nw_call_element_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices,
+                                    int axis, size_t **out) {
     size_t *at;
     NW_TRY(nw_call_indices(call, indices, data->dims[axis], &at));
     int64_t strides[NW_MAX_RANK], step = 1, index[NW_MAX_RANK] = {0}, base = 0;
@@ -119,8 +120,8 @@ nw_status nw_call_element_positions(const nw_op_call *call, const nw_tensor *dat
     return NW_OK;
 }
 
-nw_status nw_call_slice_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices, int batch_dims,
-                                  size_t **out, size_t *count) {
+nw_status nw_call_slice_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices,
+                                  int batch_dims, size_t **out, size_t *count) {
     NW_TRY(nw_call_expect_index(call, indices));
     size_t width = (size_t)indices->dims[indices->rank - 1];
     size_t tuples = nw_dims_product(indices->dims, 0, indices->rank - 1), *at;
@@ -134,7 +135,8 @@ nw_status nw_call_slice_positions(const nw_op_call *call, const nw_tensor *data,
             NW_TRY(position(call, nw_tensor_s64(indices, i * width + k), dim, &p));
             offset = offset * (size_t)dim + p;
         }
-        at[i] = i / per_batch * batch_size + offset * nw_dims_product(data->dims, batch_dims + (int)width, data->rank);
+        at[i] = i / per_batch * batch_size +
+                offset * nw_dims_product(data->dims, batch_dims + (int)width, data->rank);
     }
     *out = at;
     *count = tuples;
@@ -150,15 +152,18 @@ static uint64_t key_of_double(double x) {
     return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
 }
 
-void nw_order_keys(nw_format format, const void *data, size_t first, size_t stride, size_t count, uint64_t *keys) {
+void nw_order_keys(nw_format format, const void *data, size_t first, size_t stride, size_t count,
+                   uint64_t *keys) {
     if (format == NW_F32) {
         const float *x = (const float *)data + first;
         for (size_t i = 0; i < count; i++) keys[i] = key_of_double(x[i * stride]);
     } else if (nw_format_is_float(format)) {
-        for (size_t i = 0; i < count; i++) keys[i] = key_of_double(nw_load_f64(format, data, first + i * stride));
+        for (size_t i = 0; i < count; i++)
+            keys[i] = key_of_double(nw_load_f64(format, data, first + i * stride));
     } else {
         uint64_t flip = format == NW_U64 ? 0 : (uint64_t)1 << 63;
-        for (size_t i = 0; i < count; i++) keys[i] = (uint64_t)nw_load_s64(format, data, first + i * stride) ^ flip;
+        for (size_t i = 0; i < count; i++)
+            keys[i] = (uint64_t)nw_load_s64(format, data, first + i * stride) ^ flip;
     }
 }
 

@@ -11,11 +11,13 @@ typedef struct nw_axis_span {
 } nw_axis_span;
 nw_axis_span nw_axis_span_of(const nw_tensor *t, int axis);
 
-/* A list of integers that old opsets keep in attribute `name` and newer ones in input `input` (negative: never). Neither is
- * there: *values NULL, *count 0. The list stays valid during the call. */
-nw_status nw_call_list(const nw_op_call *call, const char *name, int input, const int64_t **values, size_t *count);
+/* A list of integers that old opsets keep in attribute `name` and newer ones in input `input` (negative:
+ * never). Neither is there: *values NULL, *count 0. The list stays valid during the call. */
+nw_status nw_call_list(const nw_op_call *call, const char *name, int input, const int64_t **values,
+                       size_t *count);
 
-/* The list `axes` of distinct axes of a tensor of `rank` dimensions, as indices from 0. *given: whether there is a list. */
+/* The list `axes` of distinct axes of a tensor of `rank` dimensions, as indices from 0. *given: whether there
+ * is a list. */
 typedef struct nw_axes {
     bool given;
     int count;
@@ -42,16 +44,17 @@ nw_status nw_call_expect_index(const nw_op_call *call, const nw_tensor *t);
 nw_status nw_call_indices(const nw_op_call *call, const nw_tensor *t, int64_t limit, size_t **out);
 
 /* GatherElements/ScatterElements: for every element of `indices` the position in data that it names. */
-nw_status nw_call_element_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices, int axis,
-                                    size_t **out);
-/* GatherND/ScatterND: indices [batch…, n, k]: for every k-tuple the position of the slice data[batch…, tuple] in data, in
- * elements. *count tuples. */
-nw_status nw_call_slice_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices, int batch_dims,
-                                  size_t **out, size_t *count);
+nw_status nw_call_element_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices,
+                                    int axis, size_t **out);
+/* GatherND/ScatterND: indices [batch…, n, k]: for every k-tuple the position of the slice data[batch…, tuple]
+ * in data, in elements. *count tuples. */
+nw_status nw_call_slice_positions(const nw_op_call *call, const nw_tensor *data, const nw_tensor *indices,
+                                  int batch_dims, size_t **out, size_t *count);
 
-/* Numbers as unsigned keys that sort as the numbers do: −0 equals +0, NaN is above everything. keys[i] is element
- * first + i·stride. Real formats only. */
-void nw_order_keys(nw_format format, const void *data, size_t first, size_t stride, size_t count, uint64_t *keys);
+/* Numbers as unsigned keys that sort as the numbers do: −0 equals +0, NaN is above everything. keys[i] is
+ * element first + i·stride. Real formats only. */
+void nw_order_keys(nw_format format, const void *data, size_t first, size_t stride, size_t count,
+                   uint64_t *keys);
 
 /* Sorts the indices 0 … count−1 by `less` (stable merge sort); order and room have space for count. */
 typedef bool nw_less_fn(const void *user, size_t a, size_t b);

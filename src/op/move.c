@@ -38,19 +38,23 @@ typedef struct plane {
     int64_t from_row, from_column, to_row, to_column;
 } plane;
 
-#define TILE 32 /* rows and columns of a tile: source and destination lines of both stay in the first-level cache */
+#define TILE 32
 
-/* Element by element in tiles; `size` is a compile-time constant at the call sites that matter. */
-static inline __attribute__((always_inline)) void copy_tiles(size_t size, const plane *p, const char *src, char *dst) {
+/* Element by element in tiles; `size` is a compile-time constant at the call sites that matter. In a tile the side
+ * with the longer step is the outer loop, so that its lines are used up while they are in the cache. */
+static inline __attribute__((always_inline)) void copy_tiles(size_t size, const plane *p, const char *src,
+                                                             char *dst) {
+    bool by_column = p->from_column > p->to_row;
     for (int64_t r0 = 0; r0 < p->rows; r0 += TILE) {
         int64_t r1 = p->rows - r0 < TILE ? p->rows : r0 + TILE;
         for (int64_t c0 = 0; c0 < p->columns; c0 += TILE) {
             int64_t c1 = p->columns - c0 < TILE ? p->columns : c0 + TILE;
-            for (int64_t r = r0; r < r1; r++) {
-                const char *from = src + r * p->from_row;
-                char *to = dst + r * p->to_row;
-                for (int64_t c = c0; c < c1; c++) memcpy(to + c * p->to_column, from + c * p->from_column, size);
-            }
+            for (int64_t r = r0; r < r1 && !by_column; r++)
+                for (int64_t c = c0; c < c1; c++)
+                    memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column, size);
+            for (int64_t c = c0; c < c1 && by_column; c++)
+                for (int64_t r = r0; r < r1; r++)
+                    memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column, size);
         }
     }
 }
@@ -66,7 +70,8 @@ static void copy_plane(size_t run, const plane *p, const char *src, char *dst) {
     default:
         for (int64_t r = 0; r < p->rows; r++)
             for (int64_t c = 0; c < p->columns; c++)
-                memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column, run);
+                memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column,
+                       run);
     }
 }
 

@@ -1,6 +1,5 @@
-/* move.h: moving elements by their size, without looking at them: the one engine behind Transpose, Slice, Concat, Expand,
- * Pad and their relatives.
- * Must not include anything but base/, num/, ir/ and op/. */
+/* move.h: moving elements by their size, without looking at them: the one engine behind Transpose, Slice,
+ * Concat, Expand, Pad and their relatives. Must not include anything but base/, num/, ir/ and op/. */
 #ifndef NW_OP_MOVE_H
 #define NW_OP_MOVE_H
 
@@ -10,16 +9,17 @@
 
 #define NW_MOVE_RANK (2 * NW_MAX_RANK)
 
-/* A block of elements: element (i0, i1, …) goes from src + Σ i·from to dst + Σ i·to. Strides are in elements; a `from` stride
- * may be 0 (repeat) or negative. Axes are listed outermost first, best in the destination's order. */
+/* A block of elements: element (i0, i1, …) goes from src + Σ i·from to dst + Σ i·to. Strides are in elements;
+ * a `from` stride may be 0 (repeat) or negative. Axes are listed outermost first, best in the destination's
+ * order. */
 typedef struct nw_move {
     int rank;
     int64_t dims[NW_MOVE_RANK], from[NW_MOVE_RANK], to[NW_MOVE_RANK];
 } nw_move;
 
 void nw_move_add(nw_move *move, int64_t dim, int64_t from, int64_t to); /* one more axis, inside the others */
-/* Copies the block; `size` is bytes per element; src and dst must not overlap. Axes are merged where they can be, runs go by
- * memcpy, transpositions in tiles. */
+/* Copies the block; `size` is bytes per element; src and dst must not overlap. Axes are merged where they can
+ * be, runs go by memcpy, transpositions in tiles. */
 void nw_move_run(const nw_move *move, size_t size, const void *src, void *dst);
 
 /* Row-major strides in elements. */

@@ -33,7 +33,8 @@ static nw_status read_nms(const nw_op_call *call, nms *p) {
     NW_TRY(nw_call_expect_float(call, p->boxes));
     NW_TRY(nw_call_expect_float(call, p->scores));
     const nw_tensor *b = p->boxes, *s = p->scores;
-    if (b->rank != 3 || s->rank != 3 || b->dims[2] != 4 || b->dims[0] != s->dims[0] || b->dims[1] != s->dims[2])
+    if (b->rank != 3 || s->rank != 3 || b->dims[2] != 4 || b->dims[0] != s->dims[0] ||
+        b->dims[1] != s->dims[2])
         return nw_call_fail(call, NW_E_SHAPE, "expects boxes [B,N,4] and scores [B,C,N]");
     p->most = most > 0 ? (int64_t)fmin(most, (double)b->dims[1]) : 0;
     return NW_OK;
@@ -45,7 +46,8 @@ typedef struct box {
 
 static box box_at(const nms *p, int64_t batch, size_t i) {
     double v[4];
-    for (size_t k = 0; k < 4; k++) v[k] = nw_tensor_f64(p->boxes, ((size_t)(batch * p->boxes->dims[1]) + i) * 4 + k);
+    for (size_t k = 0; k < 4; k++)
+        v[k] = nw_tensor_f64(p->boxes, ((size_t)(batch * p->boxes->dims[1]) + i) * 4 + k);
     if (p->centered) return (box){v[0] - v[2] / 2, v[0] + v[2] / 2, v[1] - v[3] / 2, v[1] + v[3] / 2};
     return (box){fmin(v[1], v[3]), fmax(v[1], v[3]), fmin(v[0], v[2]), fmax(v[0], v[2])};
 }

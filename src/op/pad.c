@@ -4,9 +4,10 @@
 
 #include <inttypes.h>
 
-/* ---- a window of one tensor placed in another ------------------------------------------------------------------- */
+/* ---- a window of one tensor placed in another ---------------------------------------------------------- */
 
-/* Copies what x and out share when x's origin lies at `begin` of out (negative: x is cut); the rest of out becomes `value`. */
+/* Copies what x and out share when x's origin lies at `begin` of out (negative: x is cut); the rest of out
+ * becomes `value`. */
 static nw_status place(const nw_op_call *call, const nw_tensor *x, const nw_tensor *out, const int64_t *begin,
                        const void *value) {
     int64_t from[NW_MAX_RANK], to[NW_MAX_RANK], source = 0, target = 0;
@@ -24,11 +25,12 @@ static nw_status place(const nw_op_call *call, const nw_tensor *x, const nw_tens
         source += cut * from[d];
         target += at * to[d];
     }
-    nw_move_run(&move, size, (const char *)x->data + (size_t)source * size, (char *)out->data + (size_t)target * size);
+    nw_move_run(&move, size, (const char *)x->data + (size_t)source * size,
+                (char *)out->data + (size_t)target * size);
     return NW_OK;
 }
 
-/* ---- Pad ------------------------------------------------------------------------------------------------------- */
+/* ---- Pad ----------------------------------------------------------------------------------------------- */
 
 typedef enum pad_mode { PAD_CONSTANT, PAD_REFLECT, PAD_EDGE, PAD_WRAP } pad_mode;
 
@@ -46,14 +48,16 @@ static nw_status read_padding(const nw_op_call *call, const nw_tensor *x, paddin
     *p = (padding){.mode = PAD_CONSTANT};
     while (p->mode <= PAD_WRAP && strcmp(mode, names[p->mode]) != 0) p->mode++;
     if (p->mode > PAD_WRAP)
-        return nw_call_fail(call, NW_E_ARGUMENT, "mode must be constant, reflect, edge or wrap, it is %s", mode);
+        return nw_call_fail(call, NW_E_ARGUMENT, "mode must be constant, reflect, edge or wrap, it is %s",
+                            mode);
     NW_TRY(nw_call_list(call, nw_node_attr(call->node, "paddings") ? "paddings" : "pads", 1, &pads, &count));
     if (!pads) return nw_call_fail(call, NW_E_FORMAT, "input 1, the pads, is missing");
     NW_TRY(nw_call_axes(call, 3, x->rank, &axes));
     if (!axes.given)
         for (; axes.count < x->rank; axes.count++) axes.at[axes.count] = axes.count;
     if (count != 2 * (size_t)axes.count)
-        return nw_call_fail(call, NW_E_SHAPE, "pads holds %zu numbers; a begin and an end for %d axes are needed", count,
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "pads holds %zu numbers; a begin and an end for %d axes are needed", count,
                             axes.count);
     for (int i = 0; i < axes.count; i++) {
         p->begin[axes.at[i]] = pads[i];
@@ -77,10 +81,12 @@ static nw_status pad_infer(nw_op_call *call) {
         if (p.begin[d] < -x->dims[d] || p.end[d] < -x->dims[d] || kept(x, &p, d) < 0 ||
             __builtin_add_overflow(x->dims[d], p.begin[d], &dims[d]) ||
             __builtin_add_overflow(dims[d], p.end[d], &dims[d]))
-            return nw_call_fail(call, NW_E_SHAPE, "cannot pad axis %d of %" PRId64 " elements by %" PRId64 " and %" PRId64, d,
+            return nw_call_fail(call, NW_E_SHAPE,
+                                "cannot pad axis %d of %" PRId64 " elements by %" PRId64 " and %" PRId64, d,
                                 x->dims[d], p.begin[d], p.end[d]);
         if (p.mode != PAD_CONSTANT && kept(x, &p, d) == 0 && dims[d] > 0)
-            return nw_call_fail(call, NW_E_SHAPE, "axis %d has no elements to pad from; use mode constant", d);
+            return nw_call_fail(call, NW_E_SHAPE, "axis %d has no elements to pad from; use mode constant",
+                                d);
     }
     if (value && nw_tensor_count(value) != 0) {
         NW_TRY(nw_call_expect_one(call, value, "the padding value"));
@@ -91,8 +97,8 @@ static nw_status pad_infer(nw_op_call *call) {
     return nw_call_set_moved(call, 0, x, x->rank, dims);
 }
 
-/* Index of the element in [0, n) that stands at position i outside or inside, n > 0. Reflection leaves the edge single:
- * its period is 2(n − 1). */
+/* Index of the element in [0, n) that stands at position i outside or inside, n > 0. Reflection leaves the
+ * edge single: its period is 2(n − 1). */
 static int64_t padded_from(pad_mode mode, int64_t i, int64_t n) {
     if (mode == PAD_EDGE) return i < 0 ? 0 : i >= n ? n - 1 : i;
     int64_t period = mode == PAD_WRAP ? n : n > 1 ? 2 * (n - 1) : 1;
@@ -101,21 +107,24 @@ static int64_t padded_from(pad_mode mode, int64_t i, int64_t n) {
     return i < n ? i : period - i;
 }
 
-/* Modes that repeat elements: one table per axis says where each output index comes from; unpadded innermost axes move as
- * one run. */
-static nw_status pad_from_elements(const nw_op_call *call, const nw_tensor *x, const nw_tensor *out, const padding *p) {
+/* Modes that repeat elements: one table per axis says where each output index comes from; unpadded innermost
+ * axes move as one run. */
+static nw_status pad_from_elements(const nw_op_call *call, const nw_tensor *x, const nw_tensor *out,
+                                   const padding *p) {
     size_t run;
     int64_t strides[NW_MAX_RANK], *table[NW_MAX_RANK] = {NULL}, index[NW_MAX_RANK] = {0};
     NW_TRY(nw_call_element_size(call, out->format, &run));
     size_t size = run;
     int rank = x->rank;
-    for (; rank > 0 && p->begin[rank - 1] == 0 && p->end[rank - 1] == 0; rank--) run *= (size_t)x->dims[rank - 1];
+    for (; rank > 0 && p->begin[rank - 1] == 0 && p->end[rank - 1] == 0; rank--)
+        run *= (size_t)x->dims[rank - 1];
     nw_dims_strides(x->rank, x->dims, strides);
     for (int d = 0; d < rank; d++) {
         int64_t cut = p->begin[d] < 0 ? -p->begin[d] : 0, n = kept(x, p, d);
         NW_TRY(nw_call_scratch(call, (size_t)out->dims[d], &table[d]));
         for (int64_t i = 0; i < out->dims[d]; i++)
-            table[d][i] = (cut + padded_from(p->mode, i - (p->begin[d] > 0 ? p->begin[d] : 0), n)) * strides[d];
+            table[d][i] =
+                (cut + padded_from(p->mode, i - (p->begin[d] > 0 ? p->begin[d] : 0), n)) * strides[d];
     }
     char *to = out->data;
     do {
@@ -136,18 +145,16 @@ static nw_status pad_eval(nw_op_call *call) {
     if (nw_tensor_count(out) == 0) return NW_OK;
     if (p.mode != PAD_CONSTANT) return pad_from_elements(call, x, out, &p);
     float old_value = nw_node_float(call->node, "value", 0);
-    if (value && value->data && nw_tensor_count(value) == 1) memcpy(element, value->data, nw_tensor_bytes(value));
+    if (value && value->data && nw_tensor_count(value) == 1)
+        memcpy(element, value->data, nw_tensor_bytes(value));
     else if (old_value != 0) nw_store_f64(out->format, element, 0, old_value);
     return place(call, x, out, p.begin, element);
 }
 
-const nw_op nw_op_Pad = {.name = "Pad",
-                         .domain = "",
-                         .flags = NW_OP_RAW,
-                         .infer = pad_infer,
-                         .eval = pad_eval};
+const nw_op nw_op_Pad = {
+    .name = "Pad", .domain = "", .flags = NW_OP_RAW, .infer = pad_infer, .eval = pad_eval};
 
-/* ---- CenterCropPad --------------------------------------------------------------------------------------------- */
+/* ---- CenterCropPad ------------------------------------------------------------------------------------- */
 
 static nw_status center_crop_pad_infer(nw_op_call *call) {
     const nw_tensor *x, *shape;
@@ -164,7 +171,8 @@ static nw_status center_crop_pad_infer(nw_op_call *call) {
         return nw_call_fail(call, NW_E_SHAPE, "shape holds %zu sizes for %d axes", count, axes.count);
     nw_tensor out = *x;
     for (int i = 0; i < axes.count; i++) {
-        if (sizes[i] < 0) return nw_call_fail(call, NW_E_SHAPE, "shape holds a negative size (%" PRId64 ")", sizes[i]);
+        if (sizes[i] < 0)
+            return nw_call_fail(call, NW_E_SHAPE, "shape holds a negative size (%" PRId64 ")", sizes[i]);
         out.dims[axes.at[i]] = sizes[i];
     }
     return nw_call_set_moved(call, 0, x, out.rank, out.dims);

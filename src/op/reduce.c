@@ -6,7 +6,7 @@
 
 typedef enum reduction { SUM, MEAN, MAX, MIN, PROD, L1, L2, LOG_SUM, LOG_SUM_EXP, SUM_SQUARE } reduction;
 
-/* ---- shapes ---------------------------------------------------------------------------------------------------- */
+/* ---- shapes -------------------------------------------------------------------------------------------- */
 
 /* Which axes go. No list, or an empty one: all, or with noop_with_empty_axes none. */
 static nw_status read_axes(const nw_op_call *call, const nw_tensor *x, bool *gone) {
@@ -35,10 +35,11 @@ static nw_status reduce_infer(nw_op_call *call, reduction op) {
     return nw_call_set_moved(call, 0, x, rank, dims);
 }
 
-/* ---- f32 ------------------------------------------------------------------------------------------------------- */
+/* ---- f32 ----------------------------------------------------------------------------------------------- */
 
-#define LANES 16
-#define BLOCK 512 /* elements summed in f32 before a double takes over: the error stays that of 32 additions */
+#define LANES 32 /* running results side by side: few enough for registers, too many for the compiler to unroll */
+#define BLOCK                                                                                                \
+    512 /* elements summed in f32 before a double takes over: the error stays that of 32 additions */
 
 /* What is added up for x. */
 static inline float term_of(reduction op, float x) {
@@ -49,8 +50,8 @@ static inline float term_of(reduction op, float x) {
 
 /* Larger or smaller of two; NaN wins. */
 static inline float extreme_of(bool max, float a, float b) {
-    if (max) return b > a || b != b ? b : a;
-    return b < a || b != b ? b : a;
+    if (max) return ((b > a) | (b != b)) ? b : a;
+    return ((b < a) | (b != b)) ? b : a;
 }
 
 static inline __attribute__((always_inline)) double sum_line(reduction op, const float *x, size_t n) {
@@ -144,15 +145,14 @@ static void reduce_columns(reduction op, const float *x, size_t n, size_t inner,
 
 static void reduce_f32(reduction op, const float *x, nw_axis_span s, float *out) {
     for (size_t o = 0; o < s.outer; o++, x += s.length * s.inner)
-        if (s.inner == 1)
-            out[o] = reduce_line(op, x, s.length);
+        if (s.inner == 1) out[o] = reduce_line(op, x, s.length);
         else
             for (size_t i = 0; i < s.inner; i += STRIP)
                 reduce_columns(op, x + i, s.length, s.inner, s.inner - i < STRIP ? s.inner - i : STRIP,
                                out + o * s.inner + i);
 }
 
-/* ---- other types: lines only ------------------------------------------------------------------------------------ */
+/* ---- other types: lines only --------------------------------------------------------------------------- */
 
 static double reduce_f64(reduction op, nw_format format, const void *x, size_t first, size_t n) {
     double sum = op == PROD, best = op == MAX ? -INFINITY : INFINITY;
@@ -178,7 +178,8 @@ static void reduce_s64(reduction op, const nw_tensor *x, size_t first, size_t n,
     uint64_t highest = is_u64 ? UINT64_MAX : (uint64_t)nw_format_max(x->format);
     uint64_t best = op == MAX ? lowest : highest;
     if (op == LOG_SUM || op == LOG_SUM_EXP) {
-        nw_store_s64(out->format, out->data, at, (int64_t)trunc(fmax(reduce_f64(op, x->format, x->data, first, n), -0x1p62)));
+        nw_store_s64(out->format, out->data, at,
+                     (int64_t)trunc(fmax(reduce_f64(op, x->format, x->data, first, n), -0x1p62)));
         return;
     }
     for (size_t i = first; i < first + n; i++) {
@@ -198,13 +199,13 @@ static void reduce_other(reduction op, const nw_tensor *x, size_t lines, size_t 
     for (size_t i = 0; i < lines; i++)
         if (nw_format_is_float(x->format))
             nw_store_f64(out->format, out->data, i, reduce_f64(op, x->format, x->data, i * n, n));
-        else
-            reduce_s64(op, x, i * n, n, out, i);
+        else reduce_s64(op, x, i * n, n, out, i);
 }
 
-/* ---- putting it together --------------------------------------------------------------------------------------- */
+/* ---- putting it together ------------------------------------------------------------------------------- */
 
-/* The axes that go, as one axis with what stays around it; false when they are not neighbours (axes of size 1 aside). */
+/* The axes that go, as one axis with what stays around it; false when they are not neighbours (axes of size 1
+ * aside). */
 static bool single_span(const nw_tensor *x, const bool *gone, nw_axis_span *span) {
     *span = (nw_axis_span){1, 1, 1};
     bool inside = false;
@@ -250,7 +251,8 @@ static nw_status reduce_eval(nw_op_call *call, reduction op) {
     NW_TRY(read_axes(call, in, gone));
     if (nw_tensor_count(out) == 0) return NW_OK;
     bool f32 = x.format == NW_F32;
-    if (!single_span(in, gone, &span) || (!f32 && span.inner != 1)) NW_TRY(gather_lines(call, in, gone, &x, &span));
+    if (!single_span(in, gone, &span) || (!f32 && span.inner != 1))
+        NW_TRY(gather_lines(call, in, gone, &x, &span));
     if (span.length == 0) { /* nothing to read: every result is that of an empty line */
         span = (nw_axis_span){nw_tensor_count(out), 0, 1};
         x.data = out->data;
@@ -289,7 +291,8 @@ const nw_op nw_op_ReduceMin = {
 const nw_op nw_op_ReduceProd = {.name = "ReduceProd", .domain = "", .infer = sum_infer, .eval = prod_eval};
 const nw_op nw_op_ReduceL1 = {.name = "ReduceL1", .domain = "", .infer = sum_infer, .eval = l1_eval};
 const nw_op nw_op_ReduceL2 = {.name = "ReduceL2", .domain = "", .infer = sum_infer, .eval = l2_eval};
-const nw_op nw_op_ReduceLogSum = {.name = "ReduceLogSum", .domain = "", .infer = sum_infer, .eval = log_sum_eval};
+const nw_op nw_op_ReduceLogSum = {
+    .name = "ReduceLogSum", .domain = "", .infer = sum_infer, .eval = log_sum_eval};
 const nw_op nw_op_ReduceLogSumExp = {
     .name = "ReduceLogSumExp", .domain = "", .infer = sum_infer, .eval = log_sum_exp_eval};
 const nw_op nw_op_ReduceSumSquare = {

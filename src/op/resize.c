@@ -178,9 +178,9 @@ static nw_status resize_of(const nw_op_call *call, resize *r) {
 static double rounded(const resize *r, double x) { return r->mode == MODE_NEAREST ? (double)(float)x : x; }
 
 /* Coordinate in the input of output position i, as the operator's page defines them; *outside: beyond the region that
- * tf_crop_and_resize extrapolates. */
+ * tf_crop_and_resize extrapolates. align_corners takes the resized length before it is rounded down, as ONNX's tests do. */
 static double source(const resize *r, const resize_axis *a, int64_t i, bool *outside) {
-    double at = (double)i, in = (double)a->in, out = (double)a->out, length = a->scale * in; /* before rounding down */
+    double at = (double)i, in = (double)a->in, out = (double)a->out, length = a->scale * in;
     double scale = rounded(r, a->scale), x = rounded(r, (at + 0.5) / scale) - 0.5;
     *outside = false;
     switch (r->coordinates) {
@@ -191,7 +191,7 @@ static double source(const resize *r, const resize_axis *a, int64_t i, bool *out
     case ASYMMETRIC: x = rounded(r, at / scale); break;
     case HALF_PIXEL_FOR_NN: x += 0.5; break;
     case CROP_AND_RESIZE:
-        x = a->out > 1 ? a->start * (in - 1) + at * (a->end - a->start) * (in - 1) / (out - 1)
+        x = a->out > 1 ? a->start * (in - 1) + at * rounded(r, a->end - a->start) * (in - 1) / (out - 1)
                        : 0.5 * (a->start + a->end) * (in - 1);
         x = rounded(r, x);
         *outside = x < 0 || x > in - 1;

@@ -231,7 +231,8 @@ static void gru_step(const recurrent *r, const act *acts, const workspace *w, co
 }
 
 /* i = f(i + Pi ⊙ c), f = f(f + Pf ⊙ c), c' = f ⊙ c + i ⊙ g(c̃), o = f(o + Po ⊙ c'), h = o ⊙ h(c') for one sample; its gates
- * g are [i o f c̃], peepholes p [i o f] or NULL. */
+ * g are [i o f c̃], peepholes p [i o f] or NULL. clip bounds the gates; the cell goes into h as it is, which the operator's
+ * page leaves open and onnxruntime and OpenVINO do. */
 static void lstm_cell(const recurrent *r, const act *acts, const float *p, float *g, float *h, float *c) {
     int64_t n = r->hidden;
     float *i = g, *o = g + n, *f = g + 2 * n, *cell = g + 3 * n;
@@ -249,7 +250,7 @@ static void lstm_cell(const recurrent *r, const act *acts, const float *p, float
         h[k] = c[k];
     }
     activate(acts[0], r->clip, n, o);
-    activate(acts[2], r->clip, n, h);
+    activate(acts[2], 0, n, h);
     for (int64_t k = 0; k < n; k++) h[k] *= o[k];
 }
 

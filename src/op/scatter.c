@@ -1,4 +1,5 @@
-/* scatter.c: operators that write elements into a copy of a tensor: Scatter, ScatterElements, ScatterND, TensorScatter. */
+/* scatter.c: operators that write elements into a copy of a tensor: Scatter, ScatterElements, ScatterND,
+ * TensorScatter. */
 #include "op/index.h"
 #include "op/move.h"
 
@@ -44,17 +45,20 @@ static int64_t reduce_s64(reduction r, int64_t a, int64_t b, bool is_unsigned) {
 }
 
 /* out[to … to+count) = reduce(out, updates[from … from+count)). */
-static void update(reduction r, nw_format format, void *out, size_t to, const void *updates, size_t from, size_t count) {
+static void update(reduction r, nw_format format, void *out, size_t to, const void *updates, size_t from,
+                   size_t count) {
     if (nw_format_is_float(format)) {
         for (size_t i = 0; i < count; i++)
-            nw_store_f64(format, out, to + i,
-                         reduce_f64(r, nw_load_f64(format, out, to + i), nw_load_f64(format, updates, from + i)));
+            nw_store_f64(
+                format, out, to + i,
+                reduce_f64(r, nw_load_f64(format, out, to + i), nw_load_f64(format, updates, from + i)));
         return;
     }
     bool is_unsigned = nw_format_kind(format) == NW_KIND_UINT;
     for (size_t i = 0; i < count; i++)
         nw_store_s64(format, out, to + i,
-                     reduce_s64(r, nw_load_s64(format, out, to + i), nw_load_s64(format, updates, from + i), is_unsigned));
+                     reduce_s64(r, nw_load_s64(format, out, to + i), nw_load_s64(format, updates, from + i),
+                                is_unsigned));
 }
 
 /* Copies the data to the output, then applies `count` updates of `run` elements each at positions at[]. */
@@ -69,24 +73,27 @@ static nw_status apply(nw_op_call *call, const size_t *at, size_t count, size_t 
     for (size_t i = 0; i < count && run > 0; i++) {
         if (r != SET) update(r, out->format, out->data, at[i], updates->data, i * run, run);
         else if (run == 1) nw_copy_element(size, out->data, at[i], updates->data, i);
-        else memcpy((char *)out->data + at[i] * size, (const char *)updates->data + i * run * size, run * size);
+        else
+            memcpy((char *)out->data + at[i] * size, (const char *)updates->data + i * run * size,
+                   run * size);
     }
     return NW_OK;
 }
 
-static nw_status require_three(nw_op_call *call, const nw_tensor **x, const nw_tensor **indices, const nw_tensor **updates) {
+static nw_status require_three(nw_op_call *call, const nw_tensor **x, const nw_tensor **indices,
+                               const nw_tensor **updates) {
     reduction r;
     NW_TRY(nw_call_require(call, 0, x));
     NW_TRY(nw_call_require(call, 1, indices));
     NW_TRY(nw_call_require(call, 2, updates));
     NW_TRY(nw_call_expect_index(call, *indices));
     if (nw_real_format(*updates) != nw_real_format(*x))
-        return nw_call_fail(call, NW_E_TYPE, "data holds %s, updates hold %s", nw_format_name(nw_real_format(*x)),
-                            nw_format_name(nw_real_format(*updates)));
+        return nw_call_fail(call, NW_E_TYPE, "data holds %s, updates hold %s",
+                            nw_format_name(nw_real_format(*x)), nw_format_name(nw_real_format(*updates)));
     return read_reduction(call, *x, &r);
 }
 
-/* ---- ScatterElements; Scatter is its first name ------------------------------------------------------------------ */
+/* ---- ScatterElements; Scatter is its first name -------------------------------------------------------- */
 
 static nw_status scatter_elements_infer(nw_op_call *call) {
     const nw_tensor *x, *indices, *updates;
@@ -117,7 +124,7 @@ const nw_op nw_op_Scatter = {
 const nw_op nw_op_ScatterElements = {
     .name = "ScatterElements", .domain = "", .infer = scatter_elements_infer, .eval = scatter_elements_eval};
 
-/* ---- ScatterND ------------------------------------------------------------------------------------------------- */
+/* ---- ScatterND ----------------------------------------------------------------------------------------- */
 
 static nw_status scatter_nd_infer(nw_op_call *call) {
     const nw_tensor *x, *indices, *updates;
@@ -127,7 +134,8 @@ static nw_status scatter_nd_infer(nw_op_call *call) {
     int lead = indices->rank - 1;
     fits = fits && updates->rank == lead + x->rank - (int)width;
     for (int d = 0; d < lead && fits; d++) fits = updates->dims[d] == indices->dims[d];
-    for (int d = (int)width; d < x->rank && fits; d++) fits = updates->dims[lead + d - (int)width] == x->dims[d];
+    for (int d = (int)width; d < x->rank && fits; d++)
+        fits = updates->dims[lead + d - (int)width] == x->dims[d];
     if (!fits) {
         char a[96], b[96], c[96];
         return nw_call_fail(call, NW_E_SHAPE, "data %s, indices %s and updates %s do not fit together",
@@ -144,9 +152,10 @@ static nw_status scatter_nd_eval(nw_op_call *call) {
     return apply(call, at, count, nw_dims_product(x->dims, (int)indices->dims[indices->rank - 1], x->rank));
 }
 
-const nw_op nw_op_ScatterND = {.name = "ScatterND", .domain = "", .infer = scatter_nd_infer, .eval = scatter_nd_eval};
+const nw_op nw_op_ScatterND = {
+    .name = "ScatterND", .domain = "", .infer = scatter_nd_infer, .eval = scatter_nd_eval};
 
-/* ---- TensorScatter: update [B, …, s, …] is written into past [B, …, max, …] from write_indices[b] on --------------- */
+/* ---- TensorScatter: update [B, …, s, …] is written into past [B, …, max, …] from write_indices[b] on  */
 
 static nw_status tensor_scatter_infer(nw_op_call *call) {
     const nw_tensor *past, *fresh, *at = nw_call_in(call, 2);
@@ -154,7 +163,8 @@ static nw_status tensor_scatter_infer(nw_op_call *call) {
     NW_TRY(nw_call_require(call, 0, &past));
     NW_TRY(nw_call_require(call, 1, &fresh));
     NW_TRY(nw_call_axis_attr(call, -2, past->rank, &axis));
-    if (axis == 0) return nw_call_fail(call, NW_E_SHAPE, "axis 0 is the batch; the sequence must be another one");
+    if (axis == 0)
+        return nw_call_fail(call, NW_E_SHAPE, "axis 0 is the batch; the sequence must be another one");
     bool fits = past->rank == fresh->rank && nw_real_format(past) == nw_real_format(fresh);
     for (int d = 0; d < past->rank && fits; d++)
         fits = d == axis ? fresh->dims[d] <= past->dims[d] : fresh->dims[d] == past->dims[d];
@@ -166,7 +176,8 @@ static nw_status tensor_scatter_infer(nw_op_call *call) {
     if (at) {
         NW_TRY(nw_call_expect_index(call, at));
         if (at->rank != 1 || at->dims[0] != past->dims[0])
-            return nw_call_fail(call, NW_E_SHAPE, "write_indices must hold one index for each of %" PRId64 " samples",
+            return nw_call_fail(call, NW_E_SHAPE,
+                                "write_indices must hold one index for each of %" PRId64 " samples",
                                 past->dims[0]);
     }
     const char *mode = nw_node_string(call->node, "mode", "linear");
@@ -191,7 +202,8 @@ static nw_status tensor_scatter_eval(nw_op_call *call) {
     for (size_t o = 0; o < span.outer; o++) {
         int64_t start = at ? nw_tensor_s64(at, o / per_sample) : 0;
         if (start < 0 || (!circular && start > limit - steps))
-            return nw_call_fail(call, NW_E_ARGUMENT, "%" PRId64 " steps written from %" PRId64 " on leave the cache of %" PRId64,
+            return nw_call_fail(call, NW_E_ARGUMENT,
+                                "%" PRId64 " steps written from %" PRId64 " on leave the cache of %" PRId64,
                                 steps, start, limit);
         for (int64_t s = 0; s < steps; s++) {
             size_t to = (size_t)((start % limit + s) % limit);

@@ -10,7 +10,7 @@ static nw_status expect_ordered(const nw_op_call *call, const nw_tensor *x) {
     return nw_call_fail(call, NW_E_TYPE, "cannot order %s elements", nw_format_name(x->format));
 }
 
-/* ---- TopK ------------------------------------------------------------------------------------------------------ */
+/* ---- TopK ---------------------------------------------------------------------------------------------- */
 
 static nw_status top_k_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -21,7 +21,8 @@ static nw_status top_k_infer(nw_op_call *call) {
     NW_TRY(nw_call_axis_attr(call, -1, x->rank, &axis));
     NW_TRY(nw_call_int(call, 1, nw_node_int(call->node, "k", -1), &k));
     if (k < 0 || k > x->dims[axis])
-        return nw_call_fail(call, NW_E_ARGUMENT, "k must be between 0 and the axis' %" PRId64 " elements, it is %" PRId64,
+        return nw_call_fail(call, NW_E_ARGUMENT,
+                            "k must be between 0 and the axis' %" PRId64 " elements, it is %" PRId64,
                             x->dims[axis], k);
     nw_tensor out = *x;
     out.dims[axis] = k;
@@ -30,7 +31,9 @@ static nw_status top_k_infer(nw_op_call *call) {
 }
 
 /* a is to be listed after b: its key is smaller, or it comes later among equals. */
-static bool after(const uint64_t *keys, size_t a, size_t b) { return keys[a] != keys[b] ? keys[a] < keys[b] : a > b; }
+static bool after(const uint64_t *keys, size_t a, size_t b) {
+    return keys[a] != keys[b] ? keys[a] < keys[b] : a > b;
+}
 
 /* Restores the heap whose root is the element listed last, after heap[at] changed. */
 static void sift(const uint64_t *keys, size_t *heap, size_t count, size_t at) {
@@ -90,7 +93,7 @@ static nw_status top_k_eval(nw_op_call *call) {
 
 const nw_op nw_op_TopK = {.name = "TopK", .domain = "", .infer = top_k_infer, .eval = top_k_eval};
 
-/* ---- ArgMax, ArgMin -------------------------------------------------------------------------------------------- */
+/* ---- ArgMax, ArgMin ------------------------------------------------------------------------------------ */
 
 static nw_status arg_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -138,7 +141,7 @@ static nw_status arg_min_eval(nw_op_call *call) { return arg_eval(call, false); 
 const nw_op nw_op_ArgMax = {.name = "ArgMax", .domain = "", .infer = arg_infer, .eval = arg_max_eval};
 const nw_op nw_op_ArgMin = {.name = "ArgMin", .domain = "", .infer = arg_infer, .eval = arg_min_eval};
 
-/* ---- Unique ---------------------------------------------------------------------------------------------------- */
+/* ---- Unique -------------------------------------------------------------------------------------------- */
 
 /* The distinct slices of a tensor: slice s is keys[s·width … +width). */
 typedef struct distinct {

@@ -1,11 +1,11 @@
-/* shape.c: operators that look at or rewrite shapes and leave the bytes alone: Shape, Size, Reshape, Flatten, Squeeze,
- * Unsqueeze. */
+/* shape.c: operators that look at or rewrite shapes and leave the bytes alone: Shape, Size, Reshape, Flatten,
+ * Squeeze, Unsqueeze. */
 #include "op/index.h"
 #include "op/move.h"
 
 #include <inttypes.h>
 
-/* ---- Shape, Size ----------------------------------------------------------------------------------------------- */
+/* ---- Shape, Size --------------------------------------------------------------------------------------- */
 
 /* A bound in [−rank, rank] as an index from 0; anything beyond is clamped. */
 static int clamp_bound(int64_t at, int rank) {
@@ -36,7 +36,8 @@ static nw_status shape_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Shape = {.name = "Shape", .domain = "", .flags = NW_OP_RAW, .infer = shape_infer, .eval = shape_eval};
+const nw_op nw_op_Shape = {
+    .name = "Shape", .domain = "", .flags = NW_OP_RAW, .infer = shape_infer, .eval = shape_eval};
 
 static nw_status size_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -49,9 +50,10 @@ static nw_status size_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Size = {.name = "Size", .domain = "", .flags = NW_OP_RAW, .infer = size_infer, .eval = size_eval};
+const nw_op nw_op_Size = {
+    .name = "Size", .domain = "", .flags = NW_OP_RAW, .infer = size_infer, .eval = size_eval};
 
-/* ---- views: the output has the input's bytes -------------------------------------------------------------------- */
+/* ---- views: the output has the input's bytes ----------------------------------------------------------- */
 
 static nw_status view_eval(nw_op_call *call) {
     nw_copy_bytes(call->out[0].data, call->in[0]->data, nw_tensor_bytes(&call->out[0]));
@@ -93,20 +95,23 @@ static nw_status reshape_infer(nw_op_call *call) {
     NW_TRY(nw_call_list(call, "shape", 1, &shape, &count));
     if (!shape) return nw_call_fail(call, NW_E_FORMAT, "input 1, the new shape, is missing");
     if (count > NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have %zu dimensions; at most %d are supported", count,
+        return nw_call_fail(call, NW_E_UNSUPPORTED,
+                            "its output would have %zu dimensions; at most %d are supported", count,
                             NW_MAX_RANK);
     bool allow_zero = nw_node_int(call->node, "allowzero", 0) != 0;
     int64_t dims[NW_MAX_RANK];
     for (size_t d = 0; d < count; d++) {
         dims[d] = shape[d];
         if (shape[d] < -1)
-            return nw_call_fail(call, NW_E_SHAPE, "the new shape holds %" PRId64 "; only −1, 0 and sizes are allowed",
+            return nw_call_fail(call, NW_E_SHAPE,
+                                "the new shape holds %" PRId64 "; only −1, 0 and sizes are allowed",
                                 shape[d]);
         unknown += shape[d] == -1;
         zeros += shape[d] == 0;
         if (shape[d] == 0 && !allow_zero) {
             if (d >= (size_t)x->rank)
-                return nw_call_fail(call, NW_E_SHAPE, "the new shape keeps dimension %zu, which the input does not have", d);
+                return nw_call_fail(call, NW_E_SHAPE,
+                                    "the new shape keeps dimension %zu, which the input does not have", d);
             dims[d] = x->dims[d];
         }
     }
@@ -131,7 +136,8 @@ static nw_status flatten_infer(nw_op_call *call) {
     int64_t asked = nw_node_int(call->node, "axis", 1);
     if (asked < 0 && asked >= -x->rank) asked += x->rank;
     NW_TRY(nw_call_axis(call, asked, x->rank, true, &axis));
-    int64_t dims[2] = {(int64_t)nw_dims_product(x->dims, 0, axis), (int64_t)nw_dims_product(x->dims, axis, x->rank)};
+    int64_t dims[2] = {(int64_t)nw_dims_product(x->dims, 0, axis),
+                       (int64_t)nw_dims_product(x->dims, axis, x->rank)};
     return set_view(call, x, 2, dims);
 }
 
@@ -150,8 +156,8 @@ static nw_status squeeze_infer(nw_op_call *call) {
     NW_TRY(nw_call_axes(call, 1, x->rank, &axes));
     for (int i = 0; i < axes.count; i++) {
         if (x->dims[axes.at[i]] != 1)
-            return nw_call_fail(call, NW_E_SHAPE, "cannot drop axis %d: it has %" PRId64 " elements, not 1", axes.at[i],
-                                x->dims[axes.at[i]]);
+            return nw_call_fail(call, NW_E_SHAPE, "cannot drop axis %d: it has %" PRId64 " elements, not 1",
+                                axes.at[i], x->dims[axes.at[i]]);
         drop[axes.at[i]] = true;
     }
     int64_t dims[NW_MAX_RANK];
@@ -177,7 +183,8 @@ static nw_status unsqueeze_infer(nw_op_call *call) {
     NW_TRY(nw_call_list(call, "axes", 1, &listed, &count));
     if (!listed) return nw_call_fail(call, NW_E_FORMAT, "the list of new axes is missing");
     if (count > (size_t)(NW_MAX_RANK - x->rank))
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions", NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have more than %d dimensions",
+                            NW_MAX_RANK);
     int rank = x->rank + (int)count;
     NW_TRY(nw_call_axes(call, 1, rank, &axes));
     bool added[NW_MAX_RANK] = {false};

@@ -17,7 +17,7 @@ static nw_status output_format(const nw_op_call *call, nw_format *format) {
     return nw_call_element_size(call, *format, &size);
 }
 
-/* ---- windows: w[n] = a0 − a1·cos(2πn/N) + a2·cos(4πn/N), N = size when periodic, else size − 1 -------------------- */
+/* ---- windows: w[n] = a0 − a1·cos(2πn/N) + a2·cos(4πn/N), N = size when periodic, else size − 1 - */
 
 static nw_status window_infer(nw_op_call *call) {
     const nw_tensor *t;
@@ -45,11 +45,12 @@ static nw_status hamming_eval(nw_op_call *call) { return window_eval(call, 25.0 
 static nw_status blackman_eval(nw_op_call *call) { return window_eval(call, 0.42, 0.5, 0.08); }
 
 const nw_op nw_op_HannWindow = {.name = "HannWindow", .domain = "", .infer = window_infer, .eval = hann_eval};
-const nw_op nw_op_HammingWindow = {.name = "HammingWindow", .domain = "", .infer = window_infer, .eval = hamming_eval};
+const nw_op nw_op_HammingWindow = {
+    .name = "HammingWindow", .domain = "", .infer = window_infer, .eval = hamming_eval};
 const nw_op nw_op_BlackmanWindow = {
     .name = "BlackmanWindow", .domain = "", .infer = window_infer, .eval = blackman_eval};
 
-/* ---- MelWeightMatrix: [dft_length/2 + 1, num_mel_bins] ----------------------------------------------------------- */
+/* ---- MelWeightMatrix: [dft_length/2 + 1, num_mel_bins] ------------------------------------------------- */
 
 static nw_status mel_infer(nw_op_call *call) {
     const nw_tensor *t;
@@ -64,7 +65,8 @@ static nw_status mel_infer(nw_op_call *call) {
     NW_TRY(nw_call_int(call, 1, 0, &length));
     NW_TRY(output_format(call, &format));
     if (bins < 0 || bins > INT32_MAX || length < 0 || length > INT32_MAX)
-        return nw_call_fail(call, NW_E_ARGUMENT, "%" PRId64 " bins of a DFT of length %" PRId64 " cannot be", bins, length);
+        return nw_call_fail(call, NW_E_ARGUMENT, "%" PRId64 " bins of a DFT of length %" PRId64 " cannot be",
+                            bins, length);
     if (call->in[2]->data) {
         NW_TRY(nw_call_int(call, 2, 0, &rate));
         if (rate <= 0) return nw_call_fail(call, NW_E_ARGUMENT, "the sample rate must be positive");
@@ -91,24 +93,25 @@ static nw_status mel_eval(nw_op_call *call) {
             double mel = low + (double)(b + k) * (high - low) / (double)(bins + 2);
             double at = floor((double)(length + 1) * hertz_of(mel) / (double)rate);
             if (!(at >= 0 && at < (double)rows))
-                return nw_call_fail(call, NW_E_ARGUMENT, "the mel bands reach outside of the spectrum's %" PRId64 " bins",
-                                    rows);
+                return nw_call_fail(call, NW_E_ARGUMENT,
+                                    "the mel bands reach outside of the spectrum's %" PRId64 " bins", rows);
             corner[k] = (int64_t)at;
         }
         for (int64_t r = corner[0]; r < corner[2] || r == corner[1]; r++) {
             int64_t rise = corner[1] - corner[0], fall = corner[2] - corner[1];
-            double w = r < corner[1]            ? (double)(r - corner[0]) / (double)rise
-                       : r == corner[1]         ? 1
-                                                : (double)(corner[2] - r) / (double)fall;
+            double w = r < corner[1]    ? (double)(r - corner[0]) / (double)rise
+                       : r == corner[1] ? 1
+                                        : (double)(corner[2] - r) / (double)fall;
             nw_store_f64(out->format, out->data, (size_t)(r * bins + b), w);
         }
     }
     return NW_OK;
 }
 
-const nw_op nw_op_MelWeightMatrix = {.name = "MelWeightMatrix", .domain = "", .infer = mel_infer, .eval = mel_eval};
+const nw_op nw_op_MelWeightMatrix = {
+    .name = "MelWeightMatrix", .domain = "", .infer = mel_infer, .eval = mel_eval};
 
-/* ---- the transform ---------------------------------------------------------------------------------------------- */
+/* ---- the transform ------------------------------------------------------------------------------------- */
 
 typedef struct complex_number {
     double re, im;
@@ -121,7 +124,7 @@ static complex_number times(complex_number a, complex_number b) {
 /* y[k] = Σ x[j]·e^(∓2πi·jk/n) (− unless inverse), not scaled. */
 typedef struct transform {
     size_t n;
-    complex_number *root;    /* [n] e^(∓2πi·k/n) */
+    complex_number *root;     /* [n] e^(∓2πi·k/n) */
     complex_number *in, *out; /* [n] */
 } transform;
 
@@ -137,10 +140,10 @@ static nw_status transform_init(const nw_op_call *call, size_t n, bool inverse, 
     return NW_OK;
 }
 
-/* Splits off the smallest factor of n (Cooley and Tukey): `in` every `stride` elements, out contiguous, room for n at
- * `room`. A prime length costs n². */
-static void transform_part(const transform *t, const complex_number *in, size_t stride, size_t n, complex_number *out,
-                           complex_number *room) {
+/* Splits off the smallest factor of n (Cooley and Tukey): `in` every `stride` elements, out contiguous, room
+ * for n at `room`. A prime length costs n². */
+static void transform_part(const transform *t, const complex_number *in, size_t stride, size_t n,
+                           complex_number *out, complex_number *room) {
     size_t f = 2;
     while (f * f <= n && n % f != 0) f++;
     if (f * f > n) f = n;
@@ -149,7 +152,8 @@ static void transform_part(const transform *t, const complex_number *in, size_t 
         return;
     }
     size_t m = n / f;
-    for (size_t j = 0; j < f; j++) transform_part(t, in + j * stride, stride * f, m, room + j * m, out + j * m);
+    for (size_t j = 0; j < f; j++)
+        transform_part(t, in + j * stride, stride * f, m, room + j * m, out + j * m);
     for (size_t k = 0; k < n; k++) {
         complex_number sum = {0, 0};
         for (size_t j = 0; j < f; j++) {
@@ -166,7 +170,7 @@ static void transform_run(const transform *t, complex_number *room) {
     transform_part(t, t->in, 1, t->n, t->out, room);
 }
 
-/* ---- DFT ------------------------------------------------------------------------------------------------------- */
+/* ---- DFT ----------------------------------------------------------------------------------------------- */
 
 typedef struct dft {
     int axis;
@@ -180,17 +184,21 @@ static nw_status read_dft(const nw_op_call *call, const nw_tensor *x, dft *p) {
     if (call->version >= 20) NW_TRY(nw_call_int(call, 2, -2, &axis));
     p->inverse = nw_node_int(call->node, "inverse", 0) != 0;
     p->onesided = nw_node_int(call->node, "onesided", 0) != 0;
-    if (x->rank < 2) return nw_call_fail(call, NW_E_SHAPE, "expects [signal…, 1 or 2], got %d dimensions", x->rank);
+    if (x->rank < 2)
+        return nw_call_fail(call, NW_E_SHAPE, "expects [signal…, 1 or 2], got %d dimensions", x->rank);
     NW_TRY(nw_call_axis(call, axis, x->rank, false, &p->axis));
     int64_t parts = x->dims[x->rank - 1], n = x->dims[p->axis];
-    if (p->axis == x->rank - 1) return nw_call_fail(call, NW_E_ARGUMENT, "the last axis holds real and imaginary parts");
-    if (parts != 1 && parts != 2) return nw_call_fail(call, NW_E_SHAPE, "the last axis must have 1 or 2 elements");
+    if (p->axis == x->rank - 1)
+        return nw_call_fail(call, NW_E_ARGUMENT, "the last axis holds real and imaginary parts");
+    if (parts != 1 && parts != 2)
+        return nw_call_fail(call, NW_E_SHAPE, "the last axis must have 1 or 2 elements");
     if (p->onesided && !p->inverse && parts == 2)
         return nw_call_fail(call, NW_E_ARGUMENT, "a one-sided transform needs a real signal");
     bool real_result = p->onesided && p->inverse;
     NW_TRY(nw_call_int(call, 1, real_result ? 2 * (n - 1) : n, &p->length));
     if (p->length < 1 || p->length > INT32_MAX)
-        return nw_call_fail(call, NW_E_ARGUMENT, "a transform of length %" PRId64 " is not possible", p->length);
+        return nw_call_fail(call, NW_E_ARGUMENT, "a transform of length %" PRId64 " is not possible",
+                            p->length);
     p->out_length = p->onesided && !p->inverse ? p->length / 2 + 1 : p->length;
     p->out_parts = real_result ? 1 : 2;
     return NW_OK;
@@ -208,8 +216,10 @@ static nw_status dft_infer(nw_op_call *call) {
     return nw_call_set_moved(call, 0, x, out.rank, out.dims);
 }
 
-/* t->in ← the first n values of a line of x that starts at complex element `first`, `step` apart; zeros beyond `have`. */
-static void load_line(const nw_tensor *x, size_t parts, size_t first, size_t step, size_t have, const transform *t) {
+/* t->in ← the first n values of a line of x that starts at complex element `first`, `step` apart; zeros
+ * beyond `have`. */
+static void load_line(const nw_tensor *x, size_t parts, size_t first, size_t step, size_t have,
+                      const transform *t) {
     for (size_t i = 0; i < t->n; i++) {
         size_t at = (first + i * step) * parts;
         t->in[i] = (complex_number){0, 0};
@@ -230,7 +240,8 @@ static nw_status dft_eval(nw_op_call *call) {
     NW_TRY(nw_call_scratch(call, t.n, &room));
     if (nw_tensor_count(out) == 0) return NW_OK;
     nw_axis_span s = nw_axis_span_of(x, p.axis);
-    size_t parts = (size_t)x->dims[x->rank - 1], out_parts = (size_t)p.out_parts, out_length = (size_t)p.out_length;
+    size_t parts = (size_t)x->dims[x->rank - 1], out_parts = (size_t)p.out_parts,
+           out_length = (size_t)p.out_length;
     s.inner /= parts;
     double scale = p.inverse ? 1.0 / (double)t.n : 1.0;
     for (size_t line = 0; line < s.outer * s.inner; line++) {
@@ -253,7 +264,7 @@ static nw_status dft_eval(nw_op_call *call) {
 
 const nw_op nw_op_DFT = {.name = "DFT", .domain = "", .infer = dft_infer, .eval = dft_eval};
 
-/* ---- STFT: [B, T, 1 or 2] → [B, frames, bins, 2] ------------------------------------------------------------------ */
+/* ---- STFT: [B, T, 1 or 2] → [B, frames, bins, 2] ----------------------------------------------------- */
 
 typedef struct stft {
     int64_t step, length, frames, bins;
@@ -266,15 +277,18 @@ static nw_status read_stft(const nw_op_call *call, const nw_tensor *x, stft *p) 
     NW_TRY(nw_call_int(call, 1, 1, &p->step));
     if (x->rank != 3 || (x->dims[2] != 1 && x->dims[2] != 2))
         return nw_call_fail(call, NW_E_SHAPE, "expects a signal [batch, length, 1 or 2]");
-    if (window && window->rank != 1) return nw_call_fail(call, NW_E_SHAPE, "the window must have one dimension");
+    if (window && window->rank != 1)
+        return nw_call_fail(call, NW_E_SHAPE, "the window must have one dimension");
     NW_TRY(nw_call_int(call, 3, window ? window->dims[0] : x->dims[1], &p->length));
     if (window && window->dims[0] != p->length)
-        return nw_call_fail(call, NW_E_SHAPE, "the window has %" PRId64 " values for frames of %" PRId64, window->dims[0],
-                            p->length);
+        return nw_call_fail(call, NW_E_SHAPE, "the window has %" PRId64 " values for frames of %" PRId64,
+                            window->dims[0], p->length);
     if (p->step < 1 || p->length < 1 || p->length > x->dims[1])
-        return nw_call_fail(call, NW_E_ARGUMENT, "frames of %" PRId64 " every %" PRId64 " samples do not fit a signal of %" PRId64,
+        return nw_call_fail(call, NW_E_ARGUMENT,
+                            "frames of %" PRId64 " every %" PRId64 " samples do not fit a signal of %" PRId64,
                             p->length, p->step, x->dims[1]);
-    if (onesided && x->dims[2] == 2) return nw_call_fail(call, NW_E_ARGUMENT, "a one-sided transform needs a real signal");
+    if (onesided && x->dims[2] == 2)
+        return nw_call_fail(call, NW_E_ARGUMENT, "a one-sided transform needs a real signal");
     p->frames = (x->dims[1] - p->length) / p->step + 1;
     p->bins = onesided ? p->length / 2 + 1 : p->length;
     return NW_OK;

@@ -4,7 +4,7 @@
 
 #include <inttypes.h>
 
-/* ---- Slice ----------------------------------------------------------------------------------------------------- */
+/* ---- Slice --------------------------------------------------------------------------------------------- */
 
 /* Of each axis: `length` elements from `start` in steps of `step` (0 when there is at most one). */
 typedef struct slice {
@@ -13,9 +13,10 @@ typedef struct slice {
 
 static int64_t clamp(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
 
-/* ONNX Slice: negative bounds count from the end, then both are clamped so that every index named is inside. */
-static nw_status slice_axis(const nw_op_call *call, slice *s, int axis, int64_t dim, int64_t start, int64_t end,
-                            int64_t step) {
+/* ONNX Slice: negative bounds count from the end, then both are clamped so that every index named is inside.
+ */
+static nw_status slice_axis(const nw_op_call *call, slice *s, int axis, int64_t dim, int64_t start,
+                            int64_t end, int64_t step) {
     if (step == 0) return nw_call_fail(call, NW_E_ARGUMENT, "the step on axis %d is 0", axis);
     if (start < 0) start += dim;
     if (end < 0) end += dim;
@@ -40,12 +41,15 @@ static nw_status read_slice(const nw_op_call *call, const nw_tensor *x, slice *s
     NW_TRY(nw_call_axes(call, 3, x->rank, &axes));
     if (!starts || !ends) return nw_call_fail(call, NW_E_FORMAT, "starts or ends are missing");
     if (!axes.given)
-        for (; axes.count < x->rank && (size_t)axes.count < start_count; axes.count++) axes.at[axes.count] = axes.count;
+        for (; axes.count < x->rank && (size_t)axes.count < start_count; axes.count++)
+            axes.at[axes.count] = axes.count;
     if (start_count != (size_t)axes.count || end_count != start_count || (steps && step_count != start_count))
-        return nw_call_fail(call, NW_E_SHAPE, "starts, ends, axes and steps must have one entry for each sliced axis");
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "starts, ends, axes and steps must have one entry for each sliced axis");
     for (int d = 0; d < x->rank; d++) NW_TRY(slice_axis(call, s, d, x->dims[d], 0, x->dims[d], 1));
     for (int i = 0; i < axes.count; i++)
-        NW_TRY(slice_axis(call, s, axes.at[i], x->dims[axes.at[i]], starts[i], ends[i], steps ? steps[i] : 1));
+        NW_TRY(
+            slice_axis(call, s, axes.at[i], x->dims[axes.at[i]], starts[i], ends[i], steps ? steps[i] : 1));
     return NW_OK;
 }
 
@@ -84,10 +88,10 @@ const nw_op nw_op_Slice = {.name = "Slice",
                            .eval = slice_eval,
                            .roles = nw_roles_moved};
 
-/* ---- Split ----------------------------------------------------------------------------------------------------- */
+/* ---- Split --------------------------------------------------------------------------------------------- */
 
-/* sizes[i] of output i on the split axis: listed (attribute `split` before opset 13, then input 1), or equal parts, of which
- * the last may be shorter when num_outputs says so (opset 18). */
+/* sizes[i] of output i on the split axis: listed (attribute `split` before opset 13, then input 1), or equal
+ * parts, of which the last may be shorter when num_outputs says so (opset 18). */
 static nw_status split_sizes(const nw_op_call *call, int64_t dim, int64_t *sizes) {
     const int64_t *listed;
     size_t count;
@@ -95,22 +99,27 @@ static nw_status split_sizes(const nw_op_call *call, int64_t dim, int64_t *sizes
     NW_TRY(nw_call_list(call, "split", 1, &listed, &count));
     if (listed) {
         if (count != (size_t)parts)
-            return nw_call_fail(call, NW_E_SHAPE, "split lists %zu parts for %" PRId64 " outputs", count, parts);
+            return nw_call_fail(call, NW_E_SHAPE, "split lists %zu parts for %" PRId64 " outputs", count,
+                                parts);
         for (int64_t i = 0; i < parts; i++) {
             sizes[i] = listed[i];
             if (listed[i] < 0 || listed[i] > left) left = -1;
             if (left < 0) break;
             left -= listed[i];
         }
-        if (left != 0) return nw_call_fail(call, NW_E_SHAPE, "the parts do not add up to the axis' %" PRId64 " elements", dim);
+        if (left != 0)
+            return nw_call_fail(call, NW_E_SHAPE, "the parts do not add up to the axis' %" PRId64 " elements",
+                                dim);
         return NW_OK;
     }
     bool uneven = nw_node_attr(call->node, "num_outputs") != NULL;
     if (uneven && nw_node_int(call->node, "num_outputs", 0) != parts)
-        return nw_call_fail(call, NW_E_FORMAT, "num_outputs differs from the %" PRId64 " outputs that are there", parts);
+        return nw_call_fail(call, NW_E_FORMAT,
+                            "num_outputs differs from the %" PRId64 " outputs that are there", parts);
     int64_t part = dim / parts + (dim % parts != 0);
     if (dim % parts != 0 && (!uneven || part * (parts - 1) > dim))
-        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " elements do not split into %" PRId64 " equal parts", dim, parts);
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "%" PRId64 " elements do not split into %" PRId64 " equal parts", dim, parts);
     for (int64_t i = 0; i < parts; i++) sizes[i] = i < parts - 1 ? part : dim - part * (parts - 1);
     return NW_OK;
 }
@@ -157,13 +166,14 @@ const nw_op nw_op_Split = {.name = "Split",
                            .eval = split_eval,
                            .roles = nw_roles_moved};
 
-/* ---- Concat ---------------------------------------------------------------------------------------------------- */
+/* ---- Concat -------------------------------------------------------------------------------------------- */
 
 static nw_status concat_infer(nw_op_call *call) {
     const nw_tensor *first, *x;
     int axis;
     NW_TRY(nw_call_require(call, 0, &first));
-    if (!nw_node_attr(call->node, "axis")) return nw_call_fail(call, NW_E_FORMAT, "attribute axis is missing");
+    if (!nw_node_attr(call->node, "axis"))
+        return nw_call_fail(call, NW_E_FORMAT, "attribute axis is missing");
     NW_TRY(nw_call_axis_attr(call, 0, first->rank, &axis));
     nw_tensor joined = *first;
     for (int i = 1; i < call->in_count; i++) {
@@ -173,11 +183,12 @@ static nw_status concat_infer(nw_op_call *call) {
         if (!fits) {
             char a[96], b[96];
             return nw_call_fail(call, NW_E_SHAPE, "cannot join %s and %s along axis %d",
-                                nw_tensor_describe(first, a, sizeof a), nw_tensor_describe(x, b, sizeof b), axis);
+                                nw_tensor_describe(first, a, sizeof a), nw_tensor_describe(x, b, sizeof b),
+                                axis);
         }
         if (nw_real_format(x) != nw_real_format(first))
-            return nw_call_fail(call, NW_E_TYPE, "cannot join %s and %s elements", nw_format_name(nw_real_format(first)),
-                                nw_format_name(nw_real_format(x)));
+            return nw_call_fail(call, NW_E_TYPE, "cannot join %s and %s elements",
+                                nw_format_name(nw_real_format(first)), nw_format_name(nw_real_format(x)));
         if (__builtin_add_overflow(joined.dims[axis], x->dims[axis], &joined.dims[axis]))
             return nw_call_fail(call, NW_E_SHAPE, "the joined axis is too long");
     }
@@ -215,7 +226,7 @@ const nw_op nw_op_Concat = {.name = "Concat",
                             .eval = concat_eval,
                             .roles = concat_roles};
 
-/* ---- Expand ---------------------------------------------------------------------------------------------------- */
+/* ---- Expand -------------------------------------------------------------------------------------------- */
 
 static nw_status expand_infer(nw_op_call *call) {
     const nw_tensor *x, *shape;
@@ -225,10 +236,12 @@ static nw_status expand_infer(nw_op_call *call) {
     NW_TRY(nw_call_require(call, 1, &shape));
     NW_TRY(nw_call_ints(call, 1, &dims, &rank));
     if (rank > NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "a shape of %zu dimensions; at most %d are supported", rank,
-                            NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "a shape of %zu dimensions; at most %d are supported",
+                            rank, NW_MAX_RANK);
     for (size_t d = 0; d < rank; d++)
-        if (dims[d] < 0) return nw_call_fail(call, NW_E_SHAPE, "the new shape holds a negative size (%" PRId64 ")", dims[d]);
+        if (dims[d] < 0)
+            return nw_call_fail(call, NW_E_SHAPE, "the new shape holds a negative size (%" PRId64 ")",
+                                dims[d]);
     nw_tensor asked = {.format = nw_real_format(x)}, out = {.rank = 0};
     nw_tensor_set_shape(&asked, (int)rank, dims);
     NW_TRY(nw_call_broadcast(call, (const nw_tensor *const[]){x, &asked}, 2, &out));
@@ -256,7 +269,7 @@ const nw_op nw_op_Expand = {.name = "Expand",
                             .eval = expand_eval,
                             .roles = nw_roles_moved};
 
-/* ---- Tile ------------------------------------------------------------------------------------------------------ */
+/* ---- Tile ---------------------------------------------------------------------------------------------- */
 
 static nw_status tile_infer(nw_op_call *call) {
     const nw_tensor *x, *repeats;

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Since opset 13 one axis (default the last); before, the input is a matrix that `axis` (default 1) splits, and a row is the
- * axis. */
+/* Since opset 13 one axis (default the last); before, the input is a matrix that `axis` (default 1) splits,
+ * and a row is the axis. */
 static nw_status read_span(const nw_op_call *call, const nw_tensor *x, nw_axis_span *span) {
     int axis;
     if (call->version >= 13) {
@@ -33,17 +33,20 @@ static nw_status softmax_infer(nw_op_call *call) {
     return nw_call_set_like(call, 0, x);
 }
 
-/* ---- f32 ------------------------------------------------------------------------------------------------------- */
+/* ---- f32 ----------------------------------------------------------------------------------------------- */
 
-/* e^x for x ≤ 0 within 2 units in the last place, without a call so that loops over it vectorize; below e^−87.3 it is 0.
- * x = n·ln 2 + r, |r| ≤ ln 2 / 2; e^r by the minimax polynomial of Cephes' expf. */
+#define LEAST (-89.0f) /* e^LEAST counts as 0 */
+
+/* e^x for x in [LEAST, 0] within 2 units in the last place, without calls or branches so that loops over it
+ * vectorize; below e^−87.7 (2^−126.5) it is 0, of NaN it is NaN. x = n·ln 2 + r, |r| ≤ ln 2 / 2; e^r by the
+ * minimax polynomial of Cephes' expf. */
 static inline float exp_negative(float x) {
-    float c = x > -87.33654f ? x : -87.33654f;
-    float n = c * 1.44269504f + 12582912.0f; /* 1.5·2^23: the sum's low bits are round(c/ln 2) */
+    const float magic = 12582912.0f; /* 1.5·2^23: the low bits of magic + y are round(y) */
+    float n = x * 1.44269504f + magic, power;
     uint32_t bits;
     memcpy(&bits, &n, sizeof bits);
-    n -= 12582912.0f;
-    float r = c - n * 0.693359375f + n * 2.12194440e-4f;
+    n -= magic;
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -51,26 +54,25 @@ static inline float exp_negative(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    bits = (bits + 127) << 23; /* 2^n */
-    float power;
+    int32_t exponent = (int32_t)(bits - 0x4B400000u) + 127; /* of 2^n, biased */
+    bits = (uint32_t)(exponent < 0 ? 0 : exponent) << 23;
     memcpy(&power, &bits, sizeof power);
-    return x > -87.33654f ? p * power : 0.0f;
+    return p * power;
 }
 
-#define LANES 16
+static inline float above_least(float x) { return x < LEAST ? LEAST : x; }
 
-/* The maximum of n elements; NaN when one is. */
+#define LANES 32 /* running results side by side: few enough for registers, too many for the compiler to unroll */
+
+/* The maximum of n ≥ 1 elements. A NaN may be overlooked: its exponential makes the sum NaN all the same. */
 static float max_of(const float *x, size_t n) {
     float lane[LANES], best = x[0];
     size_t i = 0;
     for (int l = 0; l < LANES; l++) lane[l] = best;
     for (; n - i >= LANES; i += LANES)
-        for (int l = 0; l < LANES; l++) {
-            float v = x[i + (size_t)l];
-            lane[l] = v > lane[l] || v != v ? v : lane[l];
-        }
-    for (int l = 0; l < LANES; l++) best = lane[l] > best || lane[l] != lane[l] ? lane[l] : best;
-    for (; i < n; i++) best = x[i] > best || x[i] != x[i] ? x[i] : best;
+        for (int l = 0; l < LANES; l++) lane[l] = x[i + (size_t)l] > lane[l] ? x[i + (size_t)l] : lane[l];
+    for (int l = 0; l < LANES; l++) best = lane[l] > best ? lane[l] : best;
+    for (; i < n; i++) best = x[i] > best ? x[i] : best;
     return best;
 }
 
@@ -84,14 +86,16 @@ static float sum_of(const float *x, size_t n) {
     return total;
 }
 
-/* y = e^(x − max x)/Σ, or its logarithm x − max x − log Σ. Rows that are all −inf, or hold +inf or NaN, become NaN. */
+/* y = e^(x − max x)/Σ, or its logarithm x − max x − log Σ. Rows that are all −inf, or hold +inf or NaN,
+ * become NaN. */
 static void softmax_line(const float *x, size_t n, bool logarithm, float *y) {
     float m = max_of(x, n);
     if (!isfinite(m)) {
         for (size_t i = 0; i < n; i++) y[i] = NAN;
         return;
     }
-    for (size_t i = 0; i < n; i++) y[i] = exp_negative(x[i] - m);
+    for (size_t i = 0; i < n; i++) y[i] = above_least(x[i] - m);
+    for (size_t i = 0; i < n; i++) y[i] = exp_negative(y[i]); /* a loop of its own: gcc would make LEAST a branch */
     float sum = sum_of(y, n);
     if (logarithm) {
         float shift = logf(sum);
@@ -112,11 +116,16 @@ static void softmax_columns(const float *x, size_t n, size_t inner, size_t width
     for (size_t r = 1; r < n; r++)
         for (size_t i = 0; i < width; i++) {
             float v = x[r * inner + i];
-            m[i] = v > m[i] || v != v ? v : m[i];
+            m[i] = v > m[i] ? v : m[i];
         }
     for (size_t i = 0; i < width; i++) m[i] = isfinite(m[i]) ? m[i] : NAN;
-    for (size_t r = 0; r < n; r++)
-        for (size_t i = 0; i < width; i++) sum[i] += y[r * inner + i] = exp_negative(x[r * inner + i] - m[i]);
+    for (size_t r = 0; r < n; r++) {
+        float e[STRIP];
+        for (size_t i = 0; i < width; i++) e[i] = above_least(x[r * inner + i] - m[i]);
+        for (size_t i = 0; i < width; i++) e[i] = exp_negative(e[i]);
+        for (size_t i = 0; i < width; i++) sum[i] += e[i];
+        memcpy(y + r * inner, e, width * sizeof *e);
+    }
     for (size_t i = 0; i < width; i++) sum[i] = m[i] != m[i] ? NAN : logarithm ? logf(sum[i]) : 1.0f / sum[i];
     for (size_t r = 0; r < n; r++)
         for (size_t i = 0; i < width; i++)
@@ -127,16 +136,15 @@ static void softmax_f32(const float *x, nw_axis_span s, bool logarithm, float *y
     for (size_t o = 0; o < s.outer; o++) {
         const float *from = x + o * s.length * s.inner;
         float *to = y + o * s.length * s.inner;
-        if (s.inner == 1)
-            softmax_line(from, s.length, logarithm, to);
+        if (s.inner == 1) softmax_line(from, s.length, logarithm, to);
         else
             for (size_t i = 0; i < s.inner; i += STRIP)
-                softmax_columns(from + i, s.length, s.inner, s.inner - i < STRIP ? s.inner - i : STRIP, logarithm,
-                                to + i);
+                softmax_columns(from + i, s.length, s.inner, s.inner - i < STRIP ? s.inner - i : STRIP,
+                                logarithm, to + i);
     }
 }
 
-/* ---- other types ----------------------------------------------------------------------------------------------- */
+/* ---- other types --------------------------------------------------------------------------------------- */
 
 static void softmax_f64(const nw_tensor *x, nw_axis_span s, bool logarithm, nw_tensor *y) {
     for (size_t line = 0; line < s.outer * s.inner; line++) {
@@ -178,7 +186,8 @@ static nw_status hardmax_eval(nw_op_call *call) {
         size_t first = line / s.inner * s.length * s.inner + line % s.inner, best = 0;
         for (size_t r = 1; r < s.length; r++)
             if (nw_tensor_f64(x, first + r * s.inner) > nw_tensor_f64(x, first + best * s.inner)) best = r;
-        for (size_t r = 0; r < s.length; r++) nw_store_f64(y->format, y->data, first + r * s.inner, r == best);
+        for (size_t r = 0; r < s.length; r++)
+            nw_store_f64(y->format, y->data, first + r * s.inner, r == best);
     }
     return NW_OK;
 }
@@ -190,5 +199,6 @@ static void softmax_roles(const nw_node *node, nw_roles *roles) {
 
 const nw_op nw_op_Softmax = {
     .name = "Softmax", .domain = "", .infer = softmax_infer, .eval = softmax_eval, .roles = softmax_roles};
-const nw_op nw_op_LogSoftmax = {.name = "LogSoftmax", .domain = "", .infer = softmax_infer, .eval = log_softmax_eval};
+const nw_op nw_op_LogSoftmax = {
+    .name = "LogSoftmax", .domain = "", .infer = softmax_infer, .eval = log_softmax_eval};
 const nw_op nw_op_Hardmax = {.name = "Hardmax", .domain = "", .infer = softmax_infer, .eval = hardmax_eval};

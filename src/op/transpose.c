@@ -1,10 +1,11 @@
-/* transpose.c: operators that reorder elements: Transpose, DepthToSpace, SpaceToDepth, ReverseSequence, Trilu. */
+/* transpose.c: operators that reorder elements: Transpose, DepthToSpace, SpaceToDepth, ReverseSequence,
+ * Trilu. */
 #include "op/index.h"
 #include "op/move.h"
 
 #include <inttypes.h>
 
-/* ---- Transpose ------------------------------------------------------------------------------------------------- */
+/* ---- Transpose ----------------------------------------------------------------------------------------- */
 
 /* Output axis d is input axis perm[d]; without the attribute the axes are reversed. */
 static nw_status read_perm(const nw_op_call *call, int rank, int *perm) {
@@ -56,26 +57,29 @@ const nw_op nw_op_Transpose = {.name = "Transpose",
                                .eval = transpose_eval,
                                .roles = nw_roles_moved};
 
-/* ---- DepthToSpace, SpaceToDepth: [N, C·b·b, H, W] ↔ [N, C, H·b, W·b] --------------------------------------------- */
+/* ---- DepthToSpace, SpaceToDepth: [N, C·b·b, H, W] ↔ [N, C, H·b, W·b] ----------------------------- */
 
 static nw_status read_block(const nw_op_call *call, const nw_tensor **x, int64_t *block) {
     NW_TRY(nw_call_require(call, 0, x));
     *block = nw_node_int(call->node, "blocksize", 0);
-    if ((*x)->rank != 4) return nw_call_fail(call, NW_E_SHAPE, "expects [N,C,H,W], got %d dimensions", (*x)->rank);
+    if ((*x)->rank != 4)
+        return nw_call_fail(call, NW_E_SHAPE, "expects [N,C,H,W], got %d dimensions", (*x)->rank);
     if (*block < 1 || *block > INT16_MAX)
-        return nw_call_fail(call, NW_E_ARGUMENT, "blocksize must be positive and small, it is %" PRId64, *block);
+        return nw_call_fail(call, NW_E_ARGUMENT, "blocksize must be positive and small, it is %" PRId64,
+                            *block);
     return NW_OK;
 }
 
-/* Between the deep tensor [N, C·b·b, H, W] and the wide one [N, C, H·b, W·b]. In the deep one, the block's row and column
- * come before the channel (DCR) or after it (CRD). */
+/* Between the deep tensor [N, C·b·b, H, W] and the wide one [N, C, H·b, W·b]. In the deep one, the block's
+ * row and column come before the channel (DCR) or after it (CRD). */
 static nw_status move_blocks(nw_op_call *call, const nw_tensor *wide, int64_t b, bool crd, bool to_wide) {
     int64_t c = wide->dims[1], h = wide->dims[2] / b, w = wide->dims[3] / b, pixel = h * w;
     int64_t deep_c = crd ? b * b : 1, deep_row = crd ? b : b * c, deep_column = crd ? 1 : c;
     const int64_t dims[6] = {wide->dims[0], c, h, b, w, b};
     const int64_t deep[6] = {c * b * b * pixel, deep_c * pixel, w, deep_row * pixel, 1, deep_column * pixel};
     const int64_t flat[6] = {c * b * b * pixel, b * b * pixel, b * b * w, b * w, b, 1};
-    static const int deep_order[6] = {0, 3, 5, 1, 2, 4}; /* DCR; any order is right, the destination's is fast */
+    static const int deep_order[6] = {0, 3, 5,
+                                      1, 2, 4}; /* DCR; any order is right, the destination's is fast */
     nw_move move = {.rank = 0};
     for (int i = 0; i < 6; i++) {
         int d = to_wide ? i : deep_order[i];
@@ -95,7 +99,8 @@ static nw_status depth_to_space_infer(nw_op_call *call) {
     if (strcmp(mode, "DCR") != 0 && strcmp(mode, "CRD") != 0)
         return nw_call_fail(call, NW_E_ARGUMENT, "mode must be DCR or CRD, it is %s", mode);
     if (x->dims[1] % (b * b) != 0)
-        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " channels do not divide into blocks of %" PRId64 "×%" PRId64,
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "%" PRId64 " channels do not divide into blocks of %" PRId64 "×%" PRId64,
                             x->dims[1], b, b);
     if (__builtin_mul_overflow(x->dims[2], b, &height) || __builtin_mul_overflow(x->dims[3], b, &width))
         return nw_call_fail(call, NW_E_SHAPE, "the output would be too large");
@@ -120,7 +125,8 @@ static nw_status space_to_depth_infer(nw_op_call *call) {
     int64_t b, channels;
     NW_TRY(read_block(call, &x, &b));
     if (x->dims[2] % b != 0 || x->dims[3] % b != 0)
-        return nw_call_fail(call, NW_E_SHAPE, "a %" PRId64 "×%" PRId64 " image does not divide into blocks of %" PRId64,
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "a %" PRId64 "×%" PRId64 " image does not divide into blocks of %" PRId64,
                             x->dims[2], x->dims[3], b);
     if (__builtin_mul_overflow(x->dims[1], b * b, &channels))
         return nw_call_fail(call, NW_E_SHAPE, "the output would be too large");
@@ -140,7 +146,7 @@ const nw_op nw_op_SpaceToDepth = {.name = "SpaceToDepth",
                                   .eval = space_to_depth_eval,
                                   .roles = nw_roles_moved};
 
-/* ---- ReverseSequence ------------------------------------------------------------------------------------------- */
+/* ---- ReverseSequence ----------------------------------------------------------------------------------- */
 
 static nw_status reverse_sequence_axes(const nw_op_call *call, int *batch, int *time) {
     int64_t b = nw_node_int(call->node, "batch_axis", 1), t = nw_node_int(call->node, "time_axis", 0);
@@ -159,7 +165,8 @@ static nw_status reverse_sequence_infer(nw_op_call *call) {
     NW_TRY(reverse_sequence_axes(call, &batch, &time));
     if (x->rank < 2) return nw_call_fail(call, NW_E_SHAPE, "expects at least two dimensions");
     if (lengths->rank != 1 || lengths->dims[0] != x->dims[batch])
-        return nw_call_fail(call, NW_E_SHAPE, "sequence_lens must hold one length for each of the %" PRId64 " sequences",
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "sequence_lens must hold one length for each of the %" PRId64 " sequences",
                             x->dims[batch]);
     NW_TRY(nw_call_expect_index(call, lengths));
     return nw_call_set_moved(call, 0, x, x->rank, x->dims);
@@ -179,8 +186,9 @@ static nw_status reverse_sequence_eval(nw_op_call *call) {
     for (int64_t b = 0; b < x->dims[batch]; b++) {
         int64_t length = nw_tensor_s64(call->in[1], (size_t)b);
         if (length < 0 || length > x->dims[time])
-            return nw_call_fail(call, NW_E_ARGUMENT, "sequence %" PRId64 " has length %" PRId64 ", beyond its %" PRId64
-                                " steps", b, length, x->dims[time]);
+            return nw_call_fail(call, NW_E_ARGUMENT,
+                                "sequence %" PRId64 " has length %" PRId64 ", beyond its %" PRId64 " steps",
+                                b, length, x->dims[time]);
         for (int64_t t = 0; t < x->dims[time]; t++) {
             int64_t from = t < length ? length - 1 - t : t, base = b * strides[batch];
             memcpy((char *)out->data + (size_t)(base + t * strides[time]) * size,
@@ -197,7 +205,7 @@ const nw_op nw_op_ReverseSequence = {.name = "ReverseSequence",
                                      .eval = reverse_sequence_eval,
                                      .roles = nw_roles_moved};
 
-/* ---- Trilu ----------------------------------------------------------------------------------------------------- */
+/* ---- Trilu --------------------------------------------------------------------------------------------- */
 
 static nw_status trilu_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -227,7 +235,8 @@ static nw_status trilu_eval(nw_op_call *call) {
     size_t matrices = nw_dims_product(x->dims, 0, x->rank - 2);
     for (size_t m = 0; m < matrices; m++)
         for (int64_t r = 0; r < rows; r++, line += (size_t)columns * size) {
-            int64_t split = r + k + (upper ? 0 : 1); /* columns [0, split) are below the diagonal (or on it) */
+            int64_t split =
+                r + k + (upper ? 0 : 1); /* columns [0, split) are below the diagonal (or on it) */
             split = split < 0 ? 0 : split > columns ? columns : split;
             if (upper) memset(line, 0, (size_t)split * size);
             else memset(line + (size_t)split * size, 0, (size_t)(columns - split) * size);
@@ -235,4 +244,5 @@ static nw_status trilu_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Trilu = {.name = "Trilu", .domain = "", .flags = NW_OP_RAW, .infer = trilu_infer, .eval = trilu_eval};
+const nw_op nw_op_Trilu = {
+    .name = "Trilu", .domain = "", .flags = NW_OP_RAW, .infer = trilu_infer, .eval = trilu_eval};

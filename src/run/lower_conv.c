@@ -20,7 +20,7 @@ typedef struct conv_state {
     nw_window window;
     const void *pad;
     size_t m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
-    double work;
+    double work; /* nanoseconds */
     /* Few input channels: the image is copied with its padding, so that a line of the kernel is one long tap. */
     bool padded;
     size_t batch, in_h, in_w, pixel, pad_top, pad_left, padded_h, padded_w;
@@ -303,7 +303,7 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     conv_state s = {.integer = c.integer,
                     .groups = c.depthwise ? 1 : (size_t)c.g.groups,
                     .m = (size_t)(c.g.batch * c.g.out[1] * c.g.out[2])};
-    s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps / 8;
+    s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps / (c.depthwise ? 20 : c.integer ? 200 : 50);
     set_window(&s, &c);
     size_t plain_k = c.k;
     if (!c.depthwise && wants_padded_copy(&c)) set_padded(&s, &c);

@@ -29,7 +29,7 @@ static void table_range(void *user, size_t begin, size_t end) {
 static nw_status run_table(nw_exec *e, const nw_step *step) {
     const table_state *s = step->state;
     table_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->count, 64, (double)s->count / 4, table_range, &job);
+    nw_exec_parallel(e, s->count, 64, (double)s->count / 16, table_range, &job);
     return NW_OK;
 }
 
@@ -101,7 +101,7 @@ static void unary_range(void *user, size_t begin, size_t end) {
 static nw_status run_unary(nw_exec *e, const nw_step *step) {
     const unary_state *s = step->state;
     unary_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->count, 64, (double)s->count * (s->fn ? 4 : 1), unary_range, &job);
+    nw_exec_parallel(e, s->count, 64, (double)s->count / (s->fn ? 2 : 8), unary_range, &job);
     return NW_OK;
 }
 
@@ -193,7 +193,7 @@ static void codes_range(void *user, size_t begin, size_t end) {
 static nw_status run_codes(nw_exec *e, const nw_step *step) {
     const codes_state *s = step->state;
     codes_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->in[1]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->rows * s->images, 1, (double)(s->rows * s->images * s->row) / 4, codes_range, &job);
+    nw_exec_parallel(e, s->rows * s->images, 1, (double)(s->rows * s->images * s->row) / 16, codes_range, &job);
     return NW_OK;
 }
 
@@ -275,7 +275,7 @@ static void binary_range(void *user, size_t begin, size_t end) {
 static nw_status run_binary(nw_exec *e, const nw_step *step) {
     const binary_state *s = step->state;
     binary_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->in[1]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->rows, 1, (double)(s->rows * s->row), binary_range, &job);
+    nw_exec_parallel(e, s->rows, 1, (double)(s->rows * s->row) / 6, binary_range, &job);
     return NW_OK;
 }
 

@@ -14,7 +14,7 @@ typedef struct matmul_state {
     nw_gemm_u8s8_args u8s8_args;
     nw_matmul_geometry g;
     size_t a_size, y_size; /* bytes of an element */
-    double work;           /* of one product */
+    double work;           /* nanoseconds, of one product */
     /* packing while running: */
     bool dynamic;
     size_t packed_bytes;   /* per product; room for all of them follows one another */
@@ -251,7 +251,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     bool codes_out = follow.grid.scale > 0;
     matmul_state s = {.g = pr.g, .dynamic = dynamic, .a_size = integer ? 1 : 4, .y_size = codes_out ? 1 : 4};
     set_strides(&s);
-    s.work = (double)s.g.m * (double)s.g.n * (double)s.g.k / 8;
+    s.work = (double)s.g.m * (double)s.g.n * (double)s.g.k / (integer ? 200 : 50);
     nw_rows rows = {.stride = (size_t)s.g.k * s.a_size};
     if (integer) {
         s.u8s8 = nw_gemm_u8s8_select(p->options->isa);

@@ -77,7 +77,7 @@ static void concat_range(void *user, size_t begin, size_t end) {
 
 static nw_status run_concat(nw_exec *e, const nw_step *step) {
     concat_job job = {step->state, e, step};
-    nw_exec_parallel(e, job.s->outer, 1, (double)(job.s->outer * job.s->out_row) / 4, concat_range, &job);
+    nw_exec_parallel(e, job.s->outer, 1, (double)(job.s->outer * job.s->out_row) / 16, concat_range, &job);
     return NW_OK;
 }
 

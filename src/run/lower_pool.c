@@ -143,7 +143,7 @@ nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok) {
     s.window.pixel_stride = s.channels * size;
     s.window.line_stride = s.window.pixel_stride * s.window.in_w;
     s.window.image_stride = s.window.line_stride * s.window.in_h;
-    s.work = (double)s.m * (double)s.channels * (double)s.pixels / 8;
+    s.work = (double)s.m * (double)s.channels * (double)s.pixels / (s.codes ? 30 : 8);
     int in[1], out[1];
     NW_TRY(nw_plan_need(p, x, nw_form_of(s.codes, true), &in[0]));
     nw_plan_fuse(p, &follow);

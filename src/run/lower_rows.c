@@ -34,7 +34,7 @@ static nw_status run_rows(nw_exec *e, const nw_step *step) {
     rows_job job = {.s = s, .x = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0])};
     if (step->in_count > 1) job.gamma = nw_exec_data(e, step->in[1]);
     if (step->in_count > 2) job.beta = nw_exec_data(e, step->in[2]);
-    nw_exec_parallel(e, s->rows, 1, (double)(s->rows * s->row) * 4, rows_range, &job);
+    nw_exec_parallel(e, s->rows, 1, (double)(s->rows * s->row), rows_range, &job);
     return NW_OK;
 }
 

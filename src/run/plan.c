@@ -195,7 +195,7 @@ static void layout_range(void *user, size_t begin, size_t end) {
 static nw_status run_layout(nw_exec *e, const nw_step *step) {
     const layout_state *s = step->state;
     layout_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->batch, 1, (double)(s->batch * s->rows * s->cols), layout_range, &job);
+    nw_exec_parallel(e, s->batch, 1, (double)(s->batch * s->rows * s->cols) / 4, layout_range, &job);
     return NW_OK;
 }
 
@@ -241,14 +241,14 @@ static void dequantize_range(void *user, size_t begin, size_t end) {
 static nw_status run_quantize(nw_exec *e, const nw_step *step) {
     const grid_state *s = step->state;
     grid_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->count, 64, (double)s->count, quantize_range, &job);
+    nw_exec_parallel(e, s->count, 64, (double)s->count / 6, quantize_range, &job);
     return NW_OK;
 }
 
 static nw_status run_dequantize(nw_exec *e, const nw_step *step) {
     const grid_state *s = step->state;
     grid_job job = {s, nw_exec_data(e, step->out[0]), nw_exec_data(e, step->in[0])};
-    nw_exec_parallel(e, s->count, 64, (double)s->count, dequantize_range, &job);
+    nw_exec_parallel(e, s->count, 64, (double)s->count / 8, dequantize_range, &job);
     return NW_OK;
 }
 
@@ -375,6 +375,7 @@ nw_status nw_plan_follow(nw_planner *p, int v, bool codes, nw_follow *f) {
 void nw_plan_fuse(nw_planner *p, const nw_follow *f) {
     for (int i = 0; i < f->node_count; i++) p->done[f->nodes[i]] = 1;
     if (f->grid.scale > 0) p->grid[f->value] = f->grid;
+    p->fused = f->value;
 }
 
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok) {
@@ -505,8 +506,10 @@ static nw_status lower_graph(nw_planner *p) {
         nw_node *node = &g->nodes[n];
         if (p->done[n] || node->dead) continue;
         p->done[n] = 1;
+        p->fused = NW_ABSENT;
         NW_TRY(lower_node(p, node));
         NW_TRY(add_taps(p, node->out, node->out_count));
+        if (p->fused >= 0 && p->fused != node->out[0]) NW_TRY(add_taps(p, &p->fused, 1));
         nw_arena_reset(&p->scratch);
     }
     p->plan->outputs = nw_arena_array(&p->plan->arena, (size_t)g->output_count + 1, sizeof(int));

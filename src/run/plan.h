@@ -107,6 +107,7 @@ typedef struct nw_planner {
     uint8_t *done;         /* per node: lowered, alone or fused into an earlier one */
     int (*buffer)[NW_FORM_COUNT]; /* per value; −1: not there (yet) */
     nw_grid *grid;                /* per value */
+    int fused;                    /* the value that the node being lowered makes through fusion, or NW_ABSENT */
     nw_arena scratch;             /* while one node is lowered */
     nw_elementwise ew;
     nw_layout layout;
@@ -161,7 +162,7 @@ typedef struct nw_follow {
 } nw_follow;
 /* What can be fused behind value v, made by a node being lowered; codes false: the FakeQuant stays out. */
 nw_status nw_plan_follow(nw_planner *p, int v, bool codes, nw_follow *out);
-void nw_plan_fuse(nw_planner *p, const nw_follow *follow); /* marks the nodes done */
+void nw_plan_fuse(nw_planner *p, const nw_follow *follow); /* marks the nodes done, gives the value its grid */
 /* Node that is the only reader of v (v is no output and not tapped), or NULL. */
 nw_node *nw_plan_only_reader(const nw_planner *p, int v);
 /* The 8-bit grid of a static per-tensor FakeQuant node; false for any other kind. */
@@ -203,10 +204,10 @@ nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, c
 /* ---- execution (session.c) ---------------------------------------------------------------------------------------- */
 
 static inline void *nw_exec_data(const nw_exec *e, int buffer) { return buffer < 0 ? NULL : e->data[buffer]; }
-/* Runs fn(user, begin, end) over [0,count) in chunks of a multiple of `unit`, on several threads when the work (a
- * rough number of operations) is worth waking them. */
+/* Runs fn(user, begin, end) over [0,count) in chunks of a multiple of `unit`, on several threads when the work (roughly, in
+ * nanoseconds on one thread) is worth waking them. */
 typedef void nw_range_fn(void *user, size_t begin, size_t end);
-void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double work, nw_range_fn *fn, void *user);
+void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn, void *user);
 
 /* Evaluates a node whose shapes are only known now, and the subgraphs of control flow (late.c). values of the enclosing
  * graphs come from `outer`. */

@@ -258,13 +258,13 @@ static void run_chunk(void *user, size_t index) {
     j->fn(j->user, begin, end < j->count ? end : j->count);
 }
 
-/* Waking the pool costs a few microseconds: worth it from about this many simple operations. */
-#define WORTH_THREADS 60e3
+/* Waking the pool costs several microseconds, more on a busy machine. */
+#define WORTH_THREADS 30e3 /* nanoseconds */
 
-void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double work, nw_range_fn *fn, void *user) {
+void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn, void *user) {
     if (count == 0) return;
     size_t units = (count + unit - 1) / unit;
-    if (!e->pool || units < 2 || work < WORTH_THREADS) {
+    if (!e->pool || units < 2 || nanoseconds < WORTH_THREADS) {
         fn(user, 0, count);
         return;
     }

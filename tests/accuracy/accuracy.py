@@ -49,7 +49,7 @@ def measure(command, *args):
 
 
 def check_float(tally, name, evaluation, top1, off):
-    result = measure("eval", DATA / "models" / f"{name}.onnx", *evaluation)["models"][0]
+    result = measure("eval", DATA / "models" / f"{name}.onnx", *evaluation)
     got = 100 * result["top1"]
     print(f"  {name:24} fp32 top-1 {got:6.2f} % (known: {top1})")
     tally.check(f"{name} fp32", abs(got - top1) > off and f"top-1 {got:.2f} %, not {top1} ± {off}")

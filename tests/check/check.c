@@ -1,5 +1,5 @@
-/* check.c: `check [--isa NAME] [--filter TEXT] [--bench] [--seed N]`: compares every kernel with its reference.
- * Must not include anything but kern/. */
+/* check.c: `check [--isa NAME] [--filter TEXT] [--bench] [--seed N]`: compares every kernel with its
+ * reference. Must not include anything but kern/. */
 #include "check.h"
 
 #include <math.h>
@@ -33,7 +33,7 @@ static struct {
     size_t passed_count, failed_count;
 } now;
 
-/* ---- random numbers: splitmix64 --------------------------------------------------------------------------------- */
+/* ---- random numbers: splitmix64 ------------------------------------------------------------------------ */
 
 uint64_t check_random(void) {
     uint64_t x = now.random += 0x9e3779b97f4a7c15u;
@@ -42,8 +42,12 @@ uint64_t check_random(void) {
     return x ^ (x >> 31);
 }
 
-size_t check_below(size_t n) { return (size_t)(check_random() % n); }
-size_t check_between(size_t lo, size_t hi) { return lo + check_below(hi - lo + 1); }
+size_t check_below(size_t n) {
+    return (size_t)(check_random() % n);
+}
+size_t check_between(size_t lo, size_t hi) {
+    return lo + check_below(hi - lo + 1);
+}
 float check_uniform(float lo, float hi) {
     return lo + (hi - lo) * (float)((double)(check_random() >> 11) * 0x1p-53);
 }
@@ -63,7 +67,7 @@ void check_fill_f32(float *p, size_t n, float lo, float hi) {
     for (size_t i = 0; i < n; i++) p[i] = check_uniform(lo, hi);
 }
 
-/* ---- cases ------------------------------------------------------------------------------------------------------ */
+/* ---- cases --------------------------------------------------------------------------------------------- */
 
 bool check_begin(nw_isa isa, const char *kernel, const char *shape, ...) {
     va_list args;
@@ -91,7 +95,9 @@ void check_fail(const char *format, ...) {
     printf("\n");
 }
 
-bool check_failed(void) { return now.failed; }
+bool check_failed(void) {
+    return now.failed;
+}
 
 void check_end(void) {
     for (size_t i = 0; i < now.buffer_count; i++) {
@@ -143,7 +149,7 @@ static void on_crash(int signal) {
     _exit(1);
 }
 
-/* ---- timing ----------------------------------------------------------------------------------------------------- */
+/* ---- timing -------------------------------------------------------------------------------------------- */
 
 static double seconds_now(void) {
     struct timespec t;
@@ -178,9 +184,11 @@ bool check_close(double a, double b, double tolerance) {
     return a == b || fabs(a - b) <= tolerance;
 }
 
-double check_ulp(float x) { return (double)(nextafterf(fabsf(x), INFINITY) - fabsf(x)); }
+double check_ulp(float x) {
+    return (double)(nextafterf(fabsf(x), INFINITY) - fabsf(x));
+}
 
-/* ---- main ------------------------------------------------------------------------------------------------------- */
+/* ---- main ---------------------------------------------------------------------------------------------- */
 
 static int usage(void) {
     printf("usage: check [--isa NAME] [--filter TEXT] [--bench] [--seed N]\n  ISA names:");
@@ -221,6 +229,7 @@ int main(int argc, char **argv) {
         passed = now.passed_count - passed, failed = now.failed_count - failed;
         if (passed + failed) printf("%-12s %6zu passed, %zu failed\n", families[i].name, passed, failed);
     }
-    printf("%zu passed, %zu failed (up to %s)\n", now.passed_count, now.failed_count, nw_isa_name(check_opt.ceiling));
+    printf("%zu passed, %zu failed (up to %s)\n", now.passed_count, now.failed_count,
+           nw_isa_name(check_opt.ceiling));
     return now.failed_count ? 1 : 0;
 }

@@ -1,6 +1,6 @@
-/* check.h: the harness of the kernel checker: cases, guarded memory, random numbers, timing. A family's file enumerates its
- * kernels from the .def tables of src/kern, compares each with a naive computation written here, and times it when asked.
- * Must not include anything but kern/. */
+/* check.h: the harness of the kernel checker: cases, guarded memory, random numbers, timing. A family's
+ * file enumerates its kernels from the .def tables of src/kern, compares each with a naive computation
+ * written here, and times it when asked. Must not include anything but kern/. */
 #ifndef NW_TESTS_CHECK_H
 #define NW_TESTS_CHECK_H
 
@@ -18,21 +18,23 @@ typedef struct check_options {
 } check_options;
 extern check_options check_opt;
 
-/* One case is one kernel on one input. begin returns false when the filter leaves it out or the ISA does not run here; then
- * no other call may follow. The random sequence restarts from seed and case name, so a case alone equals a case in a full
- * run. end releases the case's memory and counts it. */
-bool check_begin(nw_isa isa, const char *kernel, const char *shape, ...) __attribute__((format(printf, 3, 4)));
-void check_fail(const char *format, ...) __attribute__((format(printf, 1, 2))); /* the first few are printed */
+/* One case is one kernel on one input. begin returns false when the filter leaves it out or the ISA does
+ * not run here; then no other call may follow. The random sequence restarts from seed and case name, so a
+ * case alone equals a case in a full run. end releases the case's memory and counts it. */
+bool check_begin(nw_isa isa, const char *kernel, const char *shape, ...)
+    __attribute__((format(printf, 3, 4)));
+void check_fail(const char *format, ...)
+    __attribute__((format(printf, 1, 2))); /* the first few are printed */
 bool check_failed(void);
 void check_end(void);
 
-/* Memory of one case, filled with random bytes. The bytes end at an inaccessible page and start behind canaries that
- * check_end verifies: reading or writing past the end stops the program with the case's name. A size that is
- * a multiple of 64 gives a start aligned to 64, and so on. */
+/* Memory of one case, filled with random bytes. The bytes end at an inaccessible page and start behind
+ * canaries that check_end verifies: reading or writing past the end stops the program with the case's
+ * name. A size that is a multiple of 64 gives a start aligned to 64, and so on. */
 void *check_alloc(size_t size);
 
 uint64_t check_random(void);
-size_t check_below(size_t n);             /* uniform in [0,n) */
+size_t check_below(size_t n);               /* uniform in [0,n) */
 size_t check_between(size_t lo, size_t hi); /* uniform in [lo,hi] */
 float check_uniform(float lo, float hi);
 /* u8/s8 inputs of a style: 0 random, 1 all smallest, 2 all largest, 3 a mix of both ends. */
@@ -41,7 +43,8 @@ void check_fill_f32(float *p, size_t n, float lo, float hi);
 
 /* Seconds of one call: the best of several batches. */
 double check_seconds(void (*call)(void *arg), void *arg);
-/* Prints one line: kernel, shape of the current case, time and rate (operations or bytes per second, in units of 1e9). */
+/* Prints one line: kernel, shape of the current case, time and rate (operations or bytes per second, in
+ * units of 1e9). */
 void check_report(double seconds, double amount, const char *unit);
 
 /* |a − b| ≤ tolerance, with NaN equal to NaN and infinities equal to themselves. */

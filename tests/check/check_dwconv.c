@@ -8,10 +8,10 @@
 #include <string.h>
 
 static const check_geometry tests[] = {
-    {1, 5, 7, 3, 3, 3, 1, 1, 1},   {2, 8, 8, 64, 3, 3, 2, 1, 1},  {1, 6, 9, 18, 2, 4, 1, 1, 0},
-    {1, 9, 9, 32, 3, 3, 1, 2, 2},  {1, 7, 7, 16, 5, 5, 1, 1, 2},  {2, 1, 20, 40, 1, 5, 1, 3, 6},
-    {1, 14, 14, 96, 3, 3, 1, 1, 1}, {1, 7, 7, 144, 3, 3, 2, 1, 1}, {1, 6, 5, 31, 1, 1, 1, 1, 0},
-    {1, 5, 5, 63, 3, 3, 1, 1, 1},  {1, 4, 4, 200, 3, 3, 1, 1, 1}, {3, 3, 3, 7, 3, 3, 1, 1, 1},
+    {1, 5, 7, 3, 3, 3, 1, 1, 1},     {2, 8, 8, 64, 3, 3, 2, 1, 1},   {1, 6, 9, 18, 2, 4, 1, 1, 0},
+    {1, 9, 9, 32, 3, 3, 1, 2, 2},    {1, 7, 7, 16, 5, 5, 1, 1, 2},   {2, 1, 20, 40, 1, 5, 1, 3, 6},
+    {1, 14, 14, 96, 3, 3, 1, 1, 1},  {1, 7, 7, 144, 3, 3, 2, 1, 1},  {1, 6, 5, 31, 1, 1, 1, 1, 0},
+    {1, 5, 5, 63, 3, 3, 1, 1, 1},    {1, 4, 4, 200, 3, 3, 1, 1, 1},  {3, 3, 3, 7, 3, 3, 1, 1, 1},
     {1, 20, 20, 5, 16, 16, 1, 1, 8}, {1, 18, 12, 24, 7, 9, 1, 1, 4}, {1, 3, 33, 1, 3, 3, 1, 1, 1},
     {1, 13, 13, 20, 9, 9, 2, 1, 4},
 };
@@ -35,18 +35,20 @@ static void call_u8s8(void *p) {
     nw_dwconv_u8s8_run(c->kernel, &c->u8s8, 0, c->u8s8.m);
 }
 
-static bool begin(const nw_dwconv_kernel *kernel, const char *family, const check_geometry *g, const char *rest) {
+static bool begin(const nw_dwconv_kernel *kernel, const char *family, const check_geometry *g,
+                  const char *rest) {
     char name[64];
     strcpy(name, family);
     strcat(name, nw_isa_name(kernel->isa));
-    return check_begin(kernel->isa, name, "%zux%zux%zux%zu, %zux%zu/%zu dil %zu pad %zu%s", g->batch, g->h, g->w, g->k,
-                       g->kernel_h, g->kernel_w, g->stride, g->dilation, g->pad, rest);
+    return check_begin(kernel->isa, name, "%zux%zux%zux%zu, %zux%zu/%zu dil %zu pad %zu%s", g->batch, g->h,
+                       g->w, g->k, g->kernel_h, g->kernel_w, g->stride, g->dilation, g->pad, rest);
 }
 
 static void one_f32(const nw_dwconv_kernel *kernel, const check_geometry *g) {
     if (!begin(kernel, "dwconv_f32__", g, "")) return;
     check_image image;
-    check_image_window(&image, g, check_opt.bench ? 0 : check_below(3), 4, 0, !check_opt.bench && check_below(3) == 0);
+    check_image_window(&image, g, check_opt.bench ? 0 : check_below(3), 4, 0,
+                       !check_opt.bench && check_below(3) == 0);
     check_fill_f32((float *)(void *)image.data, check_image_bytes(&image) / 4, -1, 1);
     memset((char *)image.pad, 0, image.k * 4);
     size_t channels = image.k, taps = image.taps, ld = channels + (check_opt.bench ? 0 : check_below(4));
@@ -62,9 +64,16 @@ static void one_f32(const nw_dwconv_kernel *kernel, const check_geometry *g) {
     nw_dwconv_f32_pack(channels, taps, w, stride_c, stride_tap, packed);
     bool clamp = check_below(2);
     call this = {.kernel = kernel};
-    this.f32 = (nw_dwconv_f32_args){.m = image.m, .channels = channels, .taps = taps, .rows = image.rows,
-                                    .packed = packed, .c = c, .ldc = ld * 4, .bias = check_below(2) ? bias : NULL,
-                                    .lo = clamp ? 0 : -INFINITY, .hi = clamp ? 1.5f : INFINITY};
+    this.f32 = (nw_dwconv_f32_args){.m = image.m,
+                                    .channels = channels,
+                                    .taps = taps,
+                                    .rows = image.rows,
+                                    .packed = packed,
+                                    .c = c,
+                                    .ldc = ld * 4,
+                                    .bias = check_below(2) ? bias : NULL,
+                                    .lo = clamp ? 0 : -INFINITY,
+                                    .hi = clamp ? 1.5f : INFINITY};
     if (check_opt.bench) {
         check_report(check_seconds(call_f32, &this), 2.0 * (double)(image.m * channels * taps), "GFLOP/s");
         check_end();
@@ -81,7 +90,8 @@ static void one_f32(const nw_dwconv_kernel *kernel, const check_geometry *g) {
                            (double)w[j * stride_c + t * stride_tap];
                 sum += p, magnitude += fabs(p);
             }
-            double want = fmin(fmax(sum, (double)this.f32.lo), (double)this.f32.hi), got = (double)c[m * ld + j];
+            double want = fmin(fmax(sum, (double)this.f32.lo), (double)this.f32.hi),
+                   got = (double)c[m * ld + j];
             if (!check_close(got, want, (4 + sqrt((double)taps)) * 0x1p-24 * magnitude))
                 check_fail("pixel %zu channel %zu is %.9g, not %.9g", m, j, got, want);
         }
@@ -91,7 +101,8 @@ static void one_f32(const nw_dwconv_kernel *kernel, const check_geometry *g) {
     check_end();
 }
 
-static void one_u8s8(const nw_dwconv_kernel *kernel, const check_geometry *g, nw_epilogue_out out, int variant) {
+static void one_u8s8(const nw_dwconv_kernel *kernel, const check_geometry *g, nw_epilogue_out out,
+                     int variant) {
     static const char *const outs[] = {" to s32", " to u8", " to f32"};
     static const char *const variants[] = {" #0", " #1", " #2", " #3"};
     char text[32];
@@ -99,7 +110,8 @@ static void one_u8s8(const nw_dwconv_kernel *kernel, const check_geometry *g, nw
     strcat(text, variants[variant]);
     if (!begin(kernel, "dwconv_u8s8__", g, text)) return;
     check_image image;
-    check_image_window(&image, g, check_opt.bench ? 0 : check_below(3), 1, 0, !check_opt.bench && check_below(3) == 0);
+    check_image_window(&image, g, check_opt.bench ? 0 : check_below(3), 1, 0,
+                       !check_opt.bench && check_below(3) == 0);
     check_fill_bytes(image.data, check_image_bytes(&image), variant, 0, 255);
     size_t channels = image.k, taps = image.taps, size = nw_epilogue_size(out);
     bool tap_first = check_below(2);
@@ -115,7 +127,11 @@ static void one_u8s8(const nw_dwconv_kernel *kernel, const check_geometry *g, nw
     nw_dwconv_u8s8_pack(channels, taps, w, stride_c, stride_tap, wzero, packed);
     call this = {.kernel = kernel};
     nw_dwconv_u8s8_args *a = &this.u8s8;
-    *a = (nw_dwconv_u8s8_args){.m = image.m, .channels = channels, .taps = taps, .rows = image.rows, .packed = packed,
+    *a = (nw_dwconv_u8s8_args){.m = image.m,
+                               .channels = channels,
+                               .taps = taps,
+                               .rows = image.rows,
+                               .packed = packed,
                                .ldc = (channels + (check_opt.bench ? 0 : check_below(4))) * size};
     check_epilogue_make(&a->epilogue, out, image.m, channels, taps, false);
     size_t bytes = (image.m - 1) * a->ldc + channels * size;
@@ -144,7 +160,8 @@ static void one_u8s8(const nw_dwconv_kernel *kernel, const check_geometry *g, nw
             if (weights != col_sums[j]) check_fail("col_sums[%zu]", j);
             check_epilogue_element(&a->epilogue, m, j, sum, 0, line + j * size);
         }
-        if (m + 1 < image.m && memcmp(line + channels * size, before + m * a->ldc + channels * size, a->ldc - channels * size))
+        if (m + 1 < image.m &&
+            memcmp(line + channels * size, before + m * a->ldc + channels * size, a->ldc - channels * size))
             check_fail("wrote between rows");
     }
     check_end();

@@ -1,5 +1,5 @@
-/* check_elementwise.c: every line of elementwise.def on every ISA: against the formula of elementwise.h, and bit for bit
- * against plain C. Must not include anything but kern/. */
+/* check_elementwise.c: every line of elementwise.def on every ISA: against the formula of elementwise.h,
+ * and bit for bit against plain C. Must not include anything but kern/. */
 #include "check.h"
 #include "kern/elementwise.h"
 
@@ -13,9 +13,10 @@ static nw_isa isa_now;
 static nw_elementwise plain; /* the functions of plain C */
 
 /* Runs `body` for every size with n set, in a case of its own; when benchmarking, once, for one size. */
-#define FOR_SIZES(name)                                                                                     \
-    for (size_t s_ = 0; s_ < (check_opt.bench ? 1 : sizeof sizes / sizeof *sizes); s_++)                    \
-        for (size_t n = check_opt.bench ? BENCH_SIZE : sizes[s_], once_ = begin(name, n); once_; once_ = 0, check_end())
+#define FOR_SIZES(name)                                                                                      \
+    for (size_t s_ = 0; s_ < (check_opt.bench ? 1 : sizeof sizes / sizeof *sizes); s_++)                     \
+        for (size_t n = check_opt.bench ? BENCH_SIZE : sizes[s_], once_ = begin(name, n); once_;             \
+             once_ = 0, check_end())
 
 static bool begin(const char *name, size_t n) {
     char kernel[64];
@@ -26,7 +27,8 @@ static bool begin(const char *name, size_t n) {
 }
 
 static float random_special(void) {
-    static const float values[] = {0, -0.0f, 0.5f, 1.5f, -2.5f, 1e30f, -1e30f, 1e-40f, 3.4e38f, INFINITY, -INFINITY, NAN};
+    static const float values[] = {0,      -0.0f,  0.5f,    1.5f,     -2.5f,     1e30f,
+                                   -1e30f, 1e-40f, 3.4e38f, INFINITY, -INFINITY, NAN};
     return values[check_below(sizeof values / sizeof *values)];
 }
 
@@ -40,7 +42,8 @@ static float *floats(size_t n, float lo, float hi, bool special) {
 static void same_bytes(const char *what, const void *got, const void *want, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (((const uint8_t *)got)[i] != ((const uint8_t *)want)[i])
-            check_fail("%s: element %zu is %d, not %d", what, i, ((const uint8_t *)got)[i], ((const uint8_t *)want)[i]);
+            check_fail("%s: element %zu is %d, not %d", what, i, ((const uint8_t *)got)[i],
+                       ((const uint8_t *)want)[i]);
 }
 
 static void same_floats(const char *what, const float *got, const float *want, size_t n) {
@@ -58,10 +61,14 @@ typedef struct timed {
     void *y;
     const void *params;
 } timed;
-static void call_timed(void *p) { ((timed *)p)->run(p); }
-static void bench(timed t) { check_report(check_seconds(call_timed, &t), (double)t.n, "G elements/s"); }
+static void call_timed(void *p) {
+    ((timed *)p)->run(p);
+}
+static void bench(timed t) {
+    check_report(check_seconds(call_timed, &t), (double)t.n, "G elements/s");
+}
 
-/* ---- codes ---------------------------------------------------------------------------------------------------------- */
+/* ---- codes --------------------------------------------------------------------------------------------- */
 
 static void run_quantize(const timed *t) {
     ((nw_quantize_u8_fn *)t->function)(t->n, t->a, 0.05f, 100, 0, 255, t->y);
@@ -80,11 +87,14 @@ static void test_quantize_u8(const char *name, nw_quantize_u8_fn *f, nw_quantize
             want[i] = (uint8_t)(isnan(r) ? zero : r < (float)lo ? lo : r > (float)hi ? hi : (int)r);
         }
         same_bytes("code", q, want, n);
-        if (check_opt.bench) bench((timed){.run = run_quantize, .function = (void (*)(void))f, .n = n, .a = x, .y = q});
+        if (check_opt.bench)
+            bench((timed){.run = run_quantize, .function = (void (*)(void))f, .n = n, .a = x, .y = q});
     }
 }
 
-static void run_dequantize(const timed *t) { ((nw_dequantize_u8_fn *)t->function)(t->n, t->a, 0.05f, 100, t->y); }
+static void run_dequantize(const timed *t) {
+    ((nw_dequantize_u8_fn *)t->function)(t->n, t->a, 0.05f, 100, t->y);
+}
 static void test_dequantize_u8(const char *name, nw_dequantize_u8_fn *f, nw_dequantize_u8_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
@@ -95,24 +105,30 @@ static void test_dequantize_u8(const char *name, nw_dequantize_u8_fn *f, nw_dequ
         f(n, q, scale, zero, x);
         for (size_t i = 0; i < n; i++) want[i] = scale * (float)(q[i] - zero);
         same_floats("value", x, want, n);
-        if (check_opt.bench) bench((timed){.run = run_dequantize, .function = (void (*)(void))f, .n = n, .a = q, .y = x});
+        if (check_opt.bench)
+            bench((timed){.run = run_dequantize, .function = (void (*)(void))f, .n = n, .a = q, .y = x});
     }
 }
 
-static void run_lookup(const timed *t) { ((nw_lookup_u8_fn *)t->function)(t->n, t->a, t->b, t->y); }
+static void run_lookup(const timed *t) {
+    ((nw_lookup_u8_fn *)t->function)(t->n, t->a, t->b, t->y);
+}
 static void test_lookup_u8(const char *name, nw_lookup_u8_fn *f, nw_lookup_u8_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
         uint8_t *x = check_alloc(n), *table = check_alloc(256), *want = check_alloc(n);
         for (size_t i = 0; i < n; i++) want[i] = table[x[i]];
         if (check_opt.bench)
-            bench((timed){.run = run_lookup, .function = (void (*)(void))f, .n = n, .a = x, .b = table, .y = x});
+            bench((timed){
+                .run = run_lookup, .function = (void (*)(void))f, .n = n, .a = x, .b = table, .y = x});
         else
             f(n, x, table, x), same_bytes("in place", x, want, n);
     }
 }
 
-static void run_flip(const timed *t) { ((nw_flip_u8_fn *)t->function)(t->n, t->a, t->y); }
+static void run_flip(const timed *t) {
+    ((nw_flip_u8_fn *)t->function)(t->n, t->a, t->y);
+}
 static void test_flip_u8(const char *name, nw_flip_u8_fn *f, nw_flip_u8_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
@@ -130,13 +146,19 @@ static int clamped(float r, int zero, int lo, int hi) {
     return q < lo ? lo : q > hi ? hi : (int)q;
 }
 
-static void run_add(const timed *t) { ((nw_add_u8_fn *)t->function)(t->n, t->a, t->b, t->params, t->y); }
+static void run_add(const timed *t) {
+    ((nw_add_u8_fn *)t->function)(t->n, t->a, t->b, t->params, t->y);
+}
 static void test_add_u8(const char *name, nw_add_u8_fn *f, nw_add_u8_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
-        nw_add_u8_params p = {.a_zero = (int)check_below(256), .b_zero = (int)check_below(256),
-                              .zero = (int)check_below(256), .lo = 0, .hi = 255,
-                              .a_ratio = check_uniform(0.01f, 2), .b_ratio = check_uniform(0.01f, 2)};
+        nw_add_u8_params p = {.a_zero = (int)check_below(256),
+                              .b_zero = (int)check_below(256),
+                              .zero = (int)check_below(256),
+                              .lo = 0,
+                              .hi = 255,
+                              .a_ratio = check_uniform(0.01f, 2),
+                              .b_ratio = check_uniform(0.01f, 2)};
         if (check_below(3) == 0) p.a_ratio = 0.5f, p.b_ratio = 0.5f; /* ties */
         if (check_below(3) == 0) p.lo = p.zero;
         if (check_below(6) == 0) p.a_ratio = 1e30f;
@@ -148,32 +170,47 @@ static void test_add_u8(const char *name, nw_add_u8_fn *f, nw_add_u8_fn *referen
         f(n, a, b, &p, y);
         same_bytes("sum", y, want, n);
         if (check_opt.bench)
-            bench((timed){.run = run_add, .function = (void (*)(void))f, .n = n, .a = a, .b = b, .y = y, .params = &p});
+            bench((timed){
+                .run = run_add, .function = (void (*)(void))f, .n = n, .a = a, .b = b, .y = y, .params = &p});
         f(n, a, b, &p, a);
         same_bytes("in place", a, want, check_opt.bench ? 0 : n);
     }
 }
 
-static void run_mul(const timed *t) { ((nw_mul_u8_fn *)t->function)(t->n, t->a, t->b, t->step, t->params, t->y); }
+static void run_mul(const timed *t) {
+    ((nw_mul_u8_fn *)t->function)(t->n, t->a, t->b, t->step, t->params, t->y);
+}
 static void test_mul_u8(const char *name, nw_mul_u8_fn *f, nw_mul_u8_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
-        nw_mul_u8_params p = {.a_zero = (int)check_below(256), .b_zero = (int)check_below(256),
-                              .zero = (int)check_below(256), .lo = 0, .hi = 255, .ratio = check_uniform(1e-4f, 0.01f)};
+        nw_mul_u8_params p = {.a_zero = (int)check_below(256),
+                              .b_zero = (int)check_below(256),
+                              .zero = (int)check_below(256),
+                              .lo = 0,
+                              .hi = 255,
+                              .ratio = check_uniform(1e-4f, 0.01f)};
         if (check_below(3) == 0) p.ratio = 0.5f;
         size_t step = check_below(2);
-        uint8_t *a = check_alloc(n), *b = check_alloc(step ? n : 1), *y = check_alloc(n), *want = check_alloc(n);
+        uint8_t *a = check_alloc(n), *b = check_alloc(step ? n : 1), *y = check_alloc(n),
+                *want = check_alloc(n);
         for (size_t i = 0; i < n; i++)
-            want[i] = (uint8_t)clamped((float)((a[i] - p.a_zero) * (b[i * step] - p.b_zero)) * p.ratio, p.zero, p.lo, p.hi);
+            want[i] = (uint8_t)clamped((float)((a[i] - p.a_zero) * (b[i * step] - p.b_zero)) * p.ratio,
+                                       p.zero, p.lo, p.hi);
         f(n, a, b, step, &p, y);
         same_bytes("product", y, want, n);
         if (check_opt.bench)
-            bench((timed){.run = run_mul, .function = (void (*)(void))f, .n = n, .step = step, .a = a, .b = b, .y = y,
+            bench((timed){.run = run_mul,
+                          .function = (void (*)(void))f,
+                          .n = n,
+                          .step = step,
+                          .a = a,
+                          .b = b,
+                          .y = y,
                           .params = &p});
     }
 }
 
-/* ---- floats --------------------------------------------------------------------------------------------------------- */
+/* ---- floats -------------------------------------------------------------------------------------------- */
 
 static float binary_of(const char *name, float a, float b) {
     if (!strncmp(name, "add", 3)) return a + b;
@@ -184,7 +221,9 @@ static float binary_of(const char *name, float a, float b) {
     if (!strncmp(name, "min", 3)) return a < b ? a : b;
     return a > b ? a : b;
 }
-static void run_binary(const timed *t) { ((nw_binary_f32_fn *)t->function)(t->n, t->a, 1, t->b, 1, t->y); }
+static void run_binary(const timed *t) {
+    ((nw_binary_f32_fn *)t->function)(t->n, t->a, 1, t->b, 1, t->y);
+}
 static void test_binary_f32(const char *name, nw_binary_f32_fn *f, nw_binary_f32_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
@@ -196,13 +235,16 @@ static void test_binary_f32(const char *name, nw_binary_f32_fn *f, nw_binary_f32
             f(n, a, u, b, v, y);
             same_floats("result", y, want, n);
             if (check_opt.bench && steps == 3)
-                bench((timed){.run = run_binary, .function = (void (*)(void))f, .n = n, .a = a, .b = b, .y = y});
+                bench((timed){
+                    .run = run_binary, .function = (void (*)(void))f, .n = n, .a = a, .b = b, .y = y});
             if (u && !check_opt.bench) f(n, a, u, b, v, a), same_floats("in place", a, want, n);
         }
     }
 }
 
-static void run_clamp(const timed *t) { ((nw_clamp_f32_fn *)t->function)(t->n, t->a, 0, 6, t->y); }
+static void run_clamp(const timed *t) {
+    ((nw_clamp_f32_fn *)t->function)(t->n, t->a, 0, 6, t->y);
+}
 static void test_clamp_f32(const char *name, nw_clamp_f32_fn *f, nw_clamp_f32_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
@@ -211,7 +253,8 @@ static void test_clamp_f32(const char *name, nw_clamp_f32_fn *f, nw_clamp_f32_fn
         for (size_t i = 0; i < n; i++) want[i] = x[i] < lo ? lo : x[i] > hi ? hi : x[i];
         f(n, x, lo, hi, x);
         same_floats("in place", x, want, n);
-        if (check_opt.bench) bench((timed){.run = run_clamp, .function = (void (*)(void))f, .n = n, .a = x, .y = x});
+        if (check_opt.bench)
+            bench((timed){.run = run_clamp, .function = (void (*)(void))f, .n = n, .a = x, .y = x});
     }
 }
 
@@ -236,21 +279,27 @@ static double unary_of(const char *name, double x, double *tolerance) {
     if ((double)(float)y == INFINITY || fabs(y) > 3.4e38) *tolerance = INFINITY;
     return y;
 }
-static void run_unary(const timed *t) { ((nw_unary_f32_fn *)t->function)(t->n, t->a, t->y); }
+static void run_unary(const timed *t) {
+    ((nw_unary_f32_fn *)t->function)(t->n, t->a, t->y);
+}
 static void test_unary_f32(const char *name, nw_unary_f32_fn *f, nw_unary_f32_fn *reference) {
     FOR_SIZES(name) {
         float range = check_opt.bench ? 8 : n & 1 ? 3 : 100;
-        float *x = floats(n, -range, range, !check_opt.bench), *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        float *x = floats(n, -range, range, !check_opt.bench), *y = check_alloc(n * 4),
+              *want = check_alloc(n * 4);
         f(n, x, y);
         reference(n, x, want);
         same_floats("against plain C", y, want, n);
         for (size_t i = 0; i < n; i++) {
             double tolerance, exact = unary_of(name, (double)x[i], &tolerance);
-            if (isinf(x[i]) && x[i] < 0 && (!strcmp(name, "silu_f32") || !strcmp(name, "gelu_f32") || isnan(exact))) continue;
+            if (isinf(x[i]) && x[i] < 0 &&
+                (!strcmp(name, "silu_f32") || !strcmp(name, "gelu_f32") || isnan(exact)))
+                continue;
             if (!check_close((double)y[i], exact, tolerance))
                 check_fail("f(%.9g) is %.9g, not %.9g", (double)x[i], (double)y[i], exact);
         }
-        if (check_opt.bench) bench((timed){.run = run_unary, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+        if (check_opt.bench)
+            bench((timed){.run = run_unary, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
     }
     /* Every 2^9-th float. */
     if (check_opt.bench || !check_begin(isa_now, name, "on %s: all exponents", nw_isa_name(isa_now))) return;
@@ -271,8 +320,11 @@ static void test_unary_f32(const char *name, nw_unary_f32_fn *f, nw_unary_f32_fn
     check_end();
 }
 
-static void run_hardsigmoid(const timed *t) { ((nw_hardsigmoid_f32_fn *)t->function)(t->n, t->a, 0.2f, 0.5f, t->y); }
-static void test_hardsigmoid_f32(const char *name, nw_hardsigmoid_f32_fn *f, nw_hardsigmoid_f32_fn *reference) {
+static void run_hardsigmoid(const timed *t) {
+    ((nw_hardsigmoid_f32_fn *)t->function)(t->n, t->a, 0.2f, 0.5f, t->y);
+}
+static void test_hardsigmoid_f32(const char *name, nw_hardsigmoid_f32_fn *f,
+                                 nw_hardsigmoid_f32_fn *reference) {
     (void)reference;
     FOR_SIZES(name) {
         float *x = floats(n, -9, 9, true), *y = check_alloc(n * 4), *want = check_alloc(n * 4);
@@ -283,7 +335,8 @@ static void test_hardsigmoid_f32(const char *name, nw_hardsigmoid_f32_fn *f, nw_
         }
         f(n, x, 0.2f, 0.5f, y);
         same_floats("result", y, want, n);
-        if (check_opt.bench) bench((timed){.run = run_hardsigmoid, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+        if (check_opt.bench)
+            bench((timed){.run = run_hardsigmoid, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
     }
 }
 
@@ -300,12 +353,16 @@ static void test_minmax_f32(const char *name, nw_minmax_f32_fn *f, nw_minmax_f32
             if (x[i] > want_hi) want_hi = x[i];
         }
         f(n, x, &lo, &hi);
-        if (lo != want_lo || hi != want_hi) check_fail("range is %g … %g, not %g … %g", (double)lo, (double)hi, (double)want_lo, (double)want_hi);
+        if (lo != want_lo || hi != want_hi)
+            check_fail("range is %g … %g, not %g … %g", (double)lo, (double)hi, (double)want_lo,
+                       (double)want_hi);
         if (check_opt.bench) bench((timed){.run = run_minmax, .function = (void (*)(void))f, .n = n, .a = x});
     }
 }
 
-static void run_sum(const timed *t) { *(float *)t->y = ((nw_sum_f32_fn *)t->function)(t->n, t->a); }
+static void run_sum(const timed *t) {
+    *(float *)t->y = ((nw_sum_f32_fn *)t->function)(t->n, t->a);
+}
 static void test_sum_f32(const char *name, nw_sum_f32_fn *f, nw_sum_f32_fn *reference) {
     FOR_SIZES(name) {
         float *x = floats(n, -9, 9, false), *y = check_alloc(4), want = reference(n, x);
@@ -313,12 +370,16 @@ static void test_sum_f32(const char *name, nw_sum_f32_fn *f, nw_sum_f32_fn *refe
         for (size_t i = 0; i < n; i++) exact += (double)x[i], magnitude += fabs((double)x[i]);
         *y = f(n, x);
         same_floats("against plain C", y, &want, 1);
-        if (!check_close((double)*y, exact, (20 + (double)n / 16) * 0x1p-24 * magnitude)) check_fail("sum is %g, not %g", (double)*y, exact);
-        if (check_opt.bench) bench((timed){.run = run_sum, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+        if (!check_close((double)*y, exact, (20 + (double)n / 16) * 0x1p-24 * magnitude))
+            check_fail("sum is %g, not %g", (double)*y, exact);
+        if (check_opt.bench)
+            bench((timed){.run = run_sum, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
     }
 }
 
-static void run_softmax(const timed *t) { ((nw_softmax_f32_fn *)t->function)(t->n, t->a, t->y); }
+static void run_softmax(const timed *t) {
+    ((nw_softmax_f32_fn *)t->function)(t->n, t->a, t->y);
+}
 static void test_softmax_f32(const char *name, nw_softmax_f32_fn *f, nw_softmax_f32_fn *reference) {
     FOR_SIZES(name) {
         if (!n) continue;
@@ -332,9 +393,11 @@ static void test_softmax_f32(const char *name, nw_softmax_f32_fn *f, nw_softmax_
         same_floats("against plain C", y, want, n);
         for (size_t i = 0; i < n; i++) {
             double exact = exp((double)x[i] - most) / sum;
-            if (!check_close((double)y[i], exact, 4e-6 * exact + 1e-37)) check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
+            if (!check_close((double)y[i], exact, 4e-6 * exact + 1e-37))
+                check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
         }
-        if (check_opt.bench) bench((timed){.run = run_softmax, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+        if (check_opt.bench)
+            bench((timed){.run = run_softmax, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
     }
 }
 
@@ -344,7 +407,8 @@ static void run_layernorm(const timed *t) {
 static void test_layernorm_f32(const char *name, nw_layernorm_f32_fn *f, nw_layernorm_f32_fn *reference) {
     FOR_SIZES(name) {
         if (!n) continue;
-        float *x = floats(n, -3, 9, false), *gamma = floats(n, 0.5, 2, false), *beta = floats(n, -1, 1, false);
+        float *x = floats(n, -3, 9, false), *gamma = floats(n, 0.5, 2, false),
+              *beta = floats(n, -1, 1, false);
         float *y = check_alloc(n * 4), *want = check_alloc(n * 4);
         bool with_gamma = check_below(2), with_beta = check_below(2);
         double mean = 0, variance = 0;
@@ -354,11 +418,15 @@ static void test_layernorm_f32(const char *name, nw_layernorm_f32_fn *f, nw_laye
         reference(n, x, with_gamma ? gamma : NULL, with_beta ? beta : NULL, 1e-5f, want);
         same_floats("against plain C", y, want, n);
         for (size_t i = 0; i < n; i++) {
-            double exact = ((double)x[i] - mean) / sqrt(variance + 1e-5) * (with_gamma ? (double)gamma[i] : 1) +
-                           (with_beta ? (double)beta[i] : 0);
-            if (!check_close((double)y[i], exact, 2e-5)) check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
+            double exact =
+                ((double)x[i] - mean) / sqrt(variance + 1e-5) * (with_gamma ? (double)gamma[i] : 1) +
+                (with_beta ? (double)beta[i] : 0);
+            if (!check_close((double)y[i], exact, 2e-5))
+                check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
         }
-        if (check_opt.bench) bench((timed){.run = run_layernorm, .function = (void (*)(void))f, .n = n, .a = x, .b = gamma, .y = y});
+        if (check_opt.bench)
+            bench((timed){
+                .run = run_layernorm, .function = (void (*)(void))f, .n = n, .a = x, .b = gamma, .y = y});
     }
 }
 

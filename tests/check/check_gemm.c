@@ -16,23 +16,53 @@ typedef struct shape {
 } shape;
 
 static const shape tests[] = {
-    {1, 1, 1, {0}},     {1, 17, 5, {0}},    {1, 64, 67, {0}},   {2, 33, 16, {0}},   {3, 8, 4, {0}},
-    {4, 16, 31, {0}},   {5, 7, 2, {0}},     {6, 32, 128, {0}},  {7, 31, 9, {0}},    {8, 40, 33, {0}},
-    {9, 65, 12, {0}},   {10, 48, 3, {0}},   {11, 24, 40, {0}},  {12, 9, 17, {0}},   {13, 100, 6, {0}},
-    {14, 32, 64, {0}},  {15, 15, 15, {0}},  {29, 70, 131, {0}}, {43, 129, 257, {0}}, {1500, 20, 7, {0}},
-    {60, 36, 5000, {0}}, {3, 5, 65536, {0}},
-    {0, 8, 0, {1, 5, 7, 3, 3, 3, 1, 1, 1}},    {0, 33, 0, {2, 8, 8, 4, 3, 3, 2, 1, 1}},
-    {0, 16, 0, {3, 6, 9, 18, 2, 4, 1, 1, 0}},  {0, 70, 0, {1, 9, 9, 7, 3, 3, 1, 2, 2}},
-    {0, 31, 0, {2, 7, 7, 5, 1, 1, 2, 1, 0}},   {0, 12, 0, {1, 1, 40, 6, 1, 5, 1, 3, 6}},
-    {0, 5, 0, {1, 14, 14, 3, 7, 7, 2, 1, 3}},  {0, 3, 0, {1, 20, 20, 2, 18, 18, 1, 1, 9}},
+    {1, 1, 1, {0}},
+    {1, 17, 5, {0}},
+    {1, 64, 67, {0}},
+    {2, 33, 16, {0}},
+    {3, 8, 4, {0}},
+    {4, 16, 31, {0}},
+    {5, 7, 2, {0}},
+    {6, 32, 128, {0}},
+    {7, 31, 9, {0}},
+    {8, 40, 33, {0}},
+    {9, 65, 12, {0}},
+    {10, 48, 3, {0}},
+    {11, 24, 40, {0}},
+    {12, 9, 17, {0}},
+    {13, 100, 6, {0}},
+    {14, 32, 64, {0}},
+    {15, 15, 15, {0}},
+    {29, 70, 131, {0}},
+    {43, 129, 257, {0}},
+    {1500, 20, 7, {0}},
+    {60, 36, 5000, {0}},
+    {3, 5, 65536, {0}},
+    {0, 8, 0, {1, 5, 7, 3, 3, 3, 1, 1, 1}},
+    {0, 33, 0, {2, 8, 8, 4, 3, 3, 2, 1, 1}},
+    {0, 16, 0, {3, 6, 9, 18, 2, 4, 1, 1, 0}},
+    {0, 70, 0, {1, 9, 9, 7, 3, 3, 1, 2, 2}},
+    {0, 31, 0, {2, 7, 7, 5, 1, 1, 2, 1, 0}},
+    {0, 12, 0, {1, 1, 40, 6, 1, 5, 1, 3, 6}},
+    {0, 5, 0, {1, 14, 14, 3, 7, 7, 2, 1, 3}},
+    {0, 3, 0, {1, 20, 20, 2, 18, 18, 1, 1, 9}},
     {0, 34, 0, {2, 14, 14, 64, 3, 3, 1, 1, 1}},
 };
 
 static const shape benches[] = {
-    {784, 1024, 1024, {0}}, {1024, 1024, 1024, {0}}, {128, 3072, 768, {0}}, {3136, 64, 64, {0}}, {196, 1024, 256, {0}},
-    {1, 1000, 2048, {0}},   {1, 4096, 1024, {0}},    {4, 4096, 1024, {0}},  {16, 1024, 1024, {0}},
-    {0, 64, 0, {1, 224, 224, 3, 7, 7, 2, 1, 3}},  {0, 64, 0, {1, 56, 56, 64, 3, 3, 1, 1, 1}},
-    {0, 128, 0, {1, 28, 28, 128, 3, 3, 1, 1, 1}}, {0, 256, 0, {1, 14, 14, 256, 3, 3, 1, 1, 1}},
+    {784, 1024, 1024, {0}},
+    {1024, 1024, 1024, {0}},
+    {128, 3072, 768, {0}},
+    {3136, 64, 64, {0}},
+    {196, 1024, 256, {0}},
+    {1, 1000, 2048, {0}},
+    {1, 4096, 1024, {0}},
+    {4, 4096, 1024, {0}},
+    {16, 1024, 1024, {0}},
+    {0, 64, 0, {1, 224, 224, 3, 7, 7, 2, 1, 3}},
+    {0, 64, 0, {1, 56, 56, 64, 3, 3, 1, 1, 1}},
+    {0, 128, 0, {1, 28, 28, 128, 3, 3, 1, 1, 1}},
+    {0, 256, 0, {1, 14, 14, 256, 3, 3, 1, 1, 1}},
     {0, 512, 0, {1, 7, 7, 512, 3, 3, 1, 1, 1}},
 };
 
@@ -49,8 +79,8 @@ static void make_rows(const shape *s, check_image *image, size_t element, size_t
 static void describe(char *text, size_t size, const shape *s) {
     const check_geometry *g = &s->conv;
     if (g->h)
-        snprintf(text, size, "conv %zux%zux%zux%zu -> %zu, %zux%zu/%zu dil %zu pad %zu", g->batch, g->h, g->w, g->k,
-                 s->n, g->kernel_h, g->kernel_w, g->stride, g->dilation, g->pad);
+        snprintf(text, size, "conv %zux%zux%zux%zu -> %zu, %zux%zu/%zu dil %zu pad %zu", g->batch, g->h, g->w,
+                 g->k, s->n, g->kernel_h, g->kernel_w, g->stride, g->dilation, g->pad);
     else
         snprintf(text, size, "%zu x %zu x %zu", s->m, s->n, s->k);
 }
@@ -65,7 +95,7 @@ static strides random_strides(size_t n, size_t k, size_t taps) {
     return (strides){k * taps, 1, taps};
 }
 
-/* ---- f32 -------------------------------------------------------------------------------------------------------- */
+/* ---- f32 ----------------------------------------------------------------------------------------------- */
 
 typedef struct f32_call {
     const nw_gemm_f32_kernel *kernel;
@@ -76,7 +106,8 @@ static void call_f32(void *p) {
     nw_gemm_f32_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.n);
 }
 
-static void verify_f32(const f32_call *c, const check_image *image, const float *w, strides st, const float *before) {
+static void verify_f32(const f32_call *c, const check_image *image, const float *w, strides st,
+                       const float *before) {
     const nw_gemm_f32_args *a = &c->args;
     size_t ld = a->ldc / sizeof(float);
     for (size_t m = 0; m < a->m; m++) {
@@ -90,14 +121,16 @@ static void verify_f32(const f32_call *c, const check_image *image, const float 
                 }
             }
             if (a->bias) sum += (double)a->bias[n], magnitude += fabs((double)a->bias[n]);
-            if (a->accumulate) sum += (double)before[m * ld + n], magnitude += fabs((double)before[m * ld + n]);
+            if (a->accumulate)
+                sum += (double)before[m * ld + n], magnitude += fabs((double)before[m * ld + n]);
             double want = fmin(fmax(sum, (double)a->lo), (double)a->hi);
             double tolerance = (4 + sqrt((double)(a->k * a->taps))) * 0x1p-24 * magnitude + 1e-30;
             if (!check_close((double)a->c[m * ld + n], want, tolerance))
                 check_fail("row %zu column %zu is %.9g, not %.9g", m, n, (double)a->c[m * ld + n], want);
         }
         for (size_t n = a->n; n < ld && m + 1 < a->m; n++)
-            if (memcmp(&a->c[m * ld + n], &before[m * ld + n], sizeof(float))) check_fail("wrote between rows");
+            if (memcmp(&a->c[m * ld + n], &before[m * ld + n], sizeof(float)))
+                check_fail("wrote between rows");
     }
 }
 
@@ -121,9 +154,19 @@ static void one_f32(const nw_gemm_f32_kernel *kernel, const shape *s) {
     void *packed = check_alloc(nw_gemm_f32_packed_bytes(kernel, n, k, taps));
     nw_gemm_f32_pack(kernel, n, k, taps, w, st.n, st.tap, st.k, packed);
     bool clamp = check_below(2);
-    f32_call call = {kernel, {.m = image.m, .n = n, .k = k, .taps = taps, .rows = image.rows, .packed = packed, .c = c,
-                              .ldc = ld * 4, .bias = check_below(2) ? bias : NULL, .accumulate = check_below(3) == 0,
-                              .lo = clamp ? 0 : -INFINITY, .hi = clamp ? 3 : INFINITY}};
+    f32_call call = {kernel,
+                     {.m = image.m,
+                      .n = n,
+                      .k = k,
+                      .taps = taps,
+                      .rows = image.rows,
+                      .packed = packed,
+                      .c = c,
+                      .ldc = ld * 4,
+                      .bias = check_below(2) ? bias : NULL,
+                      .accumulate = check_below(3) == 0,
+                      .lo = clamp ? 0 : -INFINITY,
+                      .hi = clamp ? 3 : INFINITY}};
     if (check_opt.bench) {
         call.args.accumulate = false;
         check_report(check_seconds(call_f32, &call), 2.0 * (double)(image.m * n * k * taps), "GFLOP/s");
@@ -147,7 +190,7 @@ void check_gemm_f32(void) {
         }
 }
 
-/* ---- u8 · s8 ---------------------------------------------------------------------------------------------------- */
+/* ---- u8 · s8 ------------------------------------------------------------------------------------------- */
 
 typedef struct u8s8_call {
     const nw_gemm_u8s8_kernel *kernel;
@@ -175,7 +218,8 @@ static void verify_u8s8(const u8s8_call *c, const check_image *image, const int8
             }
             check_epilogue_element(&a->epilogue, m, n, sum, row_sum, line + n * size);
         }
-        if (m + 1 < a->m && memcmp(line + a->n * size, before + m * a->ldc + a->n * size, a->ldc - a->n * size))
+        if (m + 1 < a->m &&
+            memcmp(line + a->n * size, before + m * a->ldc + a->n * size, a->ldc - a->n * size))
             check_fail("wrote between rows");
     }
 }
@@ -194,7 +238,8 @@ static void one_u8s8(const nw_gemm_u8s8_kernel *kernel, const shape *s, nw_epilo
     check_fill_bytes(w, n * k * taps, variant == 3 ? 2 : variant == 2 ? 1 : variant, -128, 127);
     void *packed = check_alloc(nw_gemm_u8s8_packed_bytes(kernel, n, k, taps));
     nw_gemm_u8s8_pack(kernel, n, k, taps, w, st.n, st.tap, st.k, packed);
-    u8s8_call call = {kernel, {.m = image.m, .n = n, .k = k, .taps = taps, .rows = image.rows, .packed = packed}};
+    u8s8_call call = {kernel,
+                      {.m = image.m, .n = n, .k = k, .taps = taps, .rows = image.rows, .packed = packed}};
     check_epilogue_make(&call.args.epilogue, out, image.m, n, k * taps, true);
     size_t size = nw_epilogue_size(out);
     call.args.ldc = (n + (check_opt.bench ? 0 : check_below(4))) * size;

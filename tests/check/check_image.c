@@ -23,9 +23,15 @@ void check_image_window(check_image *image, const check_geometry *g, size_t gap,
                         bool as_table) {
     *image = (check_image){.element = element, .k = g->k, .taps = g->kernel_h * g->kernel_w};
     nw_window *w = &image->window;
-    *w = (nw_window){.in_h = g->h, .in_w = g->w, .kernel_h = g->kernel_h, .kernel_w = g->kernel_w,
-                     .stride_h = g->stride, .stride_w = g->stride, .dilation_h = g->dilation,
-                     .dilation_w = g->dilation, .pad_top = g->kernel_h > 1 ? g->pad : 0,
+    *w = (nw_window){.in_h = g->h,
+                     .in_w = g->w,
+                     .kernel_h = g->kernel_h,
+                     .kernel_w = g->kernel_w,
+                     .stride_h = g->stride,
+                     .stride_w = g->stride,
+                     .dilation_h = g->dilation,
+                     .dilation_w = g->dilation,
+                     .pad_top = g->kernel_h > 1 ? g->pad : 0,
                      .pad_left = g->kernel_w > 1 ? g->pad : 0};
     w->out_h = nw_window_size(w->in_h, w->kernel_h, w->stride_h, w->dilation_h, w->pad_top, w->pad_top);
     w->out_w = nw_window_size(w->in_w, w->kernel_w, w->stride_w, w->dilation_w, w->pad_left, w->pad_left);
@@ -47,8 +53,10 @@ const void *check_image_row(const check_image *image, size_t m, size_t t) {
     const nw_window *w = &image->window;
     if (!w->kernel_h) return image->data + m * image->rows.stride;
     size_t per_image = w->out_h * w->out_w;
-    long y = (long)(m % per_image / w->out_w * w->stride_h + t / w->kernel_w * w->dilation_h) - (long)w->pad_top;
+    long y =
+        (long)(m % per_image / w->out_w * w->stride_h + t / w->kernel_w * w->dilation_h) - (long)w->pad_top;
     long x = (long)(m % w->out_w * w->stride_w + t % w->kernel_w * w->dilation_w) - (long)w->pad_left;
     if (y < 0 || x < 0 || y >= (long)w->in_h || x >= (long)w->in_w) return image->pad;
-    return image->data + m / per_image * w->image_stride + (size_t)y * w->line_stride + (size_t)x * w->pixel_stride;
+    return image->data + m / per_image * w->image_stride + (size_t)y * w->line_stride +
+           (size_t)x * w->pixel_stride;
 }

@@ -7,11 +7,12 @@
 #include <string.h>
 
 static const check_geometry tests[] = {
-    {1, 5, 7, 3, 3, 3, 1, 1, 1},  {2, 8, 8, 64, 3, 3, 2, 1, 1}, {1, 6, 9, 18, 2, 2, 2, 1, 0}, {1, 9, 9, 33, 3, 3, 1, 2, 2},
-    {1, 7, 7, 300, 7, 7, 1, 1, 0}, {2, 1, 20, 40, 1, 5, 1, 3, 6}, {1, 4, 4, 8, 2, 2, 1, 1, 3}, {1, 20, 20, 17, 20, 20, 1, 1, 0},
-    {1, 3, 3, 257, 1, 1, 1, 1, 0},
+    {1, 5, 7, 3, 3, 3, 1, 1, 1},  {2, 8, 8, 64, 3, 3, 2, 1, 1},     {1, 6, 9, 18, 2, 2, 2, 1, 0},
+    {1, 9, 9, 33, 3, 3, 1, 2, 2}, {1, 7, 7, 300, 7, 7, 1, 1, 0},    {2, 1, 20, 40, 1, 5, 1, 3, 6},
+    {1, 4, 4, 8, 2, 2, 1, 1, 3},  {1, 20, 20, 17, 20, 20, 1, 1, 0}, {1, 3, 3, 257, 1, 1, 1, 1, 0},
 };
-static const check_geometry benches[] = {{1, 112, 112, 64, 3, 3, 2, 1, 1}, {1, 28, 28, 256, 3, 3, 1, 1, 1}, {1, 7, 7, 1280, 7, 7, 1, 1, 0}};
+static const check_geometry benches[] = {
+    {1, 112, 112, 64, 3, 3, 2, 1, 1}, {1, 28, 28, 256, 3, 3, 1, 1, 1}, {1, 7, 7, 1280, 7, 7, 1, 1, 0}};
 
 typedef struct call {
     const nw_pool *pool;
@@ -71,16 +72,20 @@ static void verify(const call *c) {
 
 static void one(nw_isa isa, const char *name, int kind, const check_geometry *g) {
     nw_pool pool;
-    if (!check_begin(isa, name, "%zux%zux%zux%zu, %zux%zu/%zu dil %zu pad %zu", g->batch, g->h, g->w, g->k, g->kernel_h,
-                     g->kernel_w, g->stride, g->dilation, g->pad))
+    if (!check_begin(isa, name, "%zux%zux%zux%zu, %zux%zu/%zu dil %zu pad %zu", g->batch, g->h, g->w, g->k,
+                     g->kernel_h, g->kernel_w, g->stride, g->dilation, g->pad))
         return;
     nw_pool_select(isa, &pool);
     size_t size = kind & 1 ? 4 : 1;
     check_image image;
     check_image_window(&image, g, check_opt.bench ? 0 : check_below(3), size, 0, false);
     if (size == 4) check_fill_f32((float *)(void *)image.data, check_image_bytes(&image) / 4, -1, 1);
-    call c = {.pool = &pool, .image = &image, .kind = kind, .include_pad = check_below(2),
-              .s_ratio = check_uniform(0.3f, 3), .ldy = (image.k + (check_opt.bench ? 0 : check_below(3))) * size,
+    call c = {.pool = &pool,
+              .image = &image,
+              .kind = kind,
+              .include_pad = check_below(2),
+              .s_ratio = check_uniform(0.3f, 3),
+              .ldy = (image.k + (check_opt.bench ? 0 : check_below(3))) * size,
               .p = {.a_zero = (int)check_below(256), .zero = (int)check_below(256), .lo = 0, .hi = 255}};
     if (check_below(2)) c.p.lo = 20, c.p.hi = 220;
     size_t bytes = (image.m - 1) * c.ldy + image.k * size;
@@ -91,7 +96,8 @@ static void one(nw_isa isa, const char *name, int kind, const check_geometry *g)
     c.m0 = 0;
     verify(&c);
     for (size_t m = 0; m + 1 < image.m; m++)
-        if (memcmp(y + m * c.ldy + image.k * size, before + m * c.ldy + image.k * size, c.ldy - image.k * size))
+        if (memcmp(y + m * c.ldy + image.k * size, before + m * c.ldy + image.k * size,
+                   c.ldy - image.k * size))
             check_fail("wrote between rows");
     if (check_opt.bench)
         check_report(check_seconds(run, &c), (double)(image.m * image.k * image.taps), "G taps/s");
@@ -121,10 +127,10 @@ void check_pool(void) {
     const check_geometry *list = check_opt.bench ? benches : tests;
     size_t count = check_opt.bench ? sizeof benches / sizeof *benches : sizeof tests / sizeof *tests;
     for (size_t i = 0; i < count; i++) {
-#define NW_POOL(isa, word)                                                                                  \
-    one(NW_ISA_##isa, "max_pool_u8__" #word, 0, &list[i]);                                                  \
-    one(NW_ISA_##isa, "max_pool_f32__" #word, 1, &list[i]);                                                 \
-    one(NW_ISA_##isa, "avg_pool_u8__" #word, 2, &list[i]);                                                  \
+#define NW_POOL(isa, word)                                                                                   \
+    one(NW_ISA_##isa, "max_pool_u8__" #word, 0, &list[i]);                                                   \
+    one(NW_ISA_##isa, "max_pool_f32__" #word, 1, &list[i]);                                                  \
+    one(NW_ISA_##isa, "avg_pool_u8__" #word, 2, &list[i]);                                                   \
     one(NW_ISA_##isa, "avg_pool_f32__" #word, 3, &list[i]);
 #include "kern/pool.def"
 #undef NW_POOL

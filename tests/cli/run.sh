@@ -1,0 +1,178 @@
+#!/bin/bash
+# run.sh: the command as a user meets it: what works, and that whatever fails says one clear sentence on stderr, exits with
+# 1 (2 for a wrong command line), and leaves no file behind. NARROW_BUILD_DIR: the build (default build/release).
+set -u
+cd "$(dirname "$0")/../.."
+root=$PWD
+narrow=${NARROW_BUILD_DIR:-$root/build/release}/narrow
+letters=$root/examples/letters
+model=$letters/letters.onnx
+preprocess=scale=1/255,mean=0.5,std=0.5
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/out"
+cd "$work" || exit 1
+passed=0 failed=0
+
+good() { passed=$((passed + 1)); }
+bad() {
+    failed=$((failed + 1))
+    echo "FAILED cli $1: $2"
+    [ ! -s stderr ] || sed 's/^/    /' stderr
+}
+
+# works NAME PATTERN ARGUMENT…: exit 0, nothing on stderr, PATTERN (extended, any case) somewhere on stdout.
+works() {
+    local name=$1 pattern=$2 code
+    shift 2
+    timeout 120 "$narrow" "$@" >stdout 2>stderr </dev/null
+    code=$?
+    if [ $code != 0 ]; then bad "$name" "exit $code"
+    elif [ -s stderr ]; then bad "$name" "it says something on stderr"
+    elif ! grep -qiE -- "$pattern" stdout; then bad "$name" "its output does not show \"$pattern\""
+    else good; fi
+}
+
+# fails NAME CODE PATTERN ARGUMENT…: that exit code, one line "narrow: …" on stderr that fits PATTERN (a wrong command line
+# may add how to get help), no file in out/.
+fails() {
+    local name=$1 want=$2 pattern=$3 code
+    shift 3
+    timeout 120 "$narrow" "$@" >stdout 2>stderr </dev/null
+    code=$?
+    if [ $code != "$want" ]; then bad "$name" "exit $code, not $want"
+    elif [ "$(grep -c '^narrow: ' stderr)" != 1 ]; then bad "$name" "not one line \"narrow: …\" on stderr"
+    elif [ "$want" = 1 ] && [ "$(wc -l <stderr)" != 1 ]; then bad "$name" "more than one line on stderr"
+    elif ! grep -qiE -- "$pattern" stderr; then bad "$name" "the message does not say \"$pattern\""
+    elif [ -n "$(ls -A out)" ]; then bad "$name" "it leaves $(ls -A out)"
+    else good; fi
+    rm -rf out && mkdir out
+}
+
+# npy FILE DTYPE SHAPE BYTES: a NumPy file of zeros.
+npy() {
+    local header="{'descr': '$2', 'fortran_order': False, 'shape': $3, }"
+    printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' "$header" >"$1"
+    head -c "$4" /dev/zero >>"$1"
+}
+
+npy one.npy '<f4' '(1, 1, 28, 28)' 3136
+npy three.npy '<f4' '(3, 1, 28, 28)' 9408
+npy wide.npy '<f4' '(1, 1, 28, 29)' 3248
+npy flat.npy '<f4' '(784,)' 3136
+npy whole.npy '<i8' '(1, 1, 28, 28)' 6272
+npy short.npy '<f4' '(1, 1, 28, 28)' 3000
+printf 'Ignored by everything.\n' >text.txt
+: >empty
+size=$(stat -c %s "$model")
+head -c $((size / 2)) "$model" >half.onnx
+head -c $((size - 1)) "$model" >cut.onnx
+
+# ---- help and wrong command lines
+works version 'narrow [0-9]+\.[0-9]+\.[0-9]+' --version
+works help 'quantize' --help
+works 'help command' 'usage: narrow quantize' help quantize
+for command in info run quantize eval compare layers bench; do
+    works "$command --help" "usage: narrow $command" $command --help
+    grep -q Examples stdout || bad "$command --help" "no examples"
+done
+works 'manual' '\.TH' help --man
+works 'bash completion' 'complete' help --completion bash
+bash -n stdout && good || bad 'bash completion' 'bash does not accept it'
+works 'zsh completion' 'compdef' help --completion zsh
+works 'fish completion' 'complete' help --completion fish
+timeout 20 "$narrow" >stdout 2>stderr
+[ $? = 2 ] && grep -q 'narrow help' stdout && good || bad 'no command' 'no help, or not exit 2'
+fails 'unknown command' 2 'quantize' quantise "$model"
+fails 'unknown option' 2 'did you mean --samples' eval "$model" --sampels 4
+fails 'unknown word' 2 'minmax' quantize "$model" -o out/x.onnx --calibrate "$letters" --observer minmaxx
+fails 'bad number' 2 'number' eval "$model" --data "$letters" --samples many
+fails 'missing value' 2 'needs a value' eval "$model" --data
+fails 'missing argument' 2 'model' info
+fails 'missing -o' 2 '[-]o OUT' quantize "$model" --calibrate "$letters:train"
+
+# ---- models that cannot be read
+fails 'missing model' 1 'missing\.onnx.*No such file' info missing.onnx
+fails 'folder as model' 1 'folder' info out
+fails 'empty model' 1 'empty' info empty
+fails 'text as model' 1 'text\.txt' info text.txt
+fails 'half a model' 1 'half\.onnx' info half.onnx
+fails 'a model without its last byte' 1 'cut\.onnx' info cut.onnx
+fails 'quantize half a model' 1 'half\.onnx' quantize half.onnx -o out/x.onnx --calibrate "$letters:train" --preprocess $preprocess
+
+# ---- info and run
+works info '227994' info "$model"
+works 'info as JSON' '"operators"' info "$model" --json -
+works run '' run "$model" --input image=three.npy --output-dir out
+[ "$(stat -c %s out/logits.npy 2>/dev/null)" = $((128 + 3 * 26 * 4)) ] && good || bad run 'out/logits.npy is not f32 [3,26]'
+rm -rf out && mkdir out
+works 'run --explain' 'conv' run "$model" --input image=one.npy --output-dir out --explain
+rm -rf out && mkdir out
+fails 'wrong shape' 1 'image.*28' run "$model" --input image=wide.npy --output-dir out
+fails 'wrong rank' 1 'image' run "$model" --input image=flat.npy --output-dir out
+fails 'wrong type' 1 'image.*f32' run "$model" --input image=whole.npy --output-dir out
+fails 'unknown input' 1 'photo.*image|image.*photo|no input "photo"' run "$model" --input photo=one.npy --output-dir out
+fails 'no input given' 1 'image' run "$model" --output-dir out
+fails 'missing array' 1 'nowhere\.npy' run "$model" --input image=nowhere.npy --output-dir out
+fails 'short array' 1 'short\.npy' run "$model" --input image=short.npy --output-dir out
+fails 'text as array' 1 'text\.txt' run "$model" --input image=text.txt --output-dir out
+fails 'file as folder' 1 'text\.txt' run "$model" --input image=one.npy --output-dir text.txt/x
+
+# ---- data
+fails 'missing data' 1 'nowhere' eval "$model" --data nowhere --preprocess $preprocess
+fails 'empty folder' 1 'out' eval "$model" --data out --preprocess $preprocess
+fails 'unknown step' 1 'rezise' eval "$model" --data "$letters:test" --preprocess rezise=256
+printf 'file,label\nnothere.jpg,3\n' >list.csv
+gray=resize=28,crop=28,color=gray,$preprocess
+fails 'missing image' 1 'nothere\.jpg' eval "$model" --data list.csv --preprocess $gray
+printf 'file,label\ntext.txt,3\n' >list.csv
+fails 'text as image' 1 'text\.txt' eval "$model" --data list.csv --preprocess $gray
+npy labels.npy '<i8' '(5,)' 40
+fails 'labels do not fit' 1 'label' eval "$model" --data three.npy --labels labels.npy
+fails 'wrong sample shape' 1 '28' eval "$model" --data wide.npy
+fails 'no samples left' 1 'skip|sample' eval "$model" --data "$letters:test" --preprocess $preprocess --skip 99999
+
+# ---- the main job
+works eval '98\.40' eval "$model" --data "$letters:test" --preprocess $preprocess --no-latency
+works quantize '9 of 9' quantize "$model" -o out/int8.onnx --calibrate "$letters:train" --samples 200 --preprocess $preprocess
+works compare 'agreement' compare "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess --samples 500 --runs 20
+works 'compare as JSON' '"compression_ratio"' compare "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess \
+    --samples 100 --no-latency --json -
+for key in samples top1 top5 precision_macro recall_macro f1_macro agreement sqnr_db file_bytes compression_ratio \
+    peak_memory_bytes; do
+    grep -q "\"$key\"" stdout && good || bad 'compare as JSON' "no $key"
+done
+works layers 'dB' layers "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess --samples 50
+works bench 'ms' bench "$model" out/int8.onnx --runs 5
+works 'run int8' '' run out/int8.onnx --input image=one.npy --output-dir out
+works 'quantize to QOperator' '9 of 9' quantize "$model" -o out/qop.onnx --form qoperator --calibrate "$letters:train" \
+    --samples 50 --preprocess $preprocess
+works 'weights only' 'conv' quantize "$model" -o out/weights.onnx --weights-only
+works 'some layers stay float' 'excluded|exclude' quantize "$model" -o out/part.onnx --exclude 'Gemm' \
+    --calibrate "$letters:train" --samples 50 --preprocess $preprocess
+touch out/int8.onnx # whatever became of it
+before=$(md5sum <out/int8.onnx)
+works 'the same again' '' quantize "$model" -o out/again.onnx --calibrate "$letters:train" --samples 200 --preprocess $preprocess
+cmp -s out/int8.onnx out/again.onnx && good || bad quantize 'the same command gives another file'
+
+# ---- output that cannot be written; what stood there before stays
+timeout 60 "$narrow" quantize "$model" -o out/int8.onnx --calibrate nowhere --preprocess $preprocess >stdout 2>stderr
+[ "$(md5sum <out/int8.onnx)" = "$before" ] && good || bad 'failed quantize' 'the old file is gone'
+rm -rf out && mkdir out
+fails 'folder as output' 1 'folder' quantize "$model" -o out --weights-only
+fails 'output in no folder' 1 'No such file|folder' quantize "$model" -o out/no/where.onnx --weights-only
+(
+    trap '' XFSZ # a write beyond the limit fails, as on a full disk
+    ulimit -f 64
+    fails 'disk full' 1 'too large|space' quantize "$model" -o out/x.onnx --weights-only
+    echo "$passed $failed" >counts
+)
+read -r passed failed <counts
+if "$narrow" info "$model" >/dev/full 2>stderr; then bad 'full stdout' 'exit 0'; else good; fi
+if [ "$(id -u)" != 0 ]; then
+    mkdir sealed && chmod a-w sealed
+    fails 'sealed folder' 1 'Permission' quantize "$model" -o sealed/x.onnx --weights-only
+fi
+
+echo "cli: $passed passed, $failed failed"
+[ $failed = 0 ]
