@@ -40,8 +40,8 @@ typedef struct plane {
 
 #define TILE 32
 
-/* Element by element in tiles; `size` is a compile-time constant at the call sites that matter. In a tile the side
- * with the longer step is the outer loop, so that its lines are used up while they are in the cache. */
+/* Element by element in tiles; `size` is a compile-time constant at the call sites that matter. In a tile the
+ * side with the longer step is the outer loop, so that its lines are used up while they are in the cache. */
 static inline __attribute__((always_inline)) void copy_tiles(size_t size, const plane *p, const char *src,
                                                              char *dst) {
     bool by_column = p->from_column > p->to_row;
@@ -51,10 +51,12 @@ static inline __attribute__((always_inline)) void copy_tiles(size_t size, const 
             int64_t c1 = p->columns - c0 < TILE ? p->columns : c0 + TILE;
             for (int64_t r = r0; r < r1 && !by_column; r++)
                 for (int64_t c = c0; c < c1; c++)
-                    memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column, size);
+                    memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column,
+                           size);
             for (int64_t c = c0; c < c1 && by_column; c++)
                 for (int64_t r = r0; r < r1; r++)
-                    memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column, size);
+                    memcpy(dst + r * p->to_row + c * p->to_column, src + r * p->from_row + c * p->from_column,
+                           size);
         }
     }
 }

@@ -62,7 +62,7 @@ static inline float exp_negative(float x) {
 
 static inline float above_least(float x) { return x < LEAST ? LEAST : x; }
 
-#define LANES 32 /* running results side by side: few enough for registers, too many for the compiler to unroll */
+#define LANES 32 /* results side by side: few enough for registers, too many for the compiler to unroll */
 
 /* The maximum of n ≥ 1 elements. A NaN may be overlooked: its exponential makes the sum NaN all the same. */
 static float max_of(const float *x, size_t n) {
@@ -95,7 +95,8 @@ static void softmax_line(const float *x, size_t n, bool logarithm, float *y) {
         return;
     }
     for (size_t i = 0; i < n; i++) y[i] = above_least(x[i] - m);
-    for (size_t i = 0; i < n; i++) y[i] = exp_negative(y[i]); /* a loop of its own: gcc would make LEAST a branch */
+    for (size_t i = 0; i < n; i++)
+        y[i] = exp_negative(y[i]); /* a loop of its own: gcc would make LEAST a branch */
     float sum = sum_of(y, n);
     if (logarithm) {
         float shift = logf(sum);

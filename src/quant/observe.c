@@ -325,3 +325,17 @@ nw_status nw_observer_outside(const nw_observer *o, float lo, float hi, double *
     nw_free(o->ctx, profile);
     return NW_OK;
 }
+
+nw_status nw_observer_sqnr(const nw_observer *o, const nw_codes *grid, float scale, int32_t zero, double *decibels) {
+    double signal = o->m2 + (double)o->count * o->mean * o->mean;
+    double noise = (double)(o->count - o->zeros[0] - o->zeros[1]) * (double)scale * (double)scale / 12;
+    if (o->bins) {
+        nw_profile *profile = nw_alloc(o->ctx, sizeof *profile);
+        if (!profile) return NW_E_MEMORY;
+        nw_profile_of(o, profile);
+        noise = nw_profile_error(profile, grid, scale, zero);
+        nw_free(o->ctx, profile);
+    }
+    *decibels = noise > 0 && signal > 0 ? 10 * log10(signal / noise) : INFINITY;
+    return NW_OK;
+}

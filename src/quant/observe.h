@@ -74,6 +74,9 @@ typedef struct nw_codes {
 nw_status nw_observer_range(const nw_observer *observer, const nw_codes *grid, float *lo, float *hi);
 /* Share of the finite values outside [lo, hi]; −1 when there is no histogram to tell. */
 nw_status nw_observer_outside(const nw_observer *observer, float lo, float hi, double *share);
+/* Signal to noise of everything seen on a grid, 10·log10(Σx²/Σ(x − x')²) dB; INFINITY when nothing is lost. Without a histogram
+ * the noise is taken for scale²/12 per value but zero, which holds when nothing saturates. Nothing seen: INFINITY. */
+nw_status nw_observer_sqnr(const nw_observer *observer, const nw_codes *grid, float scale, int32_t zero, double *decibels);
 
 /* ---- for the observers themselves (observe_*.c) ------------------------------------------------------------------ */
 
@@ -104,8 +107,10 @@ void nw_profile_of(const nw_observer *observer, nw_profile *profile);
 double nw_profile_below(const nw_profile *profile, double x);
 /* The value below which `share` (0 … 1) of all values lie, interpolated within its bin; magnitudes: of |x|. */
 double nw_profile_quantile(const nw_profile *profile, double share, bool magnitudes);
-/* Σ (x − x')² over everything seen, x' on the grid that nw_choose_scale makes of [lo, hi]. */
-double nw_profile_error(const nw_profile *profile, const nw_codes *grid, double lo, double hi);
+/* Σ (x − x')² over everything seen. */
+double nw_profile_error(const nw_profile *profile, const nw_codes *grid, float scale, int32_t zero);
+/* The same on the grid that nw_choose_scale makes of [lo, hi]. */
+double nw_profile_range_error(const nw_profile *profile, const nw_codes *grid, double lo, double hi);
 
 /* The range of the smallest cost: a line search over the threshold of a symmetric grid, then over each end of an
  * asymmetric one in turn. Ties go to the wider range. cost may give INFINITY. */

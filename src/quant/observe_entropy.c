@@ -55,12 +55,12 @@ static double divergence(const nw_profile *p, const nw_codes *grid, double lo, d
  * matters. A range that is worse than the whole one in squared error too is therefore none. *user: that error. */
 static double cost(const nw_profile *p, const nw_codes *grid, double lo, double hi, void *user) {
     const double *limit = user;
-    if (nw_profile_error(p, grid, lo, hi) > *limit) return INFINITY;
+    if (nw_profile_range_error(p, grid, lo, hi) > *limit) return INFINITY;
     return fmax(divergence(p, grid, lo, hi), 0) + 1e-12; /* rounding noise around no loss at all counts as a tie */
 }
 
 void nw_range_entropy(const nw_observer *observer, const nw_profile *profile, const nw_codes *grid, float *lo, float *hi) {
     (void)observer;
-    double limit = nw_profile_error(profile, grid, fmin(profile->min, 0), fmax(profile->max, 0)) * (1 + 1e-9);
+    double limit = nw_profile_range_error(profile, grid, fmin(profile->min, 0), fmax(profile->max, 0)) * (1 + 1e-9);
     nw_search_range(profile, grid, cost, &limit, lo, hi);
 }

@@ -82,10 +82,14 @@ static double error_between(sums a, sums b, double level) {
     return (b.second - a.second) - 2 * level * (b.first - a.first) + level * level * (b.mass - a.mass);
 }
 
-double nw_profile_error(const nw_profile *p, const nw_codes *grid, double lo, double hi) {
+double nw_profile_range_error(const nw_profile *p, const nw_codes *grid, double lo, double hi) {
     float scale;
     int32_t zero;
     nw_choose_scale((float)lo, (float)hi, grid->symmetric, grid->qmin, grid->qmax, &scale, &zero);
+    return nw_profile_error(p, grid, scale, zero);
+}
+
+double nw_profile_error(const nw_profile *p, const nw_codes *grid, float scale, int32_t zero) {
     double s = (double)scale, bottom = ((double)grid->qmin - zero) * s, top = ((double)grid->qmax - zero) * s;
     sums before = {0}, all = {p->below[SIDES], p->first[SIDES], p->second[SIDES]};
     if ((double)grid->qmax - grid->qmin > SIDES) { /* finer than the bins: s²/12 inside, exact outside */

@@ -62,6 +62,8 @@ static nw_status describe_activation(const nw_graph *g, const nw_quant_plan *pla
     a->max = seen->max;
     a->mean = seen->mean;
     a->sigma = nw_observer_sigma(seen);
+    const nw_codes codes = {root->qmin, root->qmax, false};
+    NW_TRY(nw_observer_sqnr(seen, &codes, root->scale, root->zero, &a->sqnr));
     return nw_observer_outside(seen, a->lo - a->scale / 2, a->hi + a->scale / 2, &a->saturated);
 }
 

@@ -81,6 +81,7 @@ typedef struct nw_quant_activation {
     uint64_t count, rejected;
     float min, max;
     double mean, sigma;
+    double sqnr;          /* signal to noise of the value on its grid, dB */
     double saturated;     /* share of values outside the range; −1 when the observer keeps no histogram */
 } nw_quant_activation;
 

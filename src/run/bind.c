@@ -123,6 +123,37 @@ static nw_status fold(nw_binding *b, nw_node *node, nw_op_call *call) {
     return NW_OK;
 }
 
+/* Moving the elements of a packed constant moves its codes: it stays packed. Per-tensor grids only, which do not care where
+ * an element goes. *ok false: not such a node. */
+static nw_status fold_packed(nw_binding *b, nw_node *node, nw_op_call *call, bool *ok) {
+    const nw_tensor *x = nw_call_in(call, 0);
+    nw_roles roles = nw_node_roles(node);
+    *ok = x && x->qparam && x->qparam->grain == NW_GRAIN_TENSOR && nw_format_bits(x->qparam->format) >= 8 &&
+          (node->op->flags & NW_OP_VIEW || (node->op->flags & NW_OP_RAW && roles.same_grid));
+    for (int i = 1; i < call->in_count; i++) *ok = *ok && !(call->in[i] && call->in[i]->qparam);
+    if (!*ok) return NW_OK;
+    const nw_tensor **in = nw_arena_array(call->scratch, (size_t)call->in_count, sizeof *in);
+    nw_tensor codes = *x;
+    if (!in) return NW_E_MEMORY;
+    memcpy(in, call->in, (size_t)call->in_count * sizeof *in);
+    codes.qparam = NULL;
+    in[0] = &codes;
+    call->in = in;
+    for (int i = 0; i < call->out_count; i++) {
+        call->out[i].format = codes.format;
+        NW_TRY(nw_tensor_alloc(call->scratch, &call->out[i]));
+    }
+    NW_TRY(nw_op_eval(call));
+    for (int i = 0; i < node->out_count; i++) {
+        if (node->out[i] < 0) continue;
+        call->out[i].qparam = x->qparam;
+        NW_TRY(nw_graph_set_constant_copy(b->graph, node->out[i], &call->out[i]));
+        b->desc[node->out[i]] = b->graph->values[node->out[i]].constant->tensor;
+    }
+    node->dead = true;
+    return NW_OK;
+}
+
 /* The branch an If takes when its condition is known, else NULL. */
 static const nw_graph *known_branch(const nw_binding *b, const nw_node *node) {
     if (strcmp(node->op_type, "If") != 0 || node->domain[0] || node->in_count < 1 || node->in[0] < 0) return NULL;
@@ -152,7 +183,9 @@ static nw_status bind_node(nw_binding *b, int index, nw_arena *scratch) {
     if (node->op->flags & NW_OP_RANDOM || !all_known(node, in) || !worth_folding(&call)) return NW_OK;
     for (int i = 0; i < node->out_count; i++)
         if (node->out[i] >= 0 && out[i].format == NW_NONE) return NW_OK;
-    return fold(b, node, &call);
+    bool packed;
+    NW_TRY(fold_packed(b, node, &call, &packed));
+    return packed ? NW_OK : fold(b, node, &call);
 }
 
 /* One pass over the nodes; *again is set when the graph changed its structure (an If was replaced). */

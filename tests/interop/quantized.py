@@ -3,7 +3,11 @@
 
 Models that narrow quantizes (QDQ and QOperator form) load in onnxruntime, and models that onnxruntime quantizes (static QDQ,
 static QOperator, dynamic) run in narrow. In each case the logits of the two runtimes on the same file and the same inputs
-must agree: the same largest element in at least 99 % of the samples, and a signal-to-noise ratio of at least 35 dB."""
+must agree: the same largest element in at least 99 % of the samples, and a signal-to-noise ratio of at least 35 dB.
+
+onnxruntime gives two answers: with its graph optimizations, which merge Q/DQ pairs into other arithmetic, and without them.
+On some models the two differ by more than this bound (kwt1: 28 dB, mobilenetv2: 16 dB), because a code that rounds the other
+way early in a deep network changes many later ones. We must be as near to one of them."""
 import logging
 import pathlib
 import sys
@@ -66,17 +70,26 @@ def run_narrow(model, x, folder):
 
 
 def run_onnxruntime(model, x):
-    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
+    """Logits of the first output: with onnxruntime's graph optimizations, and without."""
+    answers = []
+    for level in (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        answers.append(session.run(None, {session.get_inputs()[0].name: x})[0])
+    return answers
 
 
-def disagreement(got, want):
-    """What is wrong between two runtimes' logits, or ""."""
-    if got.shape != want.shape:
-        return f"shape {got.shape}, not {want.shape}"
-    noise = np.sum((got.astype(np.float64) - want) ** 2)
-    sqnr = np.inf if noise == 0 else 10 * np.log10(np.sum(want.astype(np.float64) ** 2) / noise)
-    same = np.mean(got.argmax(-1) == want.argmax(-1))
+def disagreement(got, answers):
+    """What is wrong between our logits and the nearest of onnxruntime's, or ""."""
+    found = []
+    for want in answers:
+        if got.shape != want.shape:
+            return f"shape {got.shape}, not {want.shape}"
+        noise = np.sum((got.astype(np.float64) - want) ** 2)
+        sqnr = np.inf if noise == 0 else 10 * np.log10(np.sum(want.astype(np.float64) ** 2) / noise)
+        found.append((sqnr, np.mean(got.argmax(-1) == want.argmax(-1))))
+    sqnr, same = max(found)
     print(f"    top-1 agreement {100 * same:.1f} %, SQNR {sqnr:.1f} dB")
     return "" if same >= AGREEMENT and sqnr >= SQNR else f"agreement {100 * same:.1f} %, SQNR {sqnr:.1f} dB"
 
@@ -121,8 +134,7 @@ def check(tally, name, x, candidates):
                     tally.skip(f"{name}, {what}", MISSING[name, what])
                     continue
                 print(f"  {name}: {what}")
-                got, want = run_narrow(small, x, folder), run_onnxruntime(small, x)
-                tally.check(f"{name}, {what}", disagreement(got, want))
+                tally.check(f"{name}, {what}", disagreement(run_narrow(small, x, folder), run_onnxruntime(small, x)))
     except Exception as error:  # whatever either tool raises
         tally.check(f"{name}, after {what}", f"{type(error).__name__}: {str(error)[:300]}")
 

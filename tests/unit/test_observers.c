@@ -276,7 +276,7 @@ static void test_squared_error(void **state) {
             float lo, hi;
             assert_int_equal(nw_observer_range(&o, grids[g], &lo, &hi), NW_OK);
             double best = real_error(x, COUNT, grids[g], lo, hi);
-            double seen = nw_profile_error(p, grids[g], (double)lo, (double)hi);
+            double seen = nw_profile_range_error(p, grids[g], (double)lo, (double)hi);
             if (draws[d] != heavy && grids[g] != &u16) assert_true(fabs(seen - best) <= 0.03 * best);
             for (size_t k = 0; k < 4 && grids[g] != &u16; k++) {
                 range(others[k], x, COUNT, grids[g], &lo, &hi);
