@@ -68,10 +68,25 @@ static int path_of(const char *dir, const char *name, size_t index, char *buffer
     return length > 0 && (size_t)length < size ? EXIT_DONE : say_failed("the path of output \"%s\" is too long", name);
 }
 
+/* A folder and those above it, as mkdir -p makes them. */
+static int make_folder(const char *path) {
+    char part[4096];
+    size_t length = strlen(path);
+    if (length >= sizeof part) return say_failed("the path of the output folder is too long");
+    for (size_t i = 1; i <= length; i++) {
+        if (path[i] && path[i] != '/') continue;
+        memcpy(part, path, i);
+        part[i] = 0;
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            return say_failed("cannot make the folder %s: %s", part, strerror(errno));
+    }
+    return EXIT_DONE;
+}
+
 static int write_outputs(nw_env *env, const settings *s, size_t count, const nw_array *outputs) {
     char path[4096], other[4096], shape[256];
-    if (s->output_dir && mkdir(s->output_dir, 0777) != 0 && errno != EEXIST)
-        return say_failed("cannot make the folder %s: %s", s->output_dir, strerror(errno));
+    int made = s->output_dir ? make_folder(s->output_dir) : EXIT_DONE;
+    if (made != EXIT_DONE) return made;
     for (size_t i = 0; i < count; i++) {
         shape_of(&outputs[i], shape, sizeof shape);
         if (!s->output_dir) {

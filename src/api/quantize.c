@@ -102,11 +102,16 @@ static void write_overview(nw_record *r, const nw_quant_report *q) {
             nw_record_textf(r, NULL, "input seen", "\"%s\" %.4g … %.4g, mean %.4g, std %.4g", a->value, (double)a->min,
                             (double)a->max, a->mean, a->sigma);
     }
-    size_t done = 0;
-    for (size_t i = 0; i < q->layer_count; i++) done += q->layers[i].quantized;
-    nw_record_number(r, "layers_quantized", NULL, NW_UNIT_COUNT, (double)done);
-    nw_record_number(r, "layers_float", NULL, NW_UNIT_COUNT, (double)(q->layer_count - done));
-    nw_record_textf(r, NULL, "quantized", "%zu of %zu layers", done, q->layer_count);
+    size_t integer = 0, packed = 0;
+    for (size_t i = 0; i < q->layer_count; i++) {
+        integer += q->layers[i].quantized;
+        packed += !q->layers[i].quantized && q->layers[i].weight >= 0;
+    }
+    nw_record_number(r, "layers_quantized", NULL, NW_UNIT_COUNT, (double)integer);
+    nw_record_number(r, "layers_weights_only", NULL, NW_UNIT_COUNT, (double)packed);
+    nw_record_number(r, "layers_float", NULL, NW_UNIT_COUNT, (double)(q->layer_count - integer - packed));
+    if (integer || !packed) nw_record_textf(r, NULL, "quantized", "%zu of %zu layers", integer, q->layer_count);
+    if (packed) nw_record_textf(r, NULL, "weights only", "%zu of %zu layers", packed, q->layer_count);
 }
 
 static void write_layers(nw_record *r, const nw_quant_report *q) {
@@ -120,11 +125,12 @@ static void write_layers(nw_record *r, const nw_quant_report *q) {
         nw_record_text(item, "reason", NULL, l->reason ? l->reason : "");
         if (l->weight >= 0) nw_record_text(item, "weight", NULL, q->weights[l->weight].value);
         nw_record_flag(item, "bias_quantized", NULL, l->bias);
-        if (l->quantized && !(l->reason && *l->reason)) continue;
-        item = nw_record_item(r, NULL, "Left in float", NW_LAYOUT_ROWS);
+        bool changed = l->quantized || l->weight >= 0;
+        if (changed && !(l->reason && *l->reason)) continue;
+        item = nw_record_item(r, NULL, changed ? "Partly in float" : "Left in float", NW_LAYOUT_ROWS);
         nw_record_text(item, NULL, "layer", l->name);
         nw_record_text(item, NULL, "operator", l->op);
-        nw_record_text(item, NULL, "why", l->reason && *l->reason ? l->reason : "");
+        nw_record_text(item, NULL, "why", l->reason ? l->reason : "");
     }
 }
 
@@ -188,6 +194,12 @@ static void write_cost(nw_record *r, const nw_model *before, const nw_model *aft
 
 /* ---- the work ------------------------------------------------------------------------------------------------------ */
 
+static bool is_quantized(const nw_graph *graph) {
+    for (int n = 0; n < graph->node_count; n++)
+        if (strcmp(graph->nodes[n].op_type, "FakeQuant") == 0) return true;
+    return false;
+}
+
 static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_options *q, nw_quant_style style,
                           const char *save_as, nw_model **out, nw_quant_report **report) {
     nw_context *ctx = &model->env->ctx;
@@ -196,6 +208,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_o
     uint64_t bytes = 0;
     if (data) NW_TRY(nw_dataset_rewind(data->dataset));
     NW_TRY(nw_model_prepare(model, ctx, &graph));
+    if (is_quantized(graph)) nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
     nw_status status = nw_quantize_graph(ctx, graph, data ? data->dataset : NULL, q, report);
     if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style);
     if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);

@@ -72,10 +72,21 @@ static __attribute__((noinline)) void look_up(const nw_gemm_u8s8_tile *tile) {
     nw_look_up_tile(tile->epilogue->table, tile->c, tile->ldc, tile->m, tile->n);
 }
 
+/* One group of four k: acc[i][v] += Σ_j a[i][at + j] · w[16v … 16v+16)[j]. */
+NW_INLINE void group_of(__m512i (*acc)[2], const uint8_t *const *a, size_t at, const int8_t *w, const int M,
+                        const int V) {
+    __m512i x[2];
+    NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm512_load_si512(w + 64 * v);
+    NW_UNROLL for (int i = 0; i < M; i++) {
+        __m512i b = broadcast4(a[i] + at);
+        NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], b, x[v]);
+    }
+}
+
 /* acc[i][v] += Σ_j a_t[i][4g+j] · w[t][g][16v … 16v+16)[j] for groups g of four k. Few rows leave too few
  * accumulators to hide the latency of vpdpbusd: S sets take turns over the groups and are added at the
  * end. */
-NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, const int S) {
+NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, const size_t S) {
     __m512i acc[4][14][2];
     const int8_t *w = tile->w;
     const size_t groups = (tile->k + 3) / 4;
@@ -85,47 +96,35 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
         if (direct && tile->epilogue->bias)
             bias =
                 _mm512_maskz_loadu_epi32(columns_mask(tile->n, v), tile->epilogue->bias + tile->col + 16 * v);
-        NW_UNROLL for (int s = 0; s < S; s++)
-            NW_UNROLL for (int i = 0; i < M; i++) acc[s][i][v] = s ? _mm512_setzero_si512() : bias;
+        NW_UNROLL for (int i = 0; i < M; i++) {
+            acc[0][i][v] = bias;
+            acc[1][i][v] = acc[2][i][v] = acc[3][i][v] = _mm512_setzero_si512();
+        }
     }
     for (size_t t = 0; t < tile->taps; t++) {
         const void *const *rows = tile->rows + t * tile->row_stride;
-        size_t g = 0;
-        if (S == 1 && groups == 1) { /* a first layer: no need to hold the pointers */
-            __m512i x[2];
-            NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm512_load_si512(w + 64 * v);
-            NW_UNROLL for (int i = 0; i < M; i++) {
-                __m512i b = broadcast4(rows[i]);
-                NW_UNROLL for (int v = 0; v < V; v++)
-                    acc[0][i][v] = _mm512_dpbusd_epi32(acc[0][i][v], b, x[v]);
-            }
+        const uint8_t *a[14];
+        NW_UNROLL for (int i = 0; i < M; i++) a[i] = rows[i];
+        if (S == 1 && groups == 1) { /* a first layer: a loop would hold the pointers in memory */
+            group_of(acc[0], a, 0, w, M, V);
             w += 64 * V;
             continue;
         }
-        const uint8_t *a[14];
-        NW_UNROLL for (int i = 0; i < M; i++) a[i] = rows[i];
-        for (; g + (size_t)S <= groups; g += (size_t)S) {
-            NW_UNROLL for (int s = 0; s < S; s++, w += 64 * V) {
-                __m512i x[2];
-                NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm512_load_si512(w + 64 * v);
-                NW_UNROLL for (int i = 0; i < M; i++) {
-                    __m512i b = broadcast4(a[i] + 4 * (g + (size_t)s));
-                    NW_UNROLL for (int v = 0; v < V; v++)
-                        acc[s][i][v] = _mm512_dpbusd_epi32(acc[s][i][v], b, x[v]);
-                }
-            }
+        size_t g = 0;
+        for (; g + S <= groups; g += S, w += 64 * V * S) {
+            group_of(acc[0], a, 4 * g, w, M, V);
+            if (S > 1) group_of(acc[1], a, 4 * g + 4, w + 64 * V, M, V);
+            if (S > 2) group_of(acc[2], a, 4 * g + 8, w + 128 * V, M, V);
+            if (S > 2) group_of(acc[3], a, 4 * g + 12, w + 192 * V, M, V);
         }
-        for (; S > 1 && g < groups; g++, w += 64 * V)
-            NW_UNROLL for (int i = 0; i < M; i++) {
-                __m512i b = broadcast4(a[i] + 4 * g);
-                NW_UNROLL for (int v = 0; v < V; v++)
-                    acc[0][i][v] = _mm512_dpbusd_epi32(acc[0][i][v], b, _mm512_load_si512(w + 64 * v));
-            }
+        for (; S > 1 && g < groups; g++, w += 64 * V) group_of(acc[0], a, 4 * g, w, M, V);
     }
     NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++)
-            NW_UNROLL for (int s = 1; s < S; s++)
-                acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[s][i][v]);
+        NW_UNROLL for (int v = 0; v < V; v++) {
+            if (S > 1) acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[1][i][v]);
+            if (S > 2) acc[2][i][v] = _mm512_add_epi32(acc[2][i][v], acc[3][i][v]);
+            if (S > 2) acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[2][i][v]);
+        }
     if (direct) {
         store_codes(tile, acc[0], M, V);
         if (tile->epilogue->table) look_up(tile);

@@ -154,6 +154,7 @@ static uint64_t key_of_double(double x) {
 
 void nw_order_keys(nw_format format, const void *data, size_t first, size_t stride, size_t count,
                    uint64_t *keys) {
+    if (count == 0) return;
     if (format == NW_F32) {
         const float *x = (const float *)data + first;
         for (size_t i = 0; i < count; i++) keys[i] = key_of_double(x[i * stride]);

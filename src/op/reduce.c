@@ -37,8 +37,9 @@ static nw_status reduce_infer(nw_op_call *call, reduction op) {
 
 /* ---- f32 ----------------------------------------------------------------------------------------------- */
 
-#define LANES 32  /* results side by side: few enough for registers, too many for the compiler to unroll */
-#define BLOCK 512 /* elements summed in f32 before a double takes over: the error stays that of 16 additions */
+#define LANES 32 /* results side by side: few enough for registers, too many for the compiler to unroll */
+#define BLOCK                                                                                                \
+    512 /* elements summed in f32 before a double takes over: the error stays that of 16 additions */
 
 /* What is added up for x. */
 static inline float term_of(reduction op, float x) {
@@ -177,8 +178,7 @@ static void reduce_s64(reduction op, const nw_tensor *x, size_t first, size_t n,
     uint64_t highest = is_u64 ? UINT64_MAX : (uint64_t)nw_format_max(x->format);
     uint64_t best = op == MAX ? lowest : highest;
     if (op == LOG_SUM || op == LOG_SUM_EXP) {
-        nw_store_s64(out->format, out->data, at,
-                     (int64_t)trunc(fmax(reduce_f64(op, x->format, x->data, first, n), -0x1p62)));
+        nw_store_f64(out->format, out->data, at, trunc(reduce_f64(op, x->format, x->data, first, n)));
         return;
     }
     for (size_t i = first; i < first + n; i++) {

@@ -43,7 +43,7 @@ static nw_status align_of(const nw_op_call *call, align *a) {
     if (call->version >= 16) NW_TRY(nw_call_word_attr(call, "coordinate_transformation_mode", places, &place));
     a->half_pixel = place == 0;
     a->max = mode == 1;
-    return nw_call_int_attr(call, "sampling_ratio", 0, 0, 1 << 16, &a->samples);
+    return nw_call_int_attr(call, "sampling_ratio", 0, 0, 256, &a->samples);
 }
 
 static nw_status roi_align_infer(nw_op_call *call) {
@@ -97,8 +97,19 @@ static nw_status region_of(const nw_op_call *call, const align *a, size_t i, reg
     return check_finite(call, r);
 }
 
-/* One bin of every channel: image [channels, height·width], out[c·stride]. max compares the weighted corners one by one, as the
- * operator's reference does. */
+/* Samples [*first, *last) of `grid` over a bin that may lie near an image of `length` pixels; the others weigh 0. It keeps the
+ * work for a region far larger than the image in proportion to the image. */
+static void near_image(double start, double bin, int64_t grid, int64_t length, int64_t *first, int64_t *last) {
+    *first = 0;
+    *last = grid > 0 ? grid : 0;
+    if (!(bin > 0)) return;
+    double step = bin / (double)grid, low = floor((-1 - start) / step - 0.5), high = ceil(((double)length - start) / step);
+    if (low > 0) *first = low < (double)*last ? (int64_t)low : *last;
+    if (high < (double)*last) *last = high > (double)*first ? (int64_t)high : *first;
+}
+
+/* One bin of every channel, to y[at + c·stride]. max compares the weighted corners one by one, as the operator's reference
+ * does. */
 static void align_bin(const align *a, const region *r, int64_t bin_y, int64_t bin_x, const nw_tensor *x, nw_tensor *y,
                       size_t at, size_t stride) {
     int64_t channels = x->dims[1], height = x->dims[2], width = x->dims[3];
@@ -106,20 +117,25 @@ static void align_bin(const align *a, const region *r, int64_t bin_y, int64_t bi
     int64_t grid_h = a->samples ? a->samples : (int64_t)ceil(bin_h);
     int64_t grid_w = a->samples ? a->samples : (int64_t)ceil(bin_w);
     double count = grid_h > 0 && grid_w > 0 ? (double)grid_h * (double)grid_w : 1;
+    double top = r->top + (double)bin_y * bin_h, left = r->left + (double)bin_x * bin_w;
+    int64_t i0, i1, j0, j1;
+    near_image(top, bin_h, grid_h, height, &i0, &i1);
+    near_image(left, bin_w, grid_w, width, &j0, &j1);
+    bool skipped = grid_h > 0 && grid_w > 0 && (i1 - i0 < grid_h || j1 - j0 < grid_w);
     for (int64_t c = 0; c < channels; c++) {
         size_t image = (size_t)((r->batch * channels + c) * height * width);
-        double sum = 0, most = 0;
-        for (int64_t i = 0; i < grid_h; i++)
-            for (int64_t j = 0; j < grid_w; j++) {
-                point p = point_at(r->top + (double)bin_y * bin_h + ((double)i + 0.5) * bin_h / (double)grid_h,
-                                   r->left + (double)bin_x * bin_w + ((double)j + 0.5) * bin_w / (double)grid_w, height,
-                                   width);
+        double sum = 0, most = skipped ? 0 : -INFINITY;
+        for (int64_t i = i0; i < i1; i++)
+            for (int64_t j = j0; j < j1; j++) {
+                point p = point_at(top + ((double)i + 0.5) * bin_h / (double)grid_h,
+                                   left + ((double)j + 0.5) * bin_w / (double)grid_w, height, width);
                 for (int k = 0; k < 4; k++) {
                     double v = p.weight[k] * nw_tensor_f64(x, image + (size_t)p.index[k]);
                     sum += v;
-                    if (v > most || (i == 0 && j == 0 && k == 0)) most = v;
+                    if (v > most) most = v;
                 }
             }
+        if (most == -INFINITY) most = 0; /* no samples at all */
         nw_store_f64(y->format, y->data, at + (size_t)c * stride, a->max ? most : sum / count);
     }
 }

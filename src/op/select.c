@@ -248,10 +248,11 @@ static nw_status unique_eval(nw_op_call *call) {
     NW_TRY(find_distinct(call, x, span, &d));
     NW_TRY(nw_call_element_size(call, x->format, &size));
     size_t run = span.inner * size;
-    for (size_t o = 0; o < span.outer && call->out[0].data; o++)
+    bool wanted = call->out[0].data && nw_tensor_count(&call->out[0]) > 0;
+    for (size_t o = 0; o < span.outer && wanted; o++)
         for (size_t i = 0; i < d.found; i++)
-            nw_copy_bytes((char *)call->out[0].data + (o * d.found + i) * run,
-                          (const char *)x->data + (o * span.length + d.first[i]) * run, run);
+            memcpy((char *)call->out[0].data + (o * d.found + i) * run,
+                   (const char *)x->data + (o * span.length + d.first[i]) * run, run);
     write_list(call, 1, d.first, d.found);
     write_list(call, 2, d.inverse, d.slices);
     write_list(call, 3, d.counts, d.found);

@@ -152,8 +152,8 @@ static nw_status split_eval(nw_op_call *call) {
     size_t line = span.length * span.inner * size;
     for (int i = 0; i < call->out_count; i++) {
         size_t run = (size_t)call->out[i].dims[axis] * span.inner * size;
-        for (size_t o = 0; o < span.outer && call->out[i].data; o++)
-            nw_copy_bytes((char *)call->out[i].data + o * run, (const char *)x->data + o * line + at, run);
+        for (size_t o = 0; o < span.outer && run > 0 && call->out[i].data; o++)
+            memcpy((char *)call->out[i].data + o * run, (const char *)x->data + o * line + at, run);
         at += run;
     }
     return NW_OK;
@@ -206,8 +206,8 @@ static nw_status concat_eval(nw_op_call *call) {
     size_t line = span.length * span.inner * size;
     for (int i = 0; i < call->in_count; i++) {
         size_t run = (size_t)call->in[i]->dims[axis] * span.inner * size;
-        for (size_t o = 0; o < span.outer; o++)
-            nw_copy_bytes((char *)out->data + o * line + at, (const char *)call->in[i]->data + o * run, run);
+        for (size_t o = 0; o < span.outer && run > 0; o++)
+            memcpy((char *)out->data + o * line + at, (const char *)call->in[i]->data + o * run, run);
         at += run;
     }
     return NW_OK;

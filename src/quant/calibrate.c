@@ -16,15 +16,45 @@
 typedef struct watch {
     nw_quant_plan *plan;
     nw_calibration *seen;
+    nw_status status; /* of a tap */
 } watch;
+
+static bool needs_data(const nw_quant_plan *plan, const nw_quant_point *point) {
+    return point->root == point->value && !point->known && plan->options.observer.kind != NW_OBSERVER_ABSOLUTE;
+}
+
+/* Running means per channel: [outer][channels][inner] around the axis. */
+static nw_status add_means(nw_quant_plan *plan, nw_quant_point *p, const nw_tensor *t) {
+    int axis = p->channel_axis < 0 ? t->rank - 1 : p->channel_axis;
+    if (axis < 0 || axis >= t->rank) return NW_OK;
+    size_t outer = nw_dims_product(t->dims, 0, axis), channels = (size_t)t->dims[axis];
+    size_t inner = nw_dims_product(t->dims, axis + 1, t->rank), rows = outer * inner;
+    if (!p->means) {
+        if (!(p->means = nw_arena_array(&plan->arena, channels, sizeof *p->means))) return NW_E_MEMORY;
+        p->channels = channels;
+    }
+    if (rows == 0 || channels != p->channels) return NW_OK;
+    double share = 1 / (double)(p->rows + rows);
+    for (size_t c = 0; c < channels; c++) {
+        double sum = 0;
+        for (size_t o = 0; o < outer; o++) {
+            const float *x = (const float *)t->data + (o * channels + c) * inner;
+            for (size_t i = 0; i < inner; i++) sum += (double)x[i];
+        }
+        p->means[c] += (sum - p->means[c] * (double)rows) * share;
+    }
+    p->rows += rows;
+    return NW_OK;
+}
 
 static void tap(void *user, int value, const nw_tensor *t) {
     watch *w = user;
-    int at = w->plan->point_of[value];
-    if (at >= 0 && t->data) nw_observe(&w->seen->observers[at], t->data, nw_tensor_count(t));
+    nw_quant_point *point = nw_quant_point_of(w->plan, value);
+    if (!point || !t->data || w->status != NW_OK) return;
+    if (needs_data(w->plan, point)) nw_observe(&w->seen->observers[point - w->plan->points], t->data, nw_tensor_count(t));
+    if (point->channel_axis) w->status = add_means(w->plan, point, t);
 }
-
-static bool needs_data(const nw_quant_plan *plan, const nw_quant_point *point) {
+const nw_quant_plan *plan, const nw_quant_point *point) {
     return point->root == point->value && !point->known && plan->options.observer.kind != NW_OBSERVER_ABSOLUTE;
 }
 
@@ -168,9 +198,10 @@ static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *d
     nw_session *session;
     nw_run_options run = {.threads = o->threads, .isa = o->isa};
     NW_TRY(nw_session_new(ctx, plan->graph, &run, &session));
-    watch w = {plan, seen};
+    watch w = {plan, seen, NW_OK};
     nw_status status = nw_session_set_taps(session, count, taps, tap, &w);
     if (status == NW_OK) status = stream(&f, session, seen, o);
+    if (status == NW_OK) status = w.status;
     nw_session_free(session);
     return status == NW_OK ? NW_OK : nw_fail_where(ctx, status, "calibration");
 }
@@ -203,24 +234,38 @@ static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_
     return NW_OK;
 }
 
+/* Bias correction wants the channel means of what layers with a bias read. */
+static void want_means(nw_quant_plan *plan) {
+    for (int n = 0; n < plan->node_count; n++) {
+        const nw_node *node = &plan->graph->nodes[n];
+        int data = nw_quant_input_of(node, NW_ROLE_DATA), bias = nw_quant_input_of(node, NW_ROLE_BIAS);
+        if (plan->mode[n] != NW_NODE_INTEGER || data < 0 || bias < 0 || node->domain[0]) continue;
+        nw_quant_point *x = nw_quant_point_of(plan, node->in[data]);
+        if (x && strcmp(node->op_type, "Conv") == 0) x->channel_axis = 1;
+        if (x && strcmp(node->op_type, "Gemm") == 0 && !nw_node_int(node, "transA", 0)) x->channel_axis = -1;
+    }
+}
+
 static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, nw_arena *arena,
                            nw_calibration *seen) {
     int *taps = nw_arena_array(arena, (size_t)plan->point_count, sizeof *taps);
     if (!taps) return NW_E_MEMORY;
-    size_t count = 0;
+    size_t count = 0, needs = 0;
+    if (plan->options.bias_correction) want_means(plan);
     const nw_observer_options none = {.kind = NW_OBSERVER_MINMAX};
     for (int i = 0; i < plan->point_count; i++) {
         bool needed = needs_data(plan, &plan->points[i]);
         bool given = !plan->points[i].known && plan->options.observer.kind == NW_OBSERVER_ABSOLUTE;
         NW_TRY(nw_observer_init(ctx, &seen->observers[i], needed || given ? &plan->options.observer : &none));
-        if (needed) taps[count++] = plan->points[i].value;
+        needs += needed;
+        if (needed || plan->points[i].channel_axis) taps[count++] = plan->points[i].value;
     }
-    if (count && !dataset)
+    if (needs && !dataset)
         return nw_fail(ctx, NW_E_ARGUMENT,
                        "activations cannot be quantized without calibration data (%zu ranges to measure): give some, or "
                        "quantize dynamically or weights only",
-                       count);
-    if (count) NW_TRY(watch_model(ctx, plan, dataset, taps, count, arena, seen));
+                       needs);
+    if (count && dataset) NW_TRY(watch_model(ctx, plan, dataset, taps, count, arena, seen));
     for (int i = 0; i < plan->point_count; i++)
         if (plan->points[i].root == plan->points[i].value)
             NW_TRY(set_scale(plan, &plan->points[i], &seen->observers[i]));

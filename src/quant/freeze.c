@@ -1,7 +1,6 @@
 /* freeze.c: carrying a plan out: weights and biases packed, FakeQuants put in. */
 #include "quant/freeze.h"
 
-#include "op/op.h"
 #include "quant/weights.h"
 
 #include <math.h>
@@ -29,6 +28,7 @@ typedef struct freezing {
     pack *packs;
     size_t pack_count, pack_capacity;
     int **pack_of; /* [nodes] → [inputs] index into packs, or −1 */
+    float **shift; /* [nodes] → [channels] what bias correction adds, or NULL */
 } freezing;
 
 /* ---- what to pack ------------------------------------------------------------------------------------------------------- */
@@ -109,28 +109,22 @@ static nw_status replace_constant(nw_graph *g, int id, const nw_tensor *packed) 
 typedef struct bias_place {
     int input, axis; /* axis: of the bias, the channels */
     float data_scale;
+    const nw_quant_point *data;
     pack *weight;
 } bias_place;
-
-static int input_of_role(const nw_node *node, const nw_roles *roles, nw_role role) {
-    for (int i = 0; i < node->in_count; i++)
-        if (nw_roles_of(roles, i) == role && node->in[i] >= 0) return i;
-    return NW_ABSENT;
-}
 
 /* Where a layer's bias, data and weight are; false: it has no bias to store as integers. */
 static bool bias_of(const freezing *f, int n, bias_place *b) {
     const nw_node *node = &f->g->nodes[n];
     if (f->plan->mode[n] != NW_NODE_INTEGER || f->o->scheme != NW_QUANT_STATIC || f->o->float_bias) return false;
-    nw_roles roles = nw_node_roles(node);
-    int at = input_of_role(node, &roles, NW_ROLE_BIAS), data = input_of_role(node, &roles, NW_ROLE_DATA);
-    int weight = input_of_role(node, &roles, NW_ROLE_WEIGHT);
+    int at = nw_quant_input_of(node, NW_ROLE_BIAS), data = nw_quant_input_of(node, NW_ROLE_DATA);
+    int weight = nw_quant_input_of(node, NW_ROLE_WEIGHT);
     if (at < 0 || data < 0 || weight < 0 || f->pack_of[n][weight] < 0) return false;
     if (!nw_quant_is_weight(f->g, node->in[at])) return false;
     if (nw_node_float(node, "alpha", 1) != 1 || nw_node_float(node, "beta", 1) != 1) return false;
     const nw_quant_point *x = nw_quant_point_of(f->plan, node->in[data]);
     const nw_tensor *t = &f->g->values[node->in[at]].constant->tensor;
-    *b = (bias_place){at, t->rank - 1, 0, &f->packs[f->pack_of[n][weight]]};
+    *b = (bias_place){at, t->rank - 1, 0, x, &f->packs[f->pack_of[n][weight]]};
     if (!x || b->weight->spec.grain == NW_GRAIN_BLOCK) return false;
     b->data_scale = nw_quant_root(f->plan, x)->scale;
     size_t channels = t->rank ? (size_t)t->dims[t->rank - 1] : 1;
@@ -143,7 +137,7 @@ static nw_status pack_bias(freezing *f, int n) {
     if (!bias_of(f, n, &b)) return NW_OK;
     int id = f->g->nodes[n].in[b.input];
     nw_tensor packed;
-    NW_TRY(nw_bias_pack(&f->scratch, f->g->values[id].name, &f->g->values[id].constant->tensor, b.data_scale,
+    NW_TRY(nw_bias_pack(&f->scratch, f->g->values[id].name, &f->g->values[id].constant->tensor, f->shift[n], b.data_scale,
                         b.weight->packed.qparam, b.axis, &packed));
     if (nw_uses_count(&f->plan->uses, id) == 1) return replace_constant(f->g, id, &packed);
     int fresh;
@@ -195,6 +189,11 @@ static nw_status pack_weights(freezing *f) {
         NW_TRY(nw_weight_pack(&f->scratch, name, w, &k->spec, k->least, &k->packed, record));
         if (!(record->value = nw_arena_strdup(&f->report->arena, name))) return NW_E_MEMORY;
     }
+    return NW_OK;
+}
+
+/* Layers read what was packed, and the float originals go. */
+static nw_status store_weights(freezing *f) {
     for (size_t i = 0; i < f->pack_count; i++) {
         pack *k = &f->packs[i];
         if (nw_uses_count(&f->plan->uses, k->value) == k->readers) NW_TRY(replace_constant(f->g, k->value, &k->packed));
@@ -203,6 +202,50 @@ static nw_status pack_weights(freezing *f) {
     for (int n = 0; n < f->plan->node_count; n++)
         for (int i = 0; i < f->g->nodes[n].in_count; i++)
             if (f->pack_of[n][i] >= 0) f->g->nodes[n].in[i] = f->packs[f->pack_of[n][i]].id;
+    return NW_OK;
+}
+
+/* ---- bias correction ------------------------------------------------------------------------------------------------------- */
+
+/* What channel m of a layer loses on average: Σ (W − W')[m, …]·E[x] over the channels it reads (Nagel et al. 2019, "Data-Free
+ * Quantization Through Weight Equalization and Bias Correction"); padding counts as data. x has `channels` channels; W is
+ * [M, channels/group, …] or, for products, [channels, M], or [M, channels] when transposed. */
+static nw_status mean_loss(freezing *f, const nw_node *node, const nw_quant_point *x, const pack *k, float *shift) {
+    nw_tensor w, restored;
+    NW_TRY(nw_tensor_to_f32(&f->scratch, &f->g->values[k->value].constant->tensor, &w));
+    NW_TRY(nw_tensor_to_f32(&f->scratch, &k->packed, &restored));
+    const float *a = w.data, *b = restored.data;
+    bool product = x->channel_axis < 0, transposed = product && !nw_node_int(node, "transB", 0);
+    int64_t group = product ? 1 : nw_node_int(node, "group", 1);
+    size_t m_count = (size_t)w.dims[transposed], per_group = (size_t)w.dims[!transposed], taps = nw_dims_product(w.dims, 2, w.rank);
+    if (w.rank < 2 || group < 1 || per_group * (size_t)group != x->channels || m_count % (size_t)group) return NW_OK;
+    size_t m_step = transposed ? 1 : per_group * taps, c_step = transposed ? m_count : taps;
+    for (size_t m = 0; m < m_count; m++) {
+        const double *mean = x->means + m / (m_count / (size_t)group) * per_group;
+        double sum = 0;
+        for (size_t c = 0; c < per_group; c++)
+            for (size_t t = 0; t < taps; t++) {
+                size_t at = m * m_step + c * c_step + t;
+                sum += ((double)a[at] - (double)b[at]) * mean[c];
+            }
+        shift[m] = isfinite(sum) ? (float)sum : 0;
+    }
+    return NW_OK;
+}
+
+static nw_status correct_biases(freezing *f) {
+    if (!(f->shift = nw_arena_array(&f->scratch, (size_t)f->g->node_count, sizeof *f->shift))) return NW_E_MEMORY;
+    for (int n = 0; n < f->plan->node_count; n++) {
+        bias_place b;
+        if (!bias_of(f, n, &b) || !b.data->means || b.weight->spec.grain == NW_GRAIN_BLOCK) continue;
+        const nw_node *node = &f->g->nodes[n];
+        size_t count = nw_tensor_count(&f->g->values[node->in[b.input]].constant->tensor);
+        const nw_tensor *w = &f->g->values[b.weight->value].constant->tensor;
+        bool transposed = b.data->channel_axis < 0 && !nw_node_int(node, "transB", 0);
+        if (w->rank < 2 || (size_t)w->dims[transposed] != count) continue;
+        if (!(f->shift[n] = nw_arena_array(&f->scratch, count, sizeof(float)))) return NW_E_MEMORY;
+        NW_TRY(mean_loss(f, node, b.data, b.weight, f->shift[n]));
+    }
     return NW_OK;
 }
 
@@ -319,8 +362,7 @@ static int output_point(const freezing *f, const nw_node *node) {
 static nw_status describe_layer(freezing *f, int n, nw_quant_layer *layer) {
     const nw_node *node = &f->g->nodes[n];
     nw_arena *arena = &f->report->arena;
-    nw_roles roles = nw_node_roles(node);
-    int data = input_of_role(node, &roles, NW_ROLE_DATA), bias = input_of_role(node, &roles, NW_ROLE_BIAS);
+    int data = nw_quant_input_of(node, NW_ROLE_DATA), bias = nw_quant_input_of(node, NW_ROLE_BIAS);
     *layer = (nw_quant_layer){.quantized = f->plan->mode[n] == NW_NODE_INTEGER, .input = -1, .output = -1, .weight = -1};
     layer->name = nw_arena_strdup(arena, nw_node_label(f->g, node));
     layer->op = nw_arena_strdup(arena, node->op_type);
@@ -374,6 +416,8 @@ static nw_status freeze_subgraphs(freezing *f) {
 static nw_status freeze(freezing *f) {
     NW_TRY(collect(f));
     NW_TRY(pack_weights(f));
+    NW_TRY(correct_biases(f));
+    NW_TRY(store_weights(f));
     for (int n = 0; n < f->plan->node_count; n++) NW_TRY(pack_bias(f, n));
     NW_TRY(describe_layers(f)); /* before FakeQuants come between layers */
     NW_TRY(add_fakequants(f));

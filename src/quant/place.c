@@ -1,8 +1,6 @@
 /* place.c: where quantizers go. */
 #include "quant/place.h"
 
-#include "op/op.h"
-
 #include <stdio.h>
 #include <string.h>
 
@@ -42,6 +40,13 @@ static const char *first_match(const char *const *patterns, size_t count, const 
 bool nw_quant_is_weight(const nw_graph *g, int value) {
     const nw_constant *c = nw_graph_constant(g, value);
     return c && !c->tensor.qparam && c->tensor.format == NW_F32 && nw_tensor_count(&c->tensor) > 0;
+}
+
+int nw_quant_input_of(const nw_node *node, nw_role role) {
+    nw_roles roles = nw_node_roles(node);
+    for (int i = 0; i < node->in_count; i++)
+        if (nw_roles_of(&roles, i) == role && node->in[i] >= 0) return i;
+    return NW_ABSENT;
 }
 
 static bool is_op(const nw_node *node, const char *type) {

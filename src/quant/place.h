@@ -4,6 +4,7 @@
 #ifndef NW_QUANT_PLACE_H
 #define NW_QUANT_PLACE_H
 
+#include "op/op.h"
 #include "quant/quant.h"
 
 typedef enum nw_node_mode {
@@ -25,6 +26,10 @@ typedef struct nw_quant_point {
     nw_format format;
     int32_t qmin, qmax, zero;
     float scale;
+    /* of bias correction: mean of each channel over the calibration data, or NULL */
+    int channel_axis; /* 1 before convolutions, −1 (the last) before matrix products */
+    size_t channels, rows; /* rows: values per channel so far */
+    double *means;    /* [channels] in the plan's arena */
 } nw_quant_point;
 
 typedef struct nw_quant_plan {
@@ -55,6 +60,9 @@ nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *p
 static inline nw_quant_point *nw_quant_point_of(const nw_quant_plan *plan, int value) {
     return value < 0 || value >= plan->value_count || plan->point_of[value] < 0 ? NULL : &plan->points[plan->point_of[value]];
 }
+
+/* The first input of a role, or NW_ABSENT. */
+int nw_quant_input_of(const nw_node *node, nw_role role);
 
 /* `pattern` (* any run of characters, ? one) against a node's name, its first output and its operator. */
 bool nw_quant_matches(const char *pattern, const nw_graph *graph, const nw_node *node);

@@ -245,11 +245,17 @@ nw_status nw_bias_least(nw_arena *arena, const nw_tensor *bias, float data_scale
     return NW_OK;
 }
 
-nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, float data_scale,
+nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, const float *shift, float data_scale,
                        const nw_qparam *weight, int axis, nw_tensor *out) {
     nw_tensor b;
     NW_TRY(nw_tensor_to_f32(arena, bias, &b));
-    NW_TRY(check_finite(arena->ctx, name, b.data, nw_tensor_count(&b)));
+    size_t count = nw_tensor_count(&b);
+    NW_TRY(check_finite(arena->ctx, name, b.data, count));
+    if (shift) {
+        const float *plain = b.data;
+        NW_TRY(nw_tensor_alloc(arena, &b)); /* the constant itself may be shared */
+        for (size_t i = 0; i < count; i++) ((float *)b.data)[i] = plain[i] + shift[i];
+    }
     nw_qparam *p = nw_arena_alloc(arena, sizeof *p);
     float *scales = nw_arena_array(arena, weight->groups, sizeof *scales);
     if (!p || !scales) return NW_E_MEMORY;

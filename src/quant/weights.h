@@ -26,10 +26,10 @@ bool nw_weight_spec_equal(const nw_weight_spec *a, const nw_weight_spec *b);
 nw_status nw_weight_pack(nw_arena *arena, const char *name, const nw_tensor *w, const nw_weight_spec *spec,
                          const float *least, nw_tensor *out, nw_quant_weight *record);
 
-/* The bias b [count] as s32 with scales s_data·w.scales (grain AXIS over `axis`, or TENSOR when the weight has one scale).
+/* The bias [count], plus `shift` [count] unless NULL, as s32 with scales s_data·w.scales (grain AXIS over `axis`, or TENSOR when the weight has one scale).
  * Its codes fit when w's scales are at least those of nw_bias_least. */
-nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, float data_scale, const nw_qparam *weight,
-                       int axis, nw_tensor *out);
+nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, const float *shift, float data_scale,
+                       const nw_qparam *weight, int axis, nw_tensor *out);
 /* least[g] ← max(least[g], scale of weight group g that keeps the bias codes below 2^30); groups is 1 or the bias's count. */
 nw_status nw_bias_least(nw_arena *arena, const nw_tensor *bias, float data_scale, size_t groups, float *least);
 

@@ -141,10 +141,17 @@ static void set_window(conv_state *s, const conv *c) {
                    g->in[2] == g->out[2] && g->pad_begin[1] == 0 && g->pad_begin[2] == 0;
 }
 
-/* A kernel line becomes one tap when the input has so few channels that taps of their own would be mostly overhead. */
+/* A kernel line becomes one tap when the input has so few channels that taps of their own would be mostly overhead. Padding
+ * as large as the kernel or larger is nothing a real model has: it must not make the copy large. */
 static bool wants_padded_copy(const conv *c) {
-    return c->g.groups == 1 && c->k < 16 && c->g.kernel[2] > 1 && c->g.dilation[2] == 1 && c->g.pad_begin[1] >= 0 &&
-           c->g.pad_begin[2] >= 0 && c->g.pad_end[1] >= 0 && c->g.pad_end[2] >= 0;
+    const nw_conv_geometry *g = &c->g;
+    if (g->groups != 1 || c->k >= 16 || g->kernel[2] == 1 || g->dilation[2] != 1) return false;
+    for (int a = 1; a < 3; a++) {
+        int64_t reach = (g->kernel[a] - 1) * g->dilation[a];
+        if (g->pad_begin[a] > reach || g->pad_end[a] < 0 || g->pad_end[a] > reach + g->stride[a]) return false;
+        if (reach > g->in[a] * 4 + 64) return false;
+    }
+    return true;
 }
 
 static void set_padded(conv_state *s, conv *c) {
@@ -265,7 +272,7 @@ static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) 
     NW_TRY(nw_conv_geometry_of(&call, &p->desc[x], &wc->tensor, &c->g));
     const nw_conv_geometry *g = &c->g;
     if (!planar(g) || g->pad_begin[1] < 0 || g->pad_begin[2] < 0) return NW_OK;
-    if (g->batch * g->in_channels * g->out_channels * g->in[1] * g->in[2] * g->out[1] * g->out[2] == 0) return NW_OK;
+    if (nw_tensor_count(&p->desc[x]) == 0 || nw_tensor_count(&p->desc[node->out[0]]) == 0) return NW_OK;
     size_t count;
     if (b >= 0) {
         NW_TRY(nw_plan_real_constant(p, b, &c->bias, &count));

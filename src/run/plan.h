@@ -116,7 +116,7 @@ typedef struct nw_planner {
 
 static inline bool nw_plan_tapped(const nw_planner *p, int v) { return v < p->taps->count && p->taps->marks[v]; }
 
-/* ---- planner's tools (plan.c) ---------------------------------------------------------------------------------- */
+/* ---- making plans (plan.c) ---------------------------------------------------------------------------------- */
 
 /* inputs[i]: format, shape and data of graph->inputs[i] (NW_NONE for those that are constants). The data is looked at only
  * where a shape depends on it. */
@@ -124,14 +124,22 @@ nw_status nw_plan_make(nw_context *ctx, const nw_graph *graph, int input_count, 
                        const nw_taps *taps, const nw_run_options *options, nw_plan **out);
 void nw_plan_free(nw_plan *plan);
 
+/* ---- the planner's tools (forms.c, follow.c, layer.c) ------------------------------------------------------------ */
+
+#define NW_PLAN_SLACK 64 /* bytes behind every buffer that kernels may read */
+
 /* Buffer of value v in a form; inserts the conversions it takes. */
 nw_status nw_plan_need(nw_planner *p, int v, nw_form form, int *buffer);
 /* A new buffer that holds value v in this form. */
 nw_status nw_plan_define(nw_planner *p, int v, nw_form form, int *buffer);
+nw_status nw_plan_define_input(nw_planner *p, int i); /* the graph's input i, where the caller has it */
 /* A new buffer of any bytes, alive during the next step only. */
 nw_status nw_plan_temporary(nw_planner *p, size_t bytes, int *buffer);
 /* Packed weights and other constants of the plan: NW_ALIGN-aligned, counted in plan->weights. */
 nw_status nw_plan_constant(nw_planner *p, size_t bytes, void **data);
+/* Codes of value `to` on its grid, from a buffer of real numbers in the same layout. */
+nw_status nw_plan_quantize(nw_planner *p, const nw_node *node, int from, int to, nw_form form, int *buffer);
+void nw_plan_touch(nw_planner *p, int buffer); /* alive until the latest step at least */
 /* Appends a step; state, in, out are copied into the plan's arena. */
 nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, const char *kernel, const void *state,
                        size_t state_size, int in_count, const int *in, int out_count, const int *out);
@@ -195,7 +203,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok);      /* lower
 nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok);        /* lower_pool.c */
 nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower_elementwise.c */
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);        /* lower_move.c */
-nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* lower.c */
+nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* follow.c */
 nw_status nw_lower_rows(nw_planner *p, nw_node *node, bool *ok);        /* lower_rows.c: softmax, layer normalization */
 nw_status nw_lower_eval(nw_planner *p, nw_node *node);                  /* lower.c */
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */

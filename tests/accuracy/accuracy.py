@@ -56,22 +56,17 @@ def check_float(tally, name, evaluation, top1, off):
 
 
 def check_quantized(tally, name, evaluation, calibration, agreement, sqnr, folder):
-    best = None
-    for observer in ("minmax", "percentile"):
+    """One of our observers must reach both bounds; they are tried until one does."""
+    model, tried = DATA / "models" / f"{name}.onnx", []
+    for observer in ("minmax", "percentile", "mse", "entropy"):
         small = pathlib.Path(folder) / f"{name}-{observer}.onnx"
-        model = DATA / "models" / f"{name}.onnx"
         narrow("quantize", model, "-o", small, "--observer", observer, "--quiet", *calibration)
         result = measure("compare", model, small, *evaluation)["models"][1]
-        print(f"  {name:24} int8 {observer:10} top-1 {100 * result['top1']:6.2f} % agreement "
-              f"{100 * result['agreement']:6.2f} % SQNR {result['sqnr_db']:5.1f} dB ratio {result['compression_ratio']:.2f}")
-        score = (result["agreement"], result["sqnr_db"])
-        best = max(best or score, score)
-    problem = ""
-    if 100 * best[0] < agreement:
-        problem = f"agreement {100 * best[0]:.2f} % < {agreement} %"
-    elif sqnr and best[1] < sqnr:
-        problem = f"SQNR {best[1]:.1f} dB < {sqnr} dB"
-    tally.check(f"{name} int8", problem)
+        tried.append(f"{observer} {100 * result['agreement']:.2f} % {result['sqnr_db']:.1f} dB")
+        print(f"  {name:24} int8 {tried[-1]:32} top-1 {100 * result['top1']:.2f} % ratio {result['compression_ratio']:.2f}")
+        if 100 * result["agreement"] >= agreement and result["sqnr_db"] >= (sqnr or 0):
+            return tally.check(f"{name} int8", None)
+    return tally.check(f"{name} int8", f"no observer reaches agreement {agreement} % and {sqnr} dB: {', '.join(tried)}")
 
 
 def check_letters(tally, folder):

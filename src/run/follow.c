@@ -1,0 +1,105 @@
+/* follow.c: grids, and what behind a layer fits into its epilogue. */
+#include "run/plan.h"
+
+#include "op/quantize.h"
+
+#include <math.h>
+#include <string.h>
+
+bool nw_grid_equal(const nw_grid *a, const nw_grid *b) {
+    return a->scale > 0 && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo && a->hi == b->hi;
+}
+
+int32_t nw_grid_code(const nw_grid *g, float x) { return nw_quantize_one(x, g->scale, g->zero, g->lo, g->hi); }
+
+nw_status nw_plan_fakequant_grid(nw_planner *p, const nw_node *node, nw_grid *grid, bool *ok) {
+    *ok = false;
+    *grid = (nw_grid){0};
+    if (node->op != &nw_op_narrow_FakeQuant) return NW_OK;
+    nw_qparam q;
+    bool dynamic;
+    NW_TRY(nw_fakequant_qparam(p->graph, node, &p->scratch, &q, &dynamic));
+    if (dynamic || q.grain != NW_GRAIN_TENSOR || (q.format != NW_U8 && q.format != NW_S8)) return NW_OK;
+    int32_t shift = q.format == NW_S8 ? 128 : 0;
+    *grid = (nw_grid){q.scales[0], nw_qparam_zero(&q, 0) + shift, q.qmin + shift, q.qmax + shift};
+    *ok = grid->scale > 0 && isfinite(grid->scale) && grid->lo >= 0 && grid->hi <= 255 && grid->zero >= grid->lo &&
+          grid->zero <= grid->hi;
+    return NW_OK;
+}
+
+nw_node *nw_plan_only_reader(const nw_planner *p, int v) {
+    if (nw_uses_count(&p->uses, v) != 1 || p->uses.outputs[v] || (nw_plan_tapped(p, v))) return NULL;
+    int n = p->uses.users[p->uses.first[v]];
+    return p->done[n] ? NULL : &p->graph->nodes[n];
+}
+
+/* Relu, or Clip with constant limits, as a clamp. */
+static bool clamp_of(const nw_planner *p, const nw_node *node, float *lo, float *hi) {
+    *lo = -INFINITY;
+    *hi = INFINITY;
+    if (node->domain[0]) return false;
+    if (strcmp(node->op_type, "Relu") == 0) {
+        *lo = 0;
+        return true;
+    }
+    if (strcmp(node->op_type, "Clip") != 0) return false;
+    *lo = nw_node_float(node, "min", *lo);
+    *hi = nw_node_float(node, "max", *hi);
+    for (int i = 1; i < 3; i++) {
+        int v = nw_node_in(node, i);
+        if (v < 0) continue;
+        const nw_constant *c = p->graph->values[v].constant;
+        if (!c || c->tensor.format != NW_F32 || nw_tensor_count(&c->tensor) != 1) return false;
+        *(i == 1 ? lo : hi) = *(const float *)c->tensor.data;
+    }
+    return *lo <= *hi;
+}
+
+nw_status nw_plan_follow(nw_planner *p, int v, bool codes, nw_follow *f) {
+    *f = (nw_follow){.value = v, .lo = -INFINITY, .hi = INFINITY};
+    if (p->options->reference) return NW_OK;
+    nw_node *next = nw_plan_only_reader(p, v);
+    float lo, hi;
+    if (next && nw_node_in(next, 0) == v && clamp_of(p, next, &lo, &hi) && p->desc[v].format == NW_F32) {
+        f->lo = lo;
+        f->hi = hi;
+        f->value = next->out[0];
+        f->nodes[f->node_count++] = (int)(next - p->graph->nodes);
+        next = nw_plan_only_reader(p, f->value);
+    }
+    if (!codes || !next || nw_node_in(next, 0) != f->value) return NW_OK;
+    nw_grid grid;
+    bool ok;
+    NW_TRY(nw_plan_fakequant_grid(p, next, &grid, &ok));
+    if (!ok) return NW_OK;
+    f->grid = grid;
+    f->value = next->out[0];
+    f->nodes[f->node_count++] = (int)(next - p->graph->nodes);
+    /* Rounding is monotone: clamping the codes is clamping the numbers. */
+    f->code_lo = isfinite(f->lo) ? nw_grid_code(&grid, f->lo) : grid.lo;
+    f->code_hi = isfinite(f->hi) ? nw_grid_code(&grid, f->hi) : grid.hi;
+    return NW_OK;
+}
+
+void nw_plan_fuse(nw_planner *p, const nw_follow *f) {
+    for (int i = 0; i < f->node_count; i++) p->done[f->nodes[i]] = 1;
+    if (f->grid.scale > 0) p->grid[f->value] = f->grid;
+    p->fused = f->value;
+}
+
+nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok) {
+    nw_grid grid;
+    NW_TRY(nw_plan_fakequant_grid(p, node, &grid, ok));
+    int x = nw_node_in(node, 0), y = node->out[0];
+    if (*ok && p->desc[x].format != NW_F32 && !p->desc[x].qparam) *ok = false;
+    if (!*ok) return NW_OK;
+    p->grid[y] = grid;
+    if (nw_plan_on_grid(p, x) && nw_grid_equal(&p->grid[x], &grid)) { /* a copy of codes that lie on this grid already */
+        for (int f = 0; f < NW_FORM_COUNT; f++) p->buffer[y][f] = p->buffer[x][f];
+        return NW_OK;
+    }
+    bool last = nw_plan_prefers_last(p, x);
+    int real, codes;
+    NW_TRY(nw_plan_need(p, x, nw_form_of(false, last), &real));
+    return nw_plan_quantize(p, node, real, y, nw_form_of(true, last), &codes);
+}
