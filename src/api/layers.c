@@ -365,8 +365,15 @@ static nw_status hold(inspection *in, const nw_data *data, size_t batch, nw_reco
     nw_record_text(r, "model", "quantized", in->models[1]->path);
     nw_record_text(r, "data", "data", data->description);
     nw_record_number(r, "samples", "samples", NW_UNIT_COUNT, (double)in->samples);
-    for (size_t i = 0; i < in->count; i++)
-        NW_TRY(write_layer(in, &in->layers[i], nw_record_item(r, "layers", "Layers, worst first", NW_LAYOUT_ROWS)));
+    nw_record_list(r, "layers", "Layers, worst first", NW_LAYOUT_ROWS);
+    for (size_t i = 0; i < in->count; i++) {
+        const layer *l = &in->layers[i];
+        const nw_tensor *a, *b;
+        int axis;
+        bool untouched = l->sqnr == NW_DB_EXACT && !l->grid && !find_weight(in, l, &a, &b, &axis);
+        if (untouched) continue; /* in float, and before anything that is not */
+        NW_TRY(write_layer(in, l, nw_record_item(r, "layers", "Layers, worst first", NW_LAYOUT_ROWS)));
+    }
     return NW_OK;
 }
 

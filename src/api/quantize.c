@@ -200,6 +200,21 @@ static bool is_quantized(const nw_graph *graph) {
     return false;
 }
 
+/* Older models list their initializers as inputs too. One that nobody reads any more, a float weight that was packed, would stay
+ * in the file for that. */
+static nw_status drop_idle_inputs(nw_graph *graph) {
+    nw_uses uses;
+    NW_TRY(nw_uses_init(&uses, graph));
+    int kept = 0;
+    for (int i = 0; i < graph->input_count; i++) {
+        int v = graph->inputs[i];
+        if (!graph->values[v].constant || nw_uses_count(&uses, v) > 0) graph->inputs[kept++] = v;
+    }
+    graph->input_count = kept;
+    nw_uses_free(&uses);
+    return nw_graph_prune(graph);
+}
+
 static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_options *q, nw_quant_style style,
                           const char *save_as, nw_model **out, nw_quant_report **report) {
     nw_context *ctx = &model->env->ctx;
@@ -210,6 +225,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_o
     NW_TRY(nw_model_prepare(model, ctx, &graph));
     if (is_quantized(graph)) nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
     nw_status status = nw_quantize_graph(ctx, graph, data ? data->dataset : NULL, q, report);
+    if (status == NW_OK) status = drop_idle_inputs(graph);
     if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style);
     if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
     if (status == NW_OK && save_as) status = nw_file_size(ctx, save_as, &bytes);

@@ -1,4 +1,5 @@
-/* attention.c: Attention (opset 23 to 25) and RotaryEmbedding. Scores and softmax are in single precision whatever the type. */
+/* attention.c: Attention (opset 23 to 25) and RotaryEmbedding. Scores and softmax are in single precision
+ * whatever the type. */
 #include "op/matmul.h"
 #include "op/real.h"
 
@@ -6,8 +7,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Sizes of an Attention node. q [batch, q_heads, q_length, head], k [batch, kv_heads, kv_length, head], v […, v_head], or three
- * dimensions [batch, length, heads·head] each. total = past + kv_length. */
+/* Sizes of an Attention node. q [batch, q_heads, q_length, head], k [batch, kv_heads, kv_length, head], v […,
+ * v_head], or three dimensions [batch, length, heads·head] each. total = past + kv_length. */
 typedef struct attention {
     int64_t batch, q_heads, kv_heads, q_length, kv_length, past, total, head, v_head;
     bool packed; /* three dimensions */
@@ -19,13 +20,16 @@ typedef struct attention {
 
 enum { Q, K, V, MASK, PAST_K, PAST_V, VALID };
 
-static nw_status split_heads(const nw_op_call *call, int64_t hidden, int64_t heads, const char *name, int64_t *head) {
+static nw_status split_heads(const nw_op_call *call, int64_t hidden, int64_t heads, const char *name,
+                             int64_t *head) {
     if (heads > 0 && hidden % heads == 0) {
         *head = hidden / heads;
         return NW_OK;
     }
-    return nw_call_fail(call, NW_E_SHAPE, "%s has %" PRId64 " elements per token, which do not divide into %" PRId64
-                        " heads (q_num_heads, kv_num_heads)", name, hidden, heads);
+    return nw_call_fail(call, NW_E_SHAPE,
+                        "%s has %" PRId64 " elements per token, which do not divide into %" PRId64
+                        " heads (q_num_heads, kv_num_heads)",
+                        name, hidden, heads);
 }
 
 static nw_status read_sizes(const nw_op_call *call, attention *a) {
@@ -56,12 +60,13 @@ static nw_status read_sizes(const nw_op_call *call, attention *a) {
         a->head = q->dims[last];
         k_head = k->dims[last];
         a->v_head = v->dims[last];
-        if (v->dims[1] != a->kv_heads) return nw_call_fail(call, NW_E_SHAPE, "K and V have different numbers of heads");
+        if (v->dims[1] != a->kv_heads)
+            return nw_call_fail(call, NW_E_SHAPE, "K and V have different numbers of heads");
     }
     if (k_head != a->head) return nw_call_fail(call, NW_E_SHAPE, "the heads of Q and K have different sizes");
     if (a->kv_heads < 1 || a->q_heads % a->kv_heads)
-        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " query heads cannot share %" PRId64 " key heads", a->q_heads,
-                            a->kv_heads);
+        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " query heads cannot share %" PRId64 " key heads",
+                            a->q_heads, a->kv_heads);
     return NW_OK;
 }
 
@@ -98,8 +103,9 @@ static nw_status check_mask(const nw_op_call *call, const attention *a) {
         bool last = d == mask->rank - 1;
         if (dim == 1 || dim == target || (last && dim < target)) continue;
         char text[96];
-        return nw_call_fail(call, NW_E_SHAPE, "attn_mask is %s, which does not fit %" PRId64 " queries and %" PRId64
-                            " keys", nw_tensor_describe(mask, text, sizeof text), a->q_length, a->total);
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "attn_mask is %s, which does not fit %" PRId64 " queries and %" PRId64 " keys",
+                            nw_tensor_describe(mask, text, sizeof text), a->q_length, a->total);
     }
     return NW_OK;
 }
@@ -112,7 +118,8 @@ static nw_status check_results(const nw_op_call *call, const attention *a) {
         {.format = NW_F64, .rank = 4, .dims = {a->batch, a->kv_heads, a->total, a->v_head}},
         {.format = NW_F64, .rank = 4, .dims = {a->batch, a->q_heads, a->q_length, a->total}},
     };
-    for (size_t i = 0; i < sizeof results / sizeof *results; i++) NW_TRY(nw_tensor_check(call->ctx, &results[i]));
+    for (size_t i = 0; i < sizeof results / sizeof *results; i++)
+        NW_TRY(nw_tensor_check(call->ctx, &results[i]));
     return NW_OK;
 }
 
@@ -134,15 +141,18 @@ static nw_status attention_infer(nw_op_call *call) {
     attention a;
     NW_TRY(attention_of(call, &a));
     nw_format format = nw_real_format(call->in[Q]), v_format = nw_real_format(call->in[V]);
-    if (a.packed) NW_TRY(nw_call_set(call, 0, format, 3, (int64_t[]){a.batch, a.q_length, a.q_heads * a.v_head}));
-    else NW_TRY(nw_call_set(call, 0, format, 4, (int64_t[]){a.batch, a.q_heads, a.q_length, a.v_head}));
-    NW_TRY(nw_call_set(call, 1, nw_real_format(call->in[K]), 4, (int64_t[]){a.batch, a.kv_heads, a.total, a.head}));
+    if (a.packed)
+        NW_TRY(nw_call_set(call, 0, format, 3, (int64_t[]){a.batch, a.q_length, a.q_heads * a.v_head}));
+    else
+        NW_TRY(nw_call_set(call, 0, format, 4, (int64_t[]){a.batch, a.q_heads, a.q_length, a.v_head}));
+    NW_TRY(nw_call_set(call, 1, nw_real_format(call->in[K]), 4,
+                       (int64_t[]){a.batch, a.kv_heads, a.total, a.head}));
     NW_TRY(nw_call_set(call, 2, v_format, 4, (int64_t[]){a.batch, a.kv_heads, a.total, a.v_head}));
     return nw_call_set(call, 3, format, 4, (int64_t[]){a.batch, a.q_heads, a.q_length, a.total});
 }
 
-/* present [batch, heads, total, size] = past [batch, heads, past, size] followed by now, [batch, heads, now, size] or packed
- * [batch, now, heads, size]. */
+/* present [batch, heads, total, size] = past [batch, heads, past, size] followed by now, [batch, heads, now,
+ * size] or packed [batch, now, heads, size]. */
 static void join(const attention *a, const float *past, const float *now, int64_t size, float *present) {
     size_t row = (size_t)size * sizeof *present;
     for (int64_t b = 0; b < a->batch; b++)
@@ -159,8 +169,8 @@ static void join(const attention *a, const float *past, const float *now, int64_
 }
 
 /* What is added to the scores of one query, [total]: 0 or the mask's number; −inf: the key is not seen. */
-static void fill_bias(const nw_op_call *call, const attention *a, const int64_t *mask_strides, int64_t batch, int64_t head,
-                      int64_t query, float *bias) {
+static void fill_bias(const nw_op_call *call, const attention *a, const int64_t *mask_strides, int64_t batch,
+                      int64_t head, int64_t query, float *bias) {
     const nw_tensor *mask = nw_call_in(call, MASK), *valid_keys = nw_call_in(call, VALID);
     int64_t valid = valid_keys ? nw_tensor_s64(valid_keys, (size_t)batch) : a->total;
     if (valid < 0) valid = 0;
@@ -170,13 +180,16 @@ static void fill_bias(const nw_op_call *call, const attention *a, const int64_t 
     int64_t mask_row = batch * mask_strides[0] + head * mask_strides[1] + query * mask_strides[2];
     int64_t mask_keys = mask ? mask->dims[mask->rank - 1] : a->total;
     for (int64_t key = 0; key < a->total; key++) {
-        bool seen = key < valid && !(a->causal && key > position) && !(a->left >= 0 && key < position - a->left) &&
+        bool seen = key < valid && !(a->causal && key > position) &&
+                    !(a->left >= 0 && key < position - a->left) &&
                     !(a->right >= 0 && key > position + a->right);
         float add = 0;
         if (mask && key < mask_keys) {
             size_t at = (size_t)(mask_row + key * mask_strides[3]);
-            if (mask->format == NW_BOOL) seen = seen && nw_tensor_s64(mask, at);
-            else add = (float)nw_tensor_f64(mask, at);
+            if (mask->format == NW_BOOL)
+                seen = seen && nw_tensor_s64(mask, at);
+            else
+                add = (float)nw_tensor_f64(mask, at);
         } else if (mask) {
             seen = false;
         }
@@ -203,21 +216,30 @@ static void softmax(float *row, const float *bias, int64_t count) {
 /* Buffers of one evaluation. */
 typedef struct workspace {
     const float *q;
-    float *k, *v;      /* present, [batch, kv_heads, total, …] */
-    float *y, *qk;     /* outputs; qk NULL when not wanted */
-    float *scores;     /* [q_length, total] */
-    float *bias;       /* [total] */
+    float *k, *v;  /* present, [batch, kv_heads, total, …] */
+    float *y, *qk; /* outputs; qk NULL when not wanted */
+    float *scores; /* [q_length, total] */
+    float *bias;   /* [total] */
 } workspace;
 
-static void run_head(const nw_op_call *call, const attention *a, const int64_t *mask_strides, const workspace *w,
-                     int64_t batch, int64_t head) {
+static void run_head(const nw_op_call *call, const attention *a, const int64_t *mask_strides,
+                     const workspace *w, int64_t batch, int64_t head) {
     int64_t i = batch * a->q_heads + head, kv = batch * a->kv_heads + head / (a->q_heads / a->kv_heads);
-    int64_t q_row = a->packed ? a->q_heads * a->head : a->head, y_row = a->packed ? a->q_heads * a->v_head : a->v_head;
-    const float *q = w->q + (a->packed ? batch * a->q_length * q_row + head * a->head : i * a->q_length * a->head);
-    float *y = w->y + (a->packed ? batch * a->q_length * y_row + head * a->v_head : i * a->q_length * a->v_head);
+    int64_t q_row = a->packed ? a->q_heads * a->head : a->head,
+            y_row = a->packed ? a->q_heads * a->v_head : a->v_head;
+    const float *q =
+        w->q + (a->packed ? batch * a->q_length * q_row + head * a->head : i * a->q_length * a->head);
+    float *y =
+        w->y + (a->packed ? batch * a->q_length * y_row + head * a->v_head : i * a->q_length * a->v_head);
     float *qk = w->qk ? w->qk + i * a->q_length * a->total : NULL;
-    nw_product qk_product = {.m = a->q_length, .n = a->total, .k = a->head, .a_row = q_row, .a_k = 1, .b_k = 1,
-                             .b_column = a->head, .y_row = a->total};
+    nw_product qk_product = {.m = a->q_length,
+                             .n = a->total,
+                             .k = a->head,
+                             .a_row = q_row,
+                             .a_k = 1,
+                             .b_k = 1,
+                             .b_column = a->head,
+                             .y_row = a->total};
     nw_product_f32(&qk_product, q, w->k + kv * a->total * a->head, w->scores);
     for (int64_t query = 0; query < a->q_length; query++) {
         float *row = w->scores + query * a->total, *shown = qk ? qk + query * a->total : NULL;
@@ -233,8 +255,14 @@ static void run_head(const nw_op_call *call, const attention *a, const int64_t *
         softmax(row, w->bias, a->total);
         if (shown && a->output_mode == 3) memcpy(shown, row, bytes);
     }
-    nw_product y_product = {.m = a->q_length, .n = a->v_head, .k = a->total, .a_row = a->total, .a_k = 1,
-                            .b_k = a->v_head, .b_column = 1, .y_row = y_row};
+    nw_product y_product = {.m = a->q_length,
+                            .n = a->v_head,
+                            .k = a->total,
+                            .a_row = a->total,
+                            .a_k = 1,
+                            .b_k = a->v_head,
+                            .b_column = 1,
+                            .y_row = y_row};
     nw_product_f32(&y_product, w->scores, w->v + kv * a->total * a->v_head, y);
 }
 
@@ -286,14 +314,17 @@ static nw_status attention_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Attention = {.name = "Attention", .domain = "", .infer = attention_infer, .eval = attention_eval};
+const nw_op nw_op_Attention = {
+    .name = "Attention", .domain = "", .infer = attention_infer, .eval = attention_eval};
 
-/* ---- RotaryEmbedding: X, cos_cache, sin_cache, position_ids? ------------------------------------------------------ */
+/* ---- RotaryEmbedding: X, cos_cache, sin_cache, position_ids?
+ * ------------------------------------------------------ */
 
-/* x [batch, heads, length, head] or packed [batch, length, heads·head]; the first `rotated` elements of a head turn by the
- * angle of its position: pairs (j, j + rotated/2), or (2j, 2j + 1) when interleaved. */
+/* x [batch, heads, length, head] or packed [batch, length, heads·head]; the first `rotated` elements of a
+ * head turn by the angle of its position: pairs (j, j + rotated/2), or (2j, 2j + 1) when interleaved. */
 typedef struct rotary {
-    int64_t batch, heads, length, head, rotated, positions; /* positions: rows of the caches when ids choose, else 0 */
+    int64_t batch, heads, length, head, rotated,
+        positions; /* positions: rows of the caches when ids choose, else 0 */
     bool packed, interleaved;
 } rotary;
 
@@ -310,7 +341,8 @@ static nw_status rotary_of(const nw_op_call *call, rotary *r) {
     if (r->packed) NW_TRY(split_heads(call, r->head, r->heads, "the input", &r->head));
     NW_TRY(nw_call_int_attr(call, "rotary_embedding_dim", 0, 0, r->head, &r->rotated));
     if (r->rotated == 0) r->rotated = r->head;
-    if (r->rotated % 2) return nw_call_fail(call, NW_E_SHAPE, "the rotated part of a head must have an even size");
+    if (r->rotated % 2)
+        return nw_call_fail(call, NW_E_SHAPE, "the rotated part of a head must have an even size");
     if (ids) {
         NW_TRY(nw_call_expect_rank(call, cache, "cos_cache", 2, 2));
         r->positions = cache->dims[0];
@@ -318,7 +350,8 @@ static nw_status rotary_of(const nw_op_call *call, rotary *r) {
             ids->dims[1] != r->length)
             return nw_call_fail(call, NW_E_SHAPE, "position_ids must hold an integer for each token");
     }
-    const int64_t by_id[2] = {r->positions, r->rotated / 2}, by_token[3] = {r->batch, r->length, r->rotated / 2};
+    const int64_t by_id[2] = {r->positions, r->rotated / 2},
+                  by_token[3] = {r->batch, r->length, r->rotated / 2};
     NW_TRY(nw_call_expect_shape(call, 1, "cos_cache", true, ids ? 2 : 3, ids ? by_id : by_token));
     return nw_call_expect_shape(call, 2, "sin_cache", true, ids ? 2 : 3, ids ? by_id : by_token);
 }
@@ -354,11 +387,13 @@ static nw_status rotary_eval(nw_op_call *call) {
     for (int64_t token = 0; token < r.batch * r.length; token++) {
         int64_t row = ids ? nw_tensor_s64(ids, (size_t)token) : token;
         if (ids && (row < 0 || row >= r.positions))
-            return nw_call_fail(call, NW_E_SHAPE, "position %" PRId64 " is outside of the caches, which hold %" PRId64,
-                                row, r.positions);
+            return nw_call_fail(call, NW_E_SHAPE,
+                                "position %" PRId64 " is outside of the caches, which hold %" PRId64, row,
+                                r.positions);
         int64_t b = token / r.length, t = token % r.length;
         for (int64_t h = 0; h < r.heads; h++) {
-            int64_t at = r.packed ? (token * r.heads + h) * r.head : ((b * r.heads + h) * r.length + t) * r.head;
+            int64_t at =
+                r.packed ? (token * r.heads + h) * r.head : ((b * r.heads + h) * r.length + t) * r.head;
             rotate(&r, x + at, cosine + row * (r.rotated / 2), sine + row * (r.rotated / 2), y + at);
         }
     }
@@ -366,7 +401,5 @@ static nw_status rotary_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_RotaryEmbedding = {.name = "RotaryEmbedding",
-                                     .domain = "",
-                                     .infer = rotary_infer,
-                                     .eval = rotary_eval};
+const nw_op nw_op_RotaryEmbedding = {
+    .name = "RotaryEmbedding", .domain = "", .infer = rotary_infer, .eval = rotary_eval};

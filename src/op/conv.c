@@ -18,8 +18,10 @@ static nw_status load_operands(const nw_op_call *call, operands *o) {
     o->size = f64 ? sizeof(double) : sizeof(float);
     const void *p[3];
     for (int i = 0; i < 3; i++) {
-        if (f64) NW_TRY(nw_call_f64(call, i, &d[i]));
-        else NW_TRY(nw_call_f32(call, i, &f[i]));
+        if (f64)
+            NW_TRY(nw_call_f64(call, i, &d[i]));
+        else
+            NW_TRY(nw_call_f32(call, i, &f[i]));
         p[i] = f64 ? (const void *)d[i] : (const void *)f[i];
     }
     o->x = p[0];
@@ -29,8 +31,10 @@ static nw_status load_operands(const nw_op_call *call, operands *o) {
 }
 
 static void multiply(size_t size, const nw_product *p, const void *a, const void *b, void *y) {
-    if (size == sizeof(float)) nw_product_f32(p, a, b, y);
-    else nw_product_f64(p, a, b, y);
+    if (size == sizeof(float))
+        nw_product_f32(p, a, b, y);
+    else
+        nw_product_f64(p, a, b, y);
 }
 
 static const void *at(const void *base, int64_t index, size_t size) {
@@ -48,7 +52,9 @@ static void fill_bias(size_t size, const void *b, int64_t rows, int64_t length, 
             memcpy((char *)y + (size_t)(c * length + i) * size, at(b, c, size), size);
 }
 
-static int64_t volume(const int64_t *sizes) { return sizes[0] * sizes[1] * sizes[2]; }
+static int64_t volume(const int64_t *sizes) {
+    return sizes[0] * sizes[1] * sizes[2];
+}
 
 /* A 1×1 kernel without padding reads the image as it lies. */
 static bool is_pointwise(const nw_conv_geometry *g) {
@@ -83,16 +89,26 @@ static nw_status conv_eval(nw_op_call *call) {
     void *col = NULL;
     if (!pointwise) NW_TRY(nw_call_scratch_bytes(call, (size_t)(k * limit), o.size, &col));
     for (int64_t i = 0; i < g.batch; i++)
-        fill_bias(o.size, o.b, g.out_channels, out, (char *)call->out[0].data + (size_t)(i * g.out_channels * out) * o.size);
+        fill_bias(o.size, o.b, g.out_channels, out,
+                  (char *)call->out[0].data + (size_t)(i * g.out_channels * out) * o.size);
     for (int64_t i = 0; i < g.batch * g.groups; i++) {
         const void *x = at(o.x, i * c * in, o.size), *w = at(o.w, i % g.groups * m * k, o.size);
         char *y = (char *)call->out[0].data + (size_t)(i * m * out) * o.size;
         for (nw_conv_tile tile = {0}; nw_conv_next_tile(&g, limit, &tile);) {
             int64_t n = nw_conv_tile_columns(&tile), first = nw_conv_tile_first(&g, &tile);
-            nw_product p = {.m = m, .n = n, .k = k, .a_row = k, .a_k = 1, .b_k = n, .b_column = 1, .y_row = out,
+            nw_product p = {.m = m,
+                            .n = n,
+                            .k = k,
+                            .a_row = k,
+                            .a_k = 1,
+                            .b_k = n,
+                            .b_column = 1,
+                            .y_row = out,
                             .accumulate = true};
-            if (pointwise) p.b_k = in;
-            else nw_conv_columns(&g, o.size, c, x, &tile, col);
+            if (pointwise)
+                p.b_k = in;
+            else
+                nw_conv_columns(&g, o.size, c, x, &tile, col);
             multiply(o.size, &p, w, pointwise ? at(x, first, o.size) : col, y + (size_t)first * o.size);
         }
     }
@@ -107,9 +123,11 @@ static void conv_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
-const nw_op nw_op_Conv = {.name = "Conv", .domain = "", .infer = conv_infer, .eval = conv_eval, .roles = conv_roles};
+const nw_op nw_op_Conv = {
+    .name = "Conv", .domain = "", .infer = conv_infer, .eval = conv_eval, .roles = conv_roles};
 
-/* ---- ConvTranspose ---------------------------------------------------------------------------------------------- */
+/* ---- ConvTranspose
+ * ---------------------------------------------------------------------------------------------- */
 
 static nw_status conv_transpose_infer(nw_op_call *call) {
     const nw_tensor *x, *w;
@@ -132,17 +150,20 @@ static nw_status conv_transpose_eval(nw_op_call *call) {
     operands o;
     NW_TRY(load_operands(call, &o));
     int64_t c = g.in_channels / g.groups, m = g.out_channels / g.groups;
-    int64_t rows = m * volume(g.kernel), in = volume(g.in), out = volume(g.out), limit = nw_conv_tile_limit(rows);
+    int64_t rows = m * volume(g.kernel), in = volume(g.in), out = volume(g.out),
+            limit = nw_conv_tile_limit(rows);
     void *col;
     NW_TRY(nw_call_scratch_bytes(call, (size_t)(rows * limit), o.size, &col));
     for (int64_t i = 0; i < g.batch; i++)
-        fill_bias(o.size, o.b, g.out_channels, out, (char *)call->out[0].data + (size_t)(i * g.out_channels * out) * o.size);
+        fill_bias(o.size, o.b, g.out_channels, out,
+                  (char *)call->out[0].data + (size_t)(i * g.out_channels * out) * o.size);
     for (int64_t i = 0; i < g.batch * g.groups; i++) {
         const void *x = at(o.x, i * c * in, o.size), *w = at(o.w, i % g.groups * c * rows, o.size);
         char *y = (char *)call->out[0].data + (size_t)(i * m * out) * o.size;
         for (nw_conv_tile tile = {0}; nw_conv_next_tile(&reverse, limit, &tile);) {
             int64_t n = nw_conv_tile_columns(&tile);
-            nw_product p = {.m = rows, .n = n, .k = c, .a_row = 1, .a_k = rows, .b_k = in, .b_column = 1, .y_row = n};
+            nw_product p = {
+                .m = rows, .n = n, .k = c, .a_row = 1, .a_k = rows, .b_k = in, .b_column = 1, .y_row = n};
             multiply(o.size, &p, w, at(x, nw_conv_tile_first(&reverse, &tile), o.size), col);
             nw_conv_add_columns(&reverse, o.size == sizeof(double), m, col, &tile, y);
         }

@@ -1,4 +1,5 @@
-/* deform.c: DeformConv: a convolution whose taps are moved by learned offsets and weighted by a mask; images in 2-D. */
+/* deform.c: DeformConv: a convolution whose taps are moved by learned offsets and weighted by a mask; images
+ * in 2-D. */
 #include "op/conv.h"
 #include "op/real.h"
 
@@ -8,10 +9,13 @@
 static nw_status geometry(const nw_op_call *call, const nw_tensor *x, const nw_tensor *w, nw_conv_geometry *g,
                           int64_t *offset_groups) {
     NW_TRY(nw_conv_geometry_of(call, x, w, g));
-    NW_TRY(nw_call_int_attr(call, "offset_group", 1, 1, g->in_channels > 1 ? g->in_channels : 1, offset_groups));
-    if (g->spatial != 2) return nw_call_fail(call, NW_E_UNSUPPORTED, "only images (4 dimensions) are supported");
+    NW_TRY(
+        nw_call_int_attr(call, "offset_group", 1, 1, g->in_channels > 1 ? g->in_channels : 1, offset_groups));
+    if (g->spatial != 2)
+        return nw_call_fail(call, NW_E_UNSUPPORTED, "only images (4 dimensions) are supported");
     if (g->in_channels % *offset_groups)
-        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " channels do not divide into %" PRId64 " offset groups",
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "%" PRId64 " channels do not divide into %" PRId64 " offset groups",
                             g->in_channels, *offset_groups);
     return NW_OK;
 }
@@ -28,7 +32,8 @@ static nw_status deform_infer(nw_op_call *call) {
     NW_TRY(nw_call_expect_shape(call, 2, "offset", true, 4,
                                 (int64_t[]){g.batch, 2 * groups * taps, g.out[1], g.out[2]}));
     NW_TRY(nw_call_expect_shape(call, 3, "the bias", false, 1, &g.out_channels));
-    NW_TRY(nw_call_expect_shape(call, 4, "mask", false, 4, (int64_t[]){g.batch, groups * taps, g.out[1], g.out[2]}));
+    NW_TRY(nw_call_expect_shape(call, 4, "mask", false, 4,
+                                (int64_t[]){g.batch, groups * taps, g.out[1], g.out[2]}));
     int rank = nw_conv_out_dims(&g, dims);
     return nw_call_set(call, 0, nw_real_format(x), rank, dims);
 }
@@ -66,9 +71,12 @@ static nw_status deform_eval(nw_op_call *call) {
             int64_t top = p / g.out[2] * g.stride[1] - g.pad_begin[1];
             int64_t left = p % g.out[2] * g.stride[2] - g.pad_begin[2];
             for (int64_t i = 0; i < g.in_channels * taps; i++) {
-                int64_t channel = i / taps, t = i % taps, moved = (n * groups + channel / per_offset) * taps + t;
-                double at_y = (double)(top + t / g.kernel[2] * g.dilation[1]) + offset[2 * moved * out + p];
-                double at_x = (double)(left + t % g.kernel[2] * g.dilation[2]) + offset[(2 * moved + 1) * out + p];
+                int64_t channel = i / taps, t = i % taps,
+                        moved = (n * groups + channel / per_offset) * taps + t;
+                int64_t line = top + t / g.kernel[2] * g.dilation[1],
+                        column = left + t % g.kernel[2] * g.dilation[2];
+                double at_y = (double)line + offset[2 * moved * out + p];
+                double at_x = (double)column + offset[(2 * moved + 1) * out + p];
                 col[i] = sample(x + (n * g.in_channels + channel) * in, g.in[1], g.in[2], at_y, at_x) *
                          (mask ? mask[moved * out + p] : 1);
             }
@@ -89,8 +97,5 @@ static void deform_roles(const nw_node *node, nw_roles *roles) {
     roles->in[1] = NW_ROLE_WEIGHT;
 }
 
-const nw_op nw_op_DeformConv = {.name = "DeformConv",
-                                .domain = "",
-                                .infer = deform_infer,
-                                .eval = deform_eval,
-                                .roles = deform_roles};
+const nw_op nw_op_DeformConv = {
+    .name = "DeformConv", .domain = "", .infer = deform_infer, .eval = deform_eval, .roles = deform_roles};

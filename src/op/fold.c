@@ -5,7 +5,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* The geometry of the convolution whose columns these are: input [N, C·block, L], image_shape, block_shape (values). */
+/* The geometry of the convolution whose columns these are: input [N, C·block, L], image_shape, block_shape
+ * (values). */
 static nw_status geometry(const nw_op_call *call, nw_conv_geometry *g) {
     const nw_tensor *x = call->in[0];
     const int64_t *image, *block;
@@ -13,7 +14,8 @@ static nw_status geometry(const nw_op_call *call, nw_conv_geometry *g) {
     NW_TRY(nw_call_ints(call, 1, &image, &image_count));
     NW_TRY(nw_call_ints(call, 2, &block, &block_count));
     if (image_count < 1 || image_count > 3 || block_count != image_count)
-        return nw_call_fail(call, NW_E_SHAPE, "image_shape and block_shape must have the same 1 to 3 numbers");
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "image_shape and block_shape must have the same 1 to 3 numbers");
     int rank = 2 + (int)image_count;
     nw_tensor as_image = {.format = NW_F32, .rank = rank, .dims = {x->dims[0], 1}};
     nw_tensor as_weight = {.format = NW_F32, .rank = rank, .dims = {1, 1}};
@@ -24,8 +26,10 @@ static nw_status geometry(const nw_op_call *call, nw_conv_geometry *g) {
     int64_t taps = g->kernel[0] * g->kernel[1] * g->kernel[2];
     double places = (double)g->out[0] * (double)g->out[1] * (double)g->out[2];
     if (x->dims[1] % taps || places != (double)x->dims[2])
-        return nw_call_fail(call, NW_E_SHAPE, "the input has %" PRId64 " rows and %" PRId64 " columns, which do not fit "
-                            "blocks of %" PRId64 " elements at %.0f places", x->dims[1], x->dims[2], taps, places);
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "the input has %" PRId64 " rows and %" PRId64 " columns, which do not fit "
+                            "blocks of %" PRId64 " elements at %.0f places",
+                            x->dims[1], x->dims[2], taps, places);
     g->in_channels = g->out_channels = x->dims[1] / taps;
     return NW_OK;
 }
@@ -69,7 +73,8 @@ static nw_status col2im_eval(nw_op_call *call) {
     size_t columns = nw_tensor_count(call->in[0]) / (size_t)g.batch, pixels = count / (size_t)g.batch;
     nw_conv_tile all = {.line1 = g.out[0] * g.out[1], .w1 = g.out[2]};
     for (size_t n = 0; n < (size_t)g.batch; n++)
-        nw_conv_add_columns(&g, !f32, g.in_channels, col + n * columns * size, &all, (char *)image + n * pixels * size);
+        nw_conv_add_columns(&g, !f32, g.in_channels, col + n * columns * size, &all,
+                            (char *)image + n * pixels * size);
     if (!f32) nw_store_run(y, 0, count, image);
     return NW_OK;
 }

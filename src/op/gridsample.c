@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-/* ---- GridSample: X [N, C, D1 … Dr], grid [N, O1 … Or, r], r from 1 to 3 ------------------------------------------- */
+/* ---- GridSample: X [N, C, D1 … Dr], grid [N, O1 … Or, r], r from 1 to 3
+ * ------------------------------------------- */
 
 enum { NEAREST, LINEAR, CUBIC };
 enum { ZEROS, BORDER, REFLECTION };
@@ -86,7 +87,7 @@ static axis_taps taps_of(const sampler *s, double n, int64_t length) {
     const double far = 1e9;
     double low = s->align_corners ? 0 : -0.5, high = (double)length - (s->align_corners ? 1 : 0.5);
     double size = (double)length, x = s->align_corners ? (n + 1) / 2 * (size - 1) : ((n + 1) * size - 1) / 2;
-    x = (double)(float)x; /* positions have single precision, which decides ties of nearest */
+    x = (double)(float)x;      /* positions have single precision, which decides ties of nearest */
     if (!(x > -far)) x = -far; /* NaN too */
     if (x > far) x = far;
     if (s->mode == NEAREST) x = rint(x);
@@ -111,7 +112,8 @@ static double sample(const sampler *s, const axis_taps t[3], const double *image
             for (int w = 0; w < t[2].count; w++) {
                 int64_t i = t[0].index[d], j = t[1].index[h], k = t[2].index[w];
                 if (i < 0 || j < 0 || k < 0) continue;
-                sum += t[0].weight[d] * t[1].weight[h] * t[2].weight[w] * image[(i * s->in[1] + j) * s->in[2] + k];
+                sum += t[0].weight[d] * t[1].weight[h] * t[2].weight[w] *
+                       image[(i * s->in[1] + j) * s->in[2] + k];
             }
     return sum;
 }
@@ -133,7 +135,8 @@ static nw_status grid_sample_eval(nw_op_call *call) {
                 int innermost = 2 - a; /* coordinates are listed from the innermost axis */
                 t[a] = (axis_taps){1, {0}, {1}};
                 if (innermost >= s.spatial) continue;
-                t[a] = taps_of(&s, nw_tensor_f64(grid, (size_t)((n * positions + p) * s.spatial + innermost)), s.in[a]);
+                t[a] = taps_of(&s, nw_tensor_f64(grid, (size_t)((n * positions + p) * s.spatial + innermost)),
+                               s.in[a]);
             }
             for (int64_t c = 0; c < channels; c++)
                 nw_store_f64(y->format, y->data, (size_t)((n * channels + c) * positions + p),
@@ -142,12 +145,11 @@ static nw_status grid_sample_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_GridSample = {.name = "GridSample",
-                                .domain = "",
-                                .infer = grid_sample_infer,
-                                .eval = grid_sample_eval};
+const nw_op nw_op_GridSample = {
+    .name = "GridSample", .domain = "", .infer = grid_sample_infer, .eval = grid_sample_eval};
 
-/* ---- AffineGrid: theta [N, r, r+1], size [N, C, …] → [N, …, r], r = 2 or 3 ---------------------------------------- */
+/* ---- AffineGrid: theta [N, r, r+1], size [N, C, …] → [N, …, r], r = 2 or 3
+ * ---------------------------------------- */
 
 static nw_status affine_infer(nw_op_call *call) {
     const nw_tensor *theta;
@@ -188,11 +190,13 @@ static nw_status affine_eval(nw_op_call *call) {
         for (int row = 0; row < r; row++) {
             double sum = 0;
             for (int c = 0; c <= r; c++)
-                sum += at[c] * nw_tensor_f64(theta, (rest * (size_t)r + (size_t)row) * (size_t)(r + 1) + (size_t)c);
+                sum += at[c] *
+                       nw_tensor_f64(theta, (rest * (size_t)r + (size_t)row) * (size_t)(r + 1) + (size_t)c);
             nw_store_f64(y->format, y->data, i * (size_t)r + (size_t)row, sum);
         }
     }
     return NW_OK;
 }
 
-const nw_op nw_op_AffineGrid = {.name = "AffineGrid", .domain = "", .infer = affine_infer, .eval = affine_eval};
+const nw_op nw_op_AffineGrid = {
+    .name = "AffineGrid", .domain = "", .infer = affine_infer, .eval = affine_eval};

@@ -1,12 +1,13 @@
-/* layernorm.c: normalizations of rows, as transformers use them: LayerNormalization, RMSNormalization, and onnxruntime's
- * SimplifiedLayerNormalization, SkipLayerNormalization and SkipSimplifiedLayerNormalization. Sums are in double. */
+/* layernorm.c: normalizations of rows, as transformers use them: LayerNormalization, RMSNormalization, and
+ * onnxruntime's SimplifiedLayerNormalization, SkipLayerNormalization and SkipSimplifiedLayerNormalization.
+ * Sums are in double. */
 #include "op/real.h"
 
 #include <inttypes.h>
 #include <math.h>
 
-/* y = (x − mean)·inv·scale + bias over `size` elements, inv = 1/sqrt(mean of squares + epsilon); without `centred` the mean is
- * left out (RMS). scale and bias [size]; bias may be NULL. */
+/* y = (x − mean)·inv·scale + bias over `size` elements, inv = 1/sqrt(mean of squares + epsilon); without
+ * `centred` the mean is left out (RMS). scale and bias [size]; bias may be NULL. */
 typedef struct row_norm {
     size_t size;
     bool centred;
@@ -86,8 +87,10 @@ static void store_statistic(nw_op_call *call, int out, size_t row, double value)
         nw_store_f64(call->out[out].format, call->out[out].data, row, value);
 }
 
-/* Rows of call->in[0] (+ a row of skip, + sum_bias) through n; statistics to outputs 1 and 2, the sums to output 3. */
-static nw_status run_rows(nw_op_call *call, const row_norm *n, const nw_tensor *skip, const double *sum_bias) {
+/* Rows of call->in[0] (+ a row of skip, + sum_bias) through n; statistics to outputs 1 and 2, the sums to
+ * output 3. */
+static nw_status run_rows(nw_op_call *call, const row_norm *n, const nw_tensor *skip,
+                          const double *sum_bias) {
     const nw_tensor *x = call->in[0];
     size_t count = nw_tensor_count(x);
     if (count == 0) return NW_OK;
@@ -112,7 +115,8 @@ static nw_status run_rows(nw_op_call *call, const row_norm *n, const nw_tensor *
     return NW_OK;
 }
 
-/* ---- LayerNormalization, RMSNormalization, SimplifiedLayerNormalization: X, scale, bias? -------------------------- */
+/* ---- LayerNormalization, RMSNormalization, SimplifiedLayerNormalization: X, scale, bias?
+ * -------------------------- */
 
 static nw_status statistics_format(const nw_op_call *call, nw_format *format) {
     int64_t type = nw_node_int(call->node, "stash_type", 1);
@@ -152,7 +156,9 @@ static nw_status layer_run(nw_op_call *call, bool centred) {
     return run_rows(call, &n, NULL, NULL);
 }
 
-static nw_status layer_eval(nw_op_call *call) { return layer_run(call, true); }
+static nw_status layer_eval(nw_op_call *call) {
+    return layer_run(call, true);
+}
 
 const nw_op nw_op_LayerNormalization = {.name = "LayerNormalization",
                                         .domain = "",
@@ -166,13 +172,12 @@ static nw_status rms_infer(nw_op_call *call) {
     return NW_OK;
 }
 
-static nw_status rms_eval(nw_op_call *call) { return layer_run(call, false); }
+static nw_status rms_eval(nw_op_call *call) {
+    return layer_run(call, false);
+}
 
-const nw_op nw_op_RMSNormalization = {.name = "RMSNormalization",
-                                      .domain = "",
-                                      .infer = rms_infer,
-                                      .eval = rms_eval,
-                                      .roles = layer_roles};
+const nw_op nw_op_RMSNormalization = {
+    .name = "RMSNormalization", .domain = "", .infer = rms_infer, .eval = rms_eval, .roles = layer_roles};
 
 /* onnxruntime's own, which it registers in ONNX's domain; its second output is the inverse deviation. */
 static nw_status simplified_infer(nw_op_call *call) {
@@ -193,7 +198,8 @@ const nw_op nw_op_ms_SimplifiedLayerNormalization = {.name = "SimplifiedLayerNor
                                                      .eval = rms_eval,
                                                      .roles = layer_roles};
 
-/* ---- Skip…: input, skip, gamma, [beta,] bias → output, mean, inv_std_var, input + skip + bias --------------------- */
+/* ---- Skip…: input, skip, gamma, [beta,] bias → output, mean, inv_std_var, input + skip + bias
+ * --------------------- */
 
 /* beta_at: the input that holds beta, or 0 for the simplified form, which has none. */
 static nw_status skip_infer(nw_op_call *call, int beta_at) {
@@ -236,10 +242,18 @@ static nw_status skip_run(nw_op_call *call, int beta_at) {
     return run_rows(call, &n, call->in[1], bias);
 }
 
-static nw_status skip_layer_infer(nw_op_call *call) { return skip_infer(call, 3); }
-static nw_status skip_layer_eval(nw_op_call *call) { return skip_run(call, 3); }
-static nw_status skip_simplified_infer(nw_op_call *call) { return skip_infer(call, 0); }
-static nw_status skip_simplified_eval(nw_op_call *call) { return skip_run(call, 0); }
+static nw_status skip_layer_infer(nw_op_call *call) {
+    return skip_infer(call, 3);
+}
+static nw_status skip_layer_eval(nw_op_call *call) {
+    return skip_run(call, 3);
+}
+static nw_status skip_simplified_infer(nw_op_call *call) {
+    return skip_infer(call, 0);
+}
+static nw_status skip_simplified_eval(nw_op_call *call) {
+    return skip_run(call, 0);
+}
 
 const nw_op nw_op_ms_SkipLayerNormalization = {.name = "SkipLayerNormalization",
                                                .domain = "com.microsoft",

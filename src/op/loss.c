@@ -20,10 +20,13 @@ static nw_status loss_of(const nw_op_call *call, loss *l) {
     NW_TRY(nw_call_require_real(call, 0, &x));
     NW_TRY(nw_call_require(call, 1, &labels));
     NW_TRY(nw_call_expect_rank(call, x, "the scores", 2, NW_MAX_RANK));
-    if (!nw_format_is_integer(labels->format)) return nw_call_fail(call, NW_E_TYPE, "the labels must be integers");
+    if (!nw_format_is_integer(labels->format))
+        return nw_call_fail(call, NW_E_TYPE, "the labels must be integers");
     bool fits = labels->rank == x->rank - 1 && labels->dims[0] == x->dims[0];
     for (int d = 1; d < labels->rank && fits; d++) fits = labels->dims[d] == x->dims[d + 1];
-    if (!fits) return nw_call_fail(call, NW_E_SHAPE, "the labels must have the scores' shape without the class axis");
+    if (!fits)
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "the labels must have the scores' shape without the class axis");
     NW_TRY(nw_call_expect_shape(call, 2, "the weights", false, 1, &x->dims[1]));
     *l = (loss){.batch = x->dims[0],
                 .classes = x->dims[1],
@@ -41,7 +44,8 @@ static nw_status loss_infer(nw_op_call *call) {
     return nw_call_set(call, 0, format, l.reduction == NONE ? labels->rank : 0, labels->dims);
 }
 
-/* out = reduction of −log_prob[label]·weight[label]; the mean divides by the sum of the weights that were used. */
+/* out = reduction of −log_prob[label]·weight[label]; the mean divides by the sum of the weights that were
+ * used. */
 static nw_status reduce(nw_op_call *call, const loss *l, const double *log_prob) {
     const nw_tensor *labels = call->in[1], *weights = nw_call_in(call, 2);
     nw_tensor *out = &call->out[0];
@@ -51,7 +55,8 @@ static nw_status reduce(nw_op_call *call, const loss *l, const double *log_prob)
         double value = 0;
         if (!l->ignores || label != l->ignored) {
             if (label < 0 || label >= l->classes)
-                return nw_call_fail(call, NW_E_SHAPE, "label %" PRId64 " is outside of the %" PRId64 " classes", label,
+                return nw_call_fail(call, NW_E_SHAPE,
+                                    "label %" PRId64 " is outside of the %" PRId64 " classes", label,
                                     l->classes);
             double weight = weights ? nw_tensor_f64(weights, (size_t)label) : 1;
             value = -weight * log_prob[(i / l->inner * l->classes + label) * l->inner + i % l->inner];
@@ -60,7 +65,8 @@ static nw_status reduce(nw_op_call *call, const loss *l, const double *log_prob)
         sum += value;
         if (l->reduction == NONE) nw_store_f64(out->format, out->data, (size_t)i, value);
     }
-    if (l->reduction != NONE) nw_store_f64(out->format, out->data, 0, l->reduction == SUM ? sum : sum / weight_sum);
+    if (l->reduction != NONE)
+        nw_store_f64(out->format, out->data, 0, l->reduction == SUM ? sum : sum / weight_sum);
     return NW_OK;
 }
 
@@ -72,12 +78,11 @@ static nw_status nll_eval(nw_op_call *call) {
     return reduce(call, &l, log_prob);
 }
 
-const nw_op nw_op_NegativeLogLikelihoodLoss = {.name = "NegativeLogLikelihoodLoss",
-                                               .domain = "",
-                                               .infer = loss_infer,
-                                               .eval = nll_eval};
+const nw_op nw_op_NegativeLogLikelihoodLoss = {
+    .name = "NegativeLogLikelihoodLoss", .domain = "", .infer = loss_infer, .eval = nll_eval};
 
-/* ---- SoftmaxCrossEntropyLoss: the same of log softmax(scores), which is output 1 ---------------------------------- */
+/* ---- SoftmaxCrossEntropyLoss: the same of log softmax(scores), which is output 1
+ * ---------------------------------- */
 
 static nw_status cross_entropy_infer(nw_op_call *call) {
     NW_TRY(loss_infer(call));

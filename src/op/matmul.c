@@ -5,7 +5,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* ---- geometry --------------------------------------------------------------------------------------------------- */
+/* ---- geometry
+ * --------------------------------------------------------------------------------------------------- */
 
 static nw_status shapes_differ(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b) {
     char at[96], bt[96];
@@ -14,7 +15,8 @@ static nw_status shapes_differ(const nw_op_call *call, const nw_tensor *a, const
 }
 
 /* Sets the batch axes from the dimensions before the last two of each operand. */
-static nw_status set_batch(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b, nw_matmul_geometry *g) {
+static nw_status set_batch(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b,
+                           nw_matmul_geometry *g) {
     int a_batch = a->rank > 2 ? a->rank - 2 : 0, b_batch = b->rank > 2 ? b->rank - 2 : 0;
     g->batch_rank = a_batch > b_batch ? a_batch : b_batch;
     int64_t a_step = g->m * g->k, b_step = g->k * g->n;
@@ -44,8 +46,8 @@ static void fold_batch(nw_matmul_geometry *g) {
     g->batch = (int64_t)nw_dims_product(g->batch_dims, 0, g->batch_rank);
 }
 
-nw_status nw_matmul_geometry_of(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b, nw_matmul_geometry *g,
-                                nw_tensor *out) {
+nw_status nw_matmul_geometry_of(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b,
+                                nw_matmul_geometry *g, nw_tensor *out) {
     *g = (nw_matmul_geometry){.trans_a = nw_node_int(call->node, "transA", 0) != 0 && a->rank > 1,
                               .trans_b = nw_node_int(call->node, "transB", 0) != 0 && b->rank > 1};
     if (a->rank == 0 || b->rank == 0)
@@ -82,17 +84,19 @@ void nw_matmul_batch(const nw_matmul_geometry *g, int64_t i, int64_t *a_offset, 
     }
 }
 
-nw_status nw_gemm_geometry_of(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b, const nw_tensor *c,
-                              nw_gemm_geometry *g) {
+nw_status nw_gemm_geometry_of(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b,
+                              const nw_tensor *c, nw_gemm_geometry *g) {
     if (a->rank != 2 || b->rank != 2) return shapes_differ(call, a, b);
-    *g = (nw_gemm_geometry){.alpha = nw_node_float(call->node, "alpha", 1), .beta = nw_node_float(call->node, "beta", 1)};
+    *g = (nw_gemm_geometry){.alpha = nw_node_float(call->node, "alpha", 1),
+                            .beta = nw_node_float(call->node, "beta", 1)};
     NW_TRY(nw_matmul_geometry_of(call, a, b, &g->product, NULL));
     g->has_c = c && g->beta != 0;
     if (!c) return NW_OK;
     int64_t columns = c->rank > 0 ? c->dims[c->rank - 1] : 1, rows = c->rank > 1 ? c->dims[0] : 1;
     if (c->rank > 2 || (columns != 1 && columns != g->product.n) || (rows != 1 && rows != g->product.m)) {
         char text[96];
-        return nw_call_fail(call, NW_E_SHAPE, "C is %s, which does not broadcast to [%" PRId64 ",%" PRId64 "]",
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "C is %s, which does not broadcast to [%" PRId64 ",%" PRId64 "]",
                             nw_tensor_describe(c, text, sizeof text), g->product.m, g->product.n);
     }
     g->c_column_stride = columns == 1 ? 0 : 1;
@@ -100,12 +104,16 @@ nw_status nw_gemm_geometry_of(const nw_op_call *call, const nw_tensor *a, const 
     return NW_OK;
 }
 
-/* ---- MatMul ----------------------------------------------------------------------------------------------------- */
+/* ---- MatMul
+ * ----------------------------------------------------------------------------------------------------- */
 
-static bool is_wide_integer(nw_format f) { return f == NW_S32 || f == NW_U32 || f == NW_S64 || f == NW_U64; }
+static bool is_wide_integer(nw_format f) {
+    return f == NW_S32 || f == NW_U32 || f == NW_S64 || f == NW_U64;
+}
 
 /* Both operands are real, or integers of the same format; *format is the result's. */
-static nw_status operand_format(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b, nw_format *format) {
+static nw_status operand_format(const nw_op_call *call, const nw_tensor *a, const nw_tensor *b,
+                                nw_format *format) {
     *format = a->qparam ? nw_real_format(b) : a->format;
     if (is_wide_integer(nw_real_format(a)) && nw_real_format(b) == *format) return NW_OK;
     const nw_tensor *t;
@@ -162,8 +170,10 @@ static nw_status matmul_eval(nw_op_call *call) {
     for (int64_t i = 0; i < g.batch; i++) {
         int64_t ao, bo, yo = i * g.m * g.n;
         nw_matmul_batch(&g, i, &ao, &bo);
-        if (f64) nw_product_f64(&p, a64 + ao, b64 + bo, (double *)out->data + yo);
-        else nw_product_f32(&p, a32 + ao, b32 + bo, (float *)out->data + yo);
+        if (f64)
+            nw_product_f64(&p, a64 + ao, b64 + bo, (double *)out->data + yo);
+        else
+            nw_product_f32(&p, a32 + ao, b32 + bo, (float *)out->data + yo);
     }
     return NW_OK;
 }
@@ -176,11 +186,8 @@ static void matmul_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
-const nw_op nw_op_MatMul = {.name = "MatMul",
-                            .domain = "",
-                            .infer = matmul_infer,
-                            .eval = matmul_eval,
-                            .roles = matmul_roles};
+const nw_op nw_op_MatMul = {
+    .name = "MatMul", .domain = "", .infer = matmul_infer, .eval = matmul_eval, .roles = matmul_roles};
 
 /* y = alpha·a·b with optional transposition of the matrices. */
 static nw_status fused_matmul_infer(nw_op_call *call) {
@@ -200,12 +207,11 @@ static nw_status fused_matmul_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_ms_FusedMatMul = {.name = "FusedMatMul",
-                                    .domain = "com.microsoft",
-                                    .infer = fused_matmul_infer,
-                                    .eval = fused_matmul_eval};
+const nw_op nw_op_ms_FusedMatMul = {
+    .name = "FusedMatMul", .domain = "com.microsoft", .infer = fused_matmul_infer, .eval = fused_matmul_eval};
 
-/* ---- Gemm ------------------------------------------------------------------------------------------------------- */
+/* ---- Gemm
+ * ------------------------------------------------------------------------------------------------------- */
 
 static nw_status gemm_infer(nw_op_call *call) {
     const nw_tensor *a, *b, *c = nw_call_in(call, 2);
@@ -274,13 +280,15 @@ static void gemm_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
-const nw_op nw_op_Gemm = {.name = "Gemm", .domain = "", .infer = gemm_infer, .eval = gemm_eval, .roles = gemm_roles};
+const nw_op nw_op_Gemm = {
+    .name = "Gemm", .domain = "", .infer = gemm_infer, .eval = gemm_eval, .roles = gemm_roles};
 
-/* ---- MatMulNBits ------------------------------------------------------------------------------------------------ */
+/* ---- MatMulNBits
+ * ------------------------------------------------------------------------------------------------ */
 
-/* y = a·wᵀ (+ bias): a [..., K]; w [N,K] is stored in blocks of block_size along K, `bits` per code, low bits first:
- * B u8 [N, blocks, block_size·bits/8], scales [N·blocks], zero_points u8 [N·ceil(blocks·bits/8)] packed per row, or real
- * [N·blocks], or absent meaning 2^(bits−1). */
+/* y = a·wᵀ (+ bias): a [..., K]; w [N,K] is stored in blocks of block_size along K, `bits` per code, low bits
+ * first: B u8 [N, blocks, block_size·bits/8], scales [N·blocks], zero_points u8 [N·ceil(blocks·bits/8)]
+ * packed per row, or real [N·blocks], or absent meaning 2^(bits−1). */
 typedef struct nbits {
     int64_t n, k, bits, block, blocks;
 } nbits;
@@ -300,7 +308,8 @@ static nw_status nbits_of(const nw_op_call *call, nbits *q) {
 static nw_status expect_count(const nw_op_call *call, int i, const char *name, int64_t want) {
     const nw_tensor *t = nw_call_in(call, i);
     if (!t || nw_tensor_count(t) == (size_t)want) return NW_OK;
-    return nw_call_fail(call, NW_E_SHAPE, "%s has %zu elements, expected %" PRId64, name, nw_tensor_count(t), want);
+    return nw_call_fail(call, NW_E_SHAPE, "%s has %zu elements, expected %" PRId64, name, nw_tensor_count(t),
+                        want);
 }
 
 static nw_status nbits_infer(nw_op_call *call) {
@@ -319,7 +328,8 @@ static nw_status nbits_infer(nw_op_call *call) {
     NW_TRY(expect_count(call, 1, "B", q.n * q.blocks * (q.block * q.bits / 8)));
     NW_TRY(expect_count(call, 2, "scales", q.n * q.blocks));
     bool packed = zeros && zeros->format == NW_U8 && !zeros->qparam;
-    NW_TRY(expect_count(call, 3, "zero_points", packed ? q.n * ((q.blocks * q.bits + 7) / 8) : q.n * q.blocks));
+    NW_TRY(
+        expect_count(call, 3, "zero_points", packed ? q.n * ((q.blocks * q.bits + 7) / 8) : q.n * q.blocks));
     if (zeros && !packed) NW_TRY(nw_call_require_real(call, 3, &zeros));
     NW_TRY(nw_call_expect_shape(call, 5, "bias", false, 1, &q.n));
     int64_t dims[NW_MAX_RANK];
@@ -343,8 +353,10 @@ static nw_status nbits_eval(nw_op_call *call) {
     NW_TRY(nw_call_f32(call, 0, &a));
     NW_TRY(nw_call_f32(call, 2, &scales));
     NW_TRY(nw_call_f32(call, 5, &bias));
-    if (zero_points && zero_points->format == NW_U8) zeros = zero_points->data;
-    else NW_TRY(nw_call_f32(call, 3, &real_zeros));
+    if (zero_points && zero_points->format == NW_U8)
+        zeros = zero_points->data;
+    else
+        NW_TRY(nw_call_f32(call, 3, &real_zeros));
     NW_TRY(nw_call_scratch(call, (size_t)(q.n * q.k), &w));
     int64_t blob = q.block * q.bits / 8, zero_row = (q.blocks * q.bits + 7) / 8;
     for (int64_t i = 0; i < q.n; i++)
@@ -359,7 +371,8 @@ static nw_status nbits_eval(nw_op_call *call) {
         }
     int64_t m = (int64_t)nw_dims_product(call->in[0]->dims, 0, call->in[0]->rank - 1);
     NW_TRY(nw_call_f32_out(call, 0, &y));
-    nw_product p = {.m = m, .n = q.n, .k = q.k, .a_row = q.k, .a_k = 1, .b_k = 1, .b_column = q.k, .y_row = q.n};
+    nw_product p = {
+        .m = m, .n = q.n, .k = q.k, .a_row = q.k, .a_k = 1, .b_k = 1, .b_column = q.k, .y_row = q.n};
     nw_product_f32(&p, a, w, y);
     for (int64_t i = 0; bias && i < m; i++)
         for (int64_t j = 0; j < q.n; j++) y[i * q.n + j] += bias[j];
@@ -367,7 +380,5 @@ static nw_status nbits_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_ms_MatMulNBits = {.name = "MatMulNBits",
-                                    .domain = "com.microsoft",
-                                    .infer = nbits_infer,
-                                    .eval = nbits_eval};
+const nw_op nw_op_ms_MatMulNBits = {
+    .name = "MatMulNBits", .domain = "com.microsoft", .infer = nbits_infer, .eval = nbits_eval};

@@ -22,8 +22,8 @@ static double sum_run(const nw_tensor *x, size_t first, size_t count, double shi
 }
 
 /* y = (x − mean)·factor + shift over a run. */
-static void scale_run(const nw_tensor *x, nw_tensor *y, size_t first, size_t count, double mean, double factor,
-                      double shift) {
+static void scale_run(const nw_tensor *x, nw_tensor *y, size_t first, size_t count, double mean,
+                      double factor, double shift) {
     double buffer[RUN];
     for (size_t at = 0; at < count; at += RUN) {
         size_t n = count - at < RUN ? count - at : RUN;
@@ -52,19 +52,22 @@ static void data_roles(const nw_node *node, nw_roles *roles) {
     roles->in[0] = NW_ROLE_DATA;
 }
 
-/* ---- BatchNormalization: X, scale, B, mean, var ------------------------------------------------------------------ */
+/* ---- BatchNormalization: X, scale, B, mean, var
+ * ------------------------------------------------------------------ */
 
 /* X as [outer][channels][inner]. */
 typedef struct channels {
     size_t outer, count, inner;
 } channels;
 
-/* spatial = 0 (before opset 9) has a parameter for every element of a sample; one dimension means one channel. */
+/* spatial = 0 (before opset 9) has a parameter for every element of a sample; one dimension means one
+ * channel. */
 static channels channels_of(const nw_op_call *call, const nw_tensor *x) {
     if (x->rank == 1) return (channels){1, 1, (size_t)x->dims[0]};
     bool spatial = call->version >= 9 || nw_node_int(call->node, "spatial", 1) != 0;
     int last = spatial ? 2 : x->rank;
-    return (channels){(size_t)x->dims[0], nw_dims_product(x->dims, 1, last), nw_dims_product(x->dims, last, x->rank)};
+    return (channels){(size_t)x->dims[0], nw_dims_product(x->dims, 1, last),
+                      nw_dims_product(x->dims, last, x->rank)};
 }
 
 static bool in_training(const nw_op_call *call) {
@@ -81,15 +84,15 @@ static nw_status batch_infer(nw_op_call *call) {
     for (int i = 1; i < 5; i++) {
         NW_TRY(nw_call_require_real(call, i, &t));
         if (nw_tensor_count(t) != c.count)
-            return nw_call_fail(call, NW_E_SHAPE, "input %d has %zu elements for %zu channels", i, nw_tensor_count(t),
-                                c.count);
+            return nw_call_fail(call, NW_E_SHAPE, "input %d has %zu elements for %zu channels", i,
+                                nw_tensor_count(t), c.count);
     }
     NW_TRY(nw_call_set_like(call, 0, x));
     for (int i = 1; i < call->out_count; i++) {
         if (!nw_call_wants(call, i)) continue;
         if (!in_training(call) || i > 2)
-            return nw_call_fail(call, NW_E_UNSUPPORTED, "output %d exists in training mode of opset 14 and later only",
-                                i);
+            return nw_call_fail(call, NW_E_UNSUPPORTED,
+                                "output %d exists in training mode of opset 14 and later only", i);
         NW_TRY(nw_call_set_like(call, i, nw_call_in(call, 2 + i)));
     }
     return NW_OK;
@@ -101,7 +104,8 @@ static void batch_moments(const nw_tensor *x, const channels *s, size_t c, doubl
     if (n == 0) n = 1;
     for (size_t o = 0; o < s->outer; o++) sum += sum_run(x, (o * s->count + c) * s->inner, s->inner, 0, 1);
     *mean = sum / n;
-    for (size_t o = 0; o < s->outer; o++) squares += sum_run(x, (o * s->count + c) * s->inner, s->inner, *mean, 2);
+    for (size_t o = 0; o < s->outer; o++)
+        squares += sum_run(x, (o * s->count + c) * s->inner, s->inner, *mean, 2);
     *variance = squares / n;
 }
 
@@ -138,7 +142,8 @@ const nw_op nw_op_BatchNormalization = {.name = "BatchNormalization",
                                         .eval = batch_eval,
                                         .roles = data_roles};
 
-/* ---- InstanceNormalization, GroupNormalization: X [N, C, …], scale, bias ----------------------------------------- */
+/* ---- InstanceNormalization, GroupNormalization: X [N, C, …], scale, bias
+ * ----------------------------------------- */
 
 /* scale and bias have one element per channel, or per group in GroupNormalization before opset 21. */
 static nw_status grouped_infer(nw_op_call *call, int64_t groups, bool per_group) {
@@ -148,8 +153,8 @@ static nw_status grouped_infer(nw_op_call *call, int64_t groups, bool per_group)
     NW_TRY(nw_call_expect_rank(call, x, "the input", 2, NW_MAX_RANK));
     NW_TRY(epsilon_of(call, &epsilon));
     if (groups > 0 && x->dims[1] % groups)
-        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " channels do not divide into %" PRId64 " groups", x->dims[1],
-                            groups);
+        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " channels do not divide into %" PRId64 " groups",
+                            x->dims[1], groups);
     const int64_t *parameters = per_group ? &groups : &x->dims[1];
     NW_TRY(nw_call_expect_shape(call, 1, "scale", true, 1, parameters));
     NW_TRY(nw_call_expect_shape(call, 2, "bias", true, 1, parameters));
@@ -181,7 +186,9 @@ static nw_status instance_infer(nw_op_call *call) {
     return grouped_infer(call, x->dims[1], false);
 }
 
-static nw_status instance_eval(nw_op_call *call) { return grouped_eval(call, call->in[0]->dims[1], false); }
+static nw_status instance_eval(nw_op_call *call) {
+    return grouped_eval(call, call->in[0]->dims[1], false);
+}
 
 const nw_op nw_op_InstanceNormalization = {.name = "InstanceNormalization",
                                            .domain = "",
@@ -205,7 +212,8 @@ const nw_op nw_op_GroupNormalization = {.name = "GroupNormalization",
                                         .eval = group_eval,
                                         .roles = data_roles};
 
-/* ---- LRN: y = x / (bias + alpha/size · Σ x²)^beta, the sum over `size` neighbouring channels ---------------------- */
+/* ---- LRN: y = x / (bias + alpha/size · Σ x²)^beta, the sum over `size` neighbouring channels
+ * ---------------------- */
 
 static nw_status lrn_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -220,8 +228,10 @@ static nw_status lrn_eval(nw_op_call *call) {
     const nw_tensor *x = call->in[0];
     if (nw_tensor_count(x) == 0) return NW_OK;
     int64_t size = nw_node_int(call->node, "size", 1), count = x->dims[1];
-    int64_t inner = (int64_t)nw_dims_product(x->dims, 2, x->rank), before = (size - 1) / 2, after = size - 1 - before;
-    double alpha = (double)nw_node_float(call->node, "alpha", 1e-4f), beta = (double)nw_node_float(call->node, "beta", 0.75f);
+    int64_t inner = (int64_t)nw_dims_product(x->dims, 2, x->rank), before = (size - 1) / 2,
+            after = size - 1 - before;
+    double alpha = (double)nw_node_float(call->node, "alpha", 1e-4f),
+           beta = (double)nw_node_float(call->node, "beta", 0.75f);
     double bias = (double)nw_node_float(call->node, "bias", 1);
     double *in, *sums;
     NW_TRY(nw_call_scratch(call, (size_t)(count * inner), &in));
@@ -241,9 +251,11 @@ static nw_status lrn_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_LRN = {.name = "LRN", .domain = "", .infer = lrn_infer, .eval = lrn_eval, .roles = data_roles};
+const nw_op nw_op_LRN = {
+    .name = "LRN", .domain = "", .infer = lrn_infer, .eval = lrn_eval, .roles = data_roles};
 
-/* ---- LpNormalization: x / ‖x‖ₚ along one axis; a zero norm gives 0 ------------------------------------------------ */
+/* ---- LpNormalization: x / ‖x‖ₚ along one axis; a zero norm gives 0
+ * ------------------------------------------------ */
 
 static nw_status lp_parameters(const nw_op_call *call, const nw_tensor *x, int *axis, int64_t *p) {
     NW_TRY(nw_call_int_attr(call, "p", 2, 1, 2, p));
@@ -284,13 +296,11 @@ static nw_status lp_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_LpNormalization = {.name = "LpNormalization",
-                                     .domain = "",
-                                     .infer = lp_infer,
-                                     .eval = lp_eval,
-                                     .roles = data_roles};
+const nw_op nw_op_LpNormalization = {
+    .name = "LpNormalization", .domain = "", .infer = lp_infer, .eval = lp_eval, .roles = data_roles};
 
-/* ---- MeanVarianceNormalization: (x − mean)/(sqrt(var) + 1e-9), statistics over `axes` ----------------------------- */
+/* ---- MeanVarianceNormalization: (x − mean)/(sqrt(var) + 1e-9), statistics over `axes`
+ * ----------------------------- */
 
 /* dims of the statistics: those of x with 1 on the axes. */
 static nw_status mvn_statistics(const nw_op_call *call, const nw_tensor *x, nw_tensor *statistics) {
@@ -332,9 +342,12 @@ static nw_status mvn_eval(nw_op_call *call) {
         int64_t index[NW_MAX_RANK] = {0}, cell = 0;
         for (size_t i = 0; i < count; i++) {
             double v = nw_tensor_f64(x, i);
-            if (pass == 0) mean[cell] += v * share;
-            else if (pass == 1) variance[cell] += (v - mean[cell]) * (v - mean[cell]) * share;
-            else nw_store_f64(y->format, y->data, i, (v - mean[cell]) / (sqrt(variance[cell]) + 1e-9));
+            if (pass == 0)
+                mean[cell] += v * share;
+            else if (pass == 1)
+                variance[cell] += (v - mean[cell]) * (v - mean[cell]) * share;
+            else
+                nw_store_f64(y->format, y->data, i, (v - mean[cell]) / (sqrt(variance[cell]) + 1e-9));
             nw_next_index(x->rank, x->dims, index, 1, walk, &cell);
         }
     }

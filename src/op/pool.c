@@ -17,7 +17,8 @@ typedef struct pool {
     double p;          /* of LP */
 } pool;
 
-/* Taps of a window: [first, last) on each axis are inside the input; `counted` includes padding but not what lies beyond it. */
+/* Taps of a window: [first, last) on each axis are inside the input; `counted` includes padding but not what
+ * lies beyond it. */
 typedef struct reach {
     int64_t first[3], last[3];
     double inside, counted;
@@ -36,14 +37,16 @@ static reach reach_of(const nw_conv_geometry *g, const int64_t o[3]) {
 }
 
 /* Position (offset in the channel) of tap t of the window at o. */
-static int64_t tap_position(const nw_conv_geometry *g, const int64_t o[3], const int64_t t[3], bool column_major) {
+static int64_t tap_position(const nw_conv_geometry *g, const int64_t o[3], const int64_t t[3],
+                            bool column_major) {
     int64_t at[3];
     for (int a = 0; a < 3; a++) at[a] = o[a] * g->stride[a] - g->pad_begin[a] + t[a] * g->dilation[a];
     if (column_major) return at[0] + g->in[0] * (at[1] + g->in[1] * at[2]);
     return (at[0] * g->in[1] + at[1]) * g->in[2] + at[2];
 }
 
-/* A window of padding only has the lowest number (max) or 0. *index (may be NULL) is the winner's position. */
+/* A window of padding only has the lowest number (max) or 0. *index (may be NULL) is the winner's position.
+ */
 static double pool_window(const pool *p, const double *x, const int64_t o[3], int64_t *index) {
     const nw_conv_geometry *g = &p->g;
     reach r = reach_of(g, o);
@@ -82,7 +85,8 @@ static nw_status pool_run(nw_op_call *call, const pool *p) {
     nw_tensor *y = &call->out[0];
     if (nw_tensor_count(y) == 0) return NW_OK;
     int64_t in = g->in[0] * g->in[1] * g->in[2], out = g->out[0] * g->out[1] * g->out[2];
-    int64_t *indices = p->kind == POOL_MAX && call->out_count > 1 && nw_call_wants(call, 1) ? call->out[1].data : NULL;
+    int64_t *indices =
+        p->kind == POOL_MAX && call->out_count > 1 && nw_call_wants(call, 1) ? call->out[1].data : NULL;
     double *plane, *result;
     NW_TRY(nw_call_scratch(call, (size_t)in, &plane));
     NW_TRY(nw_call_scratch(call, (size_t)out, &result));
@@ -106,7 +110,8 @@ static nw_status set_pooled(nw_op_call *call, int i, nw_format format, const nw_
     return nw_call_set(call, i, format, rank, dims);
 }
 
-/* ---- windows ---------------------------------------------------------------------------------------------------- */
+/* ---- windows
+ * ---------------------------------------------------------------------------------------------------- */
 
 static nw_status max_pool_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -131,11 +136,8 @@ static void max_pool_roles(const nw_node *node, nw_roles *roles) {
     roles->same_grid = true;
 }
 
-const nw_op nw_op_MaxPool = {.name = "MaxPool",
-                             .domain = "",
-                             .infer = max_pool_infer,
-                             .eval = max_pool_eval,
-                             .roles = max_pool_roles};
+const nw_op nw_op_MaxPool = {
+    .name = "MaxPool", .domain = "", .infer = max_pool_infer, .eval = max_pool_eval, .roles = max_pool_roles};
 
 static nw_status real_pool_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -185,7 +187,8 @@ static nw_status lp_pool_eval(nw_op_call *call) {
 
 const nw_op nw_op_LpPool = {.name = "LpPool", .domain = "", .infer = lp_pool_infer, .eval = lp_pool_eval};
 
-/* ---- global: one window, any rank from 2 ------------------------------------------------------------------------- */
+/* ---- global: one window, any rank from 2
+ * ------------------------------------------------------------------------- */
 
 static nw_status global_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -211,8 +214,12 @@ static nw_status global_run(nw_op_call *call, pool p) {
     return pool_run(call, &p);
 }
 
-static nw_status global_max_eval(nw_op_call *call) { return global_run(call, (pool){.kind = POOL_MAX}); }
-static nw_status global_average_eval(nw_op_call *call) { return global_run(call, (pool){.kind = POOL_AVERAGE}); }
+static nw_status global_max_eval(nw_op_call *call) {
+    return global_run(call, (pool){.kind = POOL_MAX});
+}
+static nw_status global_average_eval(nw_op_call *call) {
+    return global_run(call, (pool){.kind = POOL_AVERAGE});
+}
 
 static nw_status global_lp_infer(nw_op_call *call) {
     double p;
@@ -236,26 +243,27 @@ const nw_op nw_op_GlobalAveragePool = {.name = "GlobalAveragePool",
                                        .infer = global_infer,
                                        .eval = global_average_eval,
                                        .roles = average_pool_roles};
-const nw_op nw_op_GlobalLpPool = {.name = "GlobalLpPool",
-                                  .domain = "",
-                                  .infer = global_lp_infer,
-                                  .eval = global_lp_eval};
+const nw_op nw_op_GlobalLpPool = {
+    .name = "GlobalLpPool", .domain = "", .infer = global_lp_infer, .eval = global_lp_eval};
 
-/* ---- MaxUnpool: X, I, output_shape? ------------------------------------------------------------------------------ */
+/* ---- MaxUnpool: X, I, output_shape?
+ * ------------------------------------------------------------------------------ */
 
-/* The size that a MaxPool with these attributes had as input: (in − 1)·stride + kernel − pads. The indices speak of a tensor
- * of this shape, even when output_shape asks for a larger one. */
+/* The size that a MaxPool with these attributes had as input: (in − 1)·stride + kernel − pads. The indices
+ * speak of a tensor of this shape, even when output_shape asks for a larger one. */
 static nw_status unpooled_dims(const nw_op_call *call, const nw_tensor *x, int64_t *dims) {
     nw_conv_geometry g;
     NW_TRY(nw_call_expect_rank(call, x, "the input", 3, 5));
-    nw_tensor pooled = *x; /* sizes of the result do not restrict the window here: give it room for every kernel */
+    nw_tensor pooled =
+        *x; /* sizes of the result do not restrict the window here: give it room for every kernel */
     for (int d = 2; d < x->rank; d++) pooled.dims[d] = (int64_t)1 << 30;
     NW_TRY(nw_pool_geometry_of(call, &pooled, &g));
     int skip = 3 - g.spatial;
     dims[0] = x->dims[0];
     dims[1] = x->dims[1];
     for (int a = 0; a < g.spatial; a++) {
-        if (x->dims[2 + a] > (int64_t)1 << 30) return nw_call_fail(call, NW_E_SHAPE, "the input is too large");
+        if (x->dims[2 + a] > (int64_t)1 << 30)
+            return nw_call_fail(call, NW_E_SHAPE, "the input is too large");
         dims[2 + a] = (x->dims[2 + a] - 1) * g.stride[skip + a] + g.kernel[skip + a] - g.pad_begin[skip + a] -
                       g.pad_end[skip + a];
         if (dims[2 + a] < 0) return nw_call_fail(call, NW_E_SHAPE, "the pads are larger than the output");
@@ -276,10 +284,12 @@ static nw_status unpool_infer(nw_op_call *call) {
     NW_TRY(nw_call_ints(call, 2, &shape, &count));
     if (!nw_call_in(call, 2)) return nw_call_set(call, 0, nw_real_format(x), x->rank, dims);
     if (count != (size_t)x->rank)
-        return nw_call_fail(call, NW_E_SHAPE, "output_shape has %zu numbers, X has %d dimensions", count, x->rank);
+        return nw_call_fail(call, NW_E_SHAPE, "output_shape has %zu numbers, X has %d dimensions", count,
+                            x->rank);
     for (int d = 0; d < x->rank; d++)
         if (shape[d] < dims[d])
-            return nw_call_fail(call, NW_E_SHAPE, "output_shape says %" PRId64 " on axis %d, at least %" PRId64 " is needed",
+            return nw_call_fail(call, NW_E_SHAPE,
+                                "output_shape says %" PRId64 " on axis %d, at least %" PRId64 " is needed",
                                 shape[d], d, dims[d]);
     return nw_call_set(call, 0, nw_real_format(x), x->rank, shape);
 }

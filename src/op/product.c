@@ -14,7 +14,9 @@ static quad load_quad(const float *x) {
     return q;
 }
 
-static void store_quad(float *y, quad q) { memcpy(y, &q, sizeof q); }
+static void store_quad(float *y, quad q) {
+    memcpy(y, &q, sizeof q);
+}
 
 static void pack_panel(const nw_product *p, const float *b, int64_t columns, int64_t depth, float *panel) {
     if (columns < COLUMNS) memset(panel, 0, (size_t)depth * COLUMNS * sizeof *panel);
@@ -63,7 +65,8 @@ static void panels(const nw_product *p, const float *a, const float *b, float *y
                     const float *s = sums + i * COLUMNS;
                     if (add)
                         for (int64_t j = 0; j < columns; j++) row[j] += s[j];
-                    else memcpy(row, s, (size_t)columns * sizeof *row);
+                    else
+                        memcpy(row, s, (size_t)columns * sizeof *row);
                 }
             }
         }
@@ -87,7 +90,8 @@ static void add_row(int64_t n, float factor, const float *x, float *y) {
 }
 
 static void clear(const nw_product *p, void *y, size_t size) {
-    for (int64_t i = 0; i < p->m; i++) memset((char *)y + (size_t)(i * p->y_row) * size, 0, (size_t)p->n * size);
+    for (int64_t i = 0; i < p->m; i++)
+        memset((char *)y + (size_t)(i * p->y_row) * size, 0, (size_t)p->n * size);
 }
 
 /* Packing b pays from ROWS rows on; below that each element of b is used where it lies. */

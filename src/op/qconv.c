@@ -23,7 +23,8 @@ static nw_status expect_parameter(const nw_op_call *call, int i, const char *nam
 }
 
 /* out = codes − zero as s32; zero has one element or one per slice of the first axis; NULL: 0. */
-static nw_status subtract_zero(const nw_op_call *call, const nw_tensor *codes, const nw_tensor *zero, int32_t **out) {
+static nw_status subtract_zero(const nw_op_call *call, const nw_tensor *codes, const nw_tensor *zero,
+                               int32_t **out) {
     size_t count = nw_tensor_count(codes), zeros = zero ? nw_tensor_count(zero) : 1;
     NW_TRY(nw_call_scratch(call, count, out));
     size_t slice = zeros > 0 ? count / zeros : 0;
@@ -32,9 +33,10 @@ static nw_status subtract_zero(const nw_op_call *call, const nw_tensor *codes, c
     return NW_OK;
 }
 
-/* acc[n][m][positions] = Σ (x − x_zero)·(w − w_zero) in s32; padding is x_zero, that is 0 after the subtraction. */
-static nw_status accumulate(const nw_op_call *call, const nw_conv_geometry *g, const int32_t *x, const int32_t *w,
-                            int32_t *acc) {
+/* acc[n][m][positions] = Σ (x − x_zero)·(w − w_zero) in s32; padding is x_zero, that is 0 after the
+ * subtraction. */
+static nw_status accumulate(const nw_op_call *call, const nw_conv_geometry *g, const int32_t *x,
+                            const int32_t *w, int32_t *acc) {
     int64_t c = g->in_channels / g->groups, m = g->out_channels / g->groups;
     int64_t k = c * g->kernel[0] * g->kernel[1] * g->kernel[2], limit = nw_conv_tile_limit(k);
     int64_t in = g->in[0] * g->in[1] * g->in[2], out = g->out[0] * g->out[1] * g->out[2];
@@ -44,8 +46,10 @@ static nw_status accumulate(const nw_op_call *call, const nw_conv_geometry *g, c
         for (nw_conv_tile tile = {0}; nw_conv_next_tile(g, limit, &tile);) {
             int64_t n = nw_conv_tile_columns(&tile);
             nw_conv_columns(g, sizeof *col, c, x + i * c * in, &tile, col);
-            nw_product p = {.m = m, .n = n, .k = k, .a_row = k, .a_k = 1, .b_k = n, .b_column = 1, .y_row = out};
-            nw_product_s32(&p, w + i % g->groups * m * k, col, acc + i * m * out + nw_conv_tile_first(g, &tile));
+            nw_product p = {
+                .m = m, .n = n, .k = k, .a_row = k, .a_k = 1, .b_k = n, .b_column = 1, .y_row = out};
+            nw_product_s32(&p, w + i % g->groups * m * k, col,
+                           acc + i * m * out + nw_conv_tile_first(g, &tile));
         }
     return NW_OK;
 }
@@ -56,7 +60,8 @@ static nw_status set_out(nw_op_call *call, nw_format format, const nw_conv_geome
     return nw_call_set(call, 0, format, rank, dims);
 }
 
-/* ---- ConvInteger: x, w, x_zero_point?, w_zero_point? → s32 ------------------------------------------------------ */
+/* ---- ConvInteger: x, w, x_zero_point?, w_zero_point? → s32
+ * ------------------------------------------------------ */
 
 static nw_status conv_integer_infer(nw_op_call *call) {
     const nw_tensor *x, *w, *zero;
@@ -81,20 +86,21 @@ static nw_status conv_integer_eval(nw_op_call *call) {
     return accumulate(call, &g, x, w, call->out[0].data);
 }
 
-const nw_op nw_op_ConvInteger = {.name = "ConvInteger",
-                                 .domain = "",
-                                 .infer = conv_integer_infer,
-                                 .eval = conv_integer_eval};
+const nw_op nw_op_ConvInteger = {
+    .name = "ConvInteger", .domain = "", .infer = conv_integer_infer, .eval = conv_integer_eval};
 
-/* ---- QLinearConv: x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, B? ----------------------------------- */
+/* ---- QLinearConv: x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, B?
+ * ----------------------------------- */
 
 static nw_status qlinear_conv_infer(nw_op_call *call) {
-    static const char *const names[] = {"x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale",
-                                        "y_zero_point"};
+    static const char *const names[] = {"x",       "x_scale",      "x_zero_point", "w",
+                                        "w_scale", "w_zero_point", "y_scale",      "y_zero_point"};
     const nw_tensor *t[8], *b = nw_call_in(call, 8);
     for (int i = 0; i < 8; i++) {
-        if (i == 1 || i == 4 || i == 6) NW_TRY(nw_call_require_real(call, i, &t[i]));
-        else NW_TRY(require_8bit(call, i, &t[i]));
+        if (i == 1 || i == 4 || i == 6)
+            NW_TRY(nw_call_require_real(call, i, &t[i]));
+        else
+            NW_TRY(require_8bit(call, i, &t[i]));
     }
     nw_conv_geometry g;
     NW_TRY(nw_conv_geometry_of(call, t[0], t[3], &g));
@@ -133,7 +139,5 @@ static nw_status qlinear_conv_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_QLinearConv = {.name = "QLinearConv",
-                                 .domain = "",
-                                 .infer = qlinear_conv_infer,
-                                 .eval = qlinear_conv_eval};
+const nw_op nw_op_QLinearConv = {
+    .name = "QLinearConv", .domain = "", .infer = qlinear_conv_infer, .eval = qlinear_conv_eval};

@@ -21,7 +21,8 @@ nw_status nw_call_expect_rank(const nw_op_call *call, const nw_tensor *t, const 
     if (t->rank >= lo && t->rank <= hi) return NW_OK;
     if (lo == hi)
         return nw_call_fail(call, NW_E_SHAPE, "%s must have %d dimensions, it has %d", name, lo, t->rank);
-    return nw_call_fail(call, NW_E_SHAPE, "%s must have %d to %d dimensions, it has %d", name, lo, hi, t->rank);
+    return nw_call_fail(call, NW_E_SHAPE, "%s must have %d to %d dimensions, it has %d", name, lo, hi,
+                        t->rank);
 }
 
 nw_status nw_call_expect_shape(const nw_op_call *call, int i, const char *name, bool required, int rank,
@@ -33,14 +34,17 @@ nw_status nw_call_expect_shape(const nw_op_call *call, int i, const char *name, 
     nw_tensor_set_shape(&want, rank, dims);
     if (nw_tensor_same_shape(t, &want)) return NW_OK;
     char has[96], wants[96];
-    return nw_call_fail(call, NW_E_SHAPE, "%s is %s, expected %s", name, nw_tensor_describe(t, has, sizeof has),
+    return nw_call_fail(call, NW_E_SHAPE, "%s is %s, expected %s", name,
+                        nw_tensor_describe(t, has, sizeof has),
                         nw_tensor_describe(&want, wants, sizeof wants));
 }
 
-static nw_status check_range(const nw_op_call *call, const char *name, int64_t value, int64_t lo, int64_t hi) {
+static nw_status check_range(const nw_op_call *call, const char *name, int64_t value, int64_t lo,
+                             int64_t hi) {
     if (value >= lo && value <= hi) return NW_OK;
-    return nw_call_fail(call, NW_E_ARGUMENT, "attribute %s is %" PRId64 ", it must be from %" PRId64 " to %" PRId64,
-                        name, value, lo, hi);
+    return nw_call_fail(call, NW_E_ARGUMENT,
+                        "attribute %s is %" PRId64 ", it must be from %" PRId64 " to %" PRId64, name, value,
+                        lo, hi);
 }
 
 nw_status nw_call_int_attr(const nw_op_call *call, const char *name, int64_t absent, int64_t lo, int64_t hi,
@@ -49,8 +53,8 @@ nw_status nw_call_int_attr(const nw_op_call *call, const char *name, int64_t abs
     return check_range(call, name, *value, lo, hi);
 }
 
-nw_status nw_call_ints_attr(const nw_op_call *call, const char *name, int count, int64_t absent, int64_t lo, int64_t hi,
-                            int64_t *values) {
+nw_status nw_call_ints_attr(const nw_op_call *call, const char *name, int count, int64_t absent, int64_t lo,
+                            int64_t hi, int64_t *values) {
     const int64_t *given;
     size_t given_count;
     if (!nw_node_ints(call->node, name, &given, &given_count)) {
@@ -58,7 +62,8 @@ nw_status nw_call_ints_attr(const nw_op_call *call, const char *name, int count,
         return NW_OK;
     }
     if (given_count != (size_t)count)
-        return nw_call_fail(call, NW_E_ARGUMENT, "attribute %s has %zu numbers, expected %d", name, given_count, count);
+        return nw_call_fail(call, NW_E_ARGUMENT, "attribute %s has %zu numbers, expected %d", name,
+                            given_count, count);
     for (int i = 0; i < count; i++) {
         values[i] = given[i];
         NW_TRY(check_range(call, name, values[i], lo, hi));
@@ -75,9 +80,11 @@ nw_status nw_call_word_attr(const nw_op_call *call, const char *name, const char
             *index = i;
             return NW_OK;
         }
-        if (at < sizeof list) at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", words[i]);
+        if (at < sizeof list)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", words[i]);
     }
-    return nw_call_fail(call, NW_E_ARGUMENT, "attribute %s is \"%s\", it must be one of %s", name, word, list);
+    return nw_call_fail(call, NW_E_ARGUMENT, "attribute %s is \"%s\", it must be one of %s", name, word,
+                        list);
 }
 
 void nw_load_run(const nw_tensor *t, size_t first, size_t count, double *out) {

@@ -1,5 +1,5 @@
-/* resize.c: Resize (opset 10 to 19) and Upsample: one pass per axis that changes. Nearest moves elements of any format; linear
- * and cubic compute in double. */
+/* resize.c: Resize (opset 10 to 19) and Upsample: one pass per axis that changes. Nearest moves elements of
+ * any format; linear and cubic compute in double. */
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -33,14 +33,15 @@ typedef struct resize {
     resize_axis axes[NW_MAX_RANK];
 } resize;
 
-/* ---- what the node says ------------------------------------------------------------------------------------------ */
+/* ---- what the node says
+ * ------------------------------------------------------------------------------------------ */
 
 static nw_status read_words(const nw_op_call *call, resize *r) {
     static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
     static const char *const roundings[] = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil", NULL};
-    static const char *const places[] = {"half_pixel",       "half_pixel_symmetric", "pytorch_half_pixel",
-                                         "align_corners",    "asymmetric",           "tf_crop_and_resize",
-                                         "tf_half_pixel_for_nn", NULL};
+    static const char *const places[] = {
+        "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel",   "align_corners",
+        "asymmetric", "tf_crop_and_resize",   "tf_half_pixel_for_nn", NULL};
     int mode, rounding, place;
     NW_TRY(nw_call_word_attr(call, "mode", modes, &mode));
     NW_TRY(nw_call_word_attr(call, "nearest_mode", roundings, &rounding));
@@ -67,10 +68,12 @@ static nw_status read_axes(const nw_op_call *call, int rank, int *axes, int *cou
     for (int i = 0; i < rank; i++) axes[i] = i;
     if (!nw_node_ints(call->node, "axes", &given, &given_count)) return NW_OK;
     bool seen[NW_MAX_RANK] = {false};
-    if (given_count > (size_t)rank) return nw_call_fail(call, NW_E_ARGUMENT, "attribute axes has too many entries");
+    if (given_count > (size_t)rank)
+        return nw_call_fail(call, NW_E_ARGUMENT, "attribute axes has too many entries");
     for (size_t i = 0; i < given_count; i++) {
         NW_TRY(nw_call_axis(call, given[i], rank, false, &axes[i]));
-        if (seen[axes[i]]) return nw_call_fail(call, NW_E_ARGUMENT, "attribute axes names axis %d twice", axes[i]);
+        if (seen[axes[i]])
+            return nw_call_fail(call, NW_E_ARGUMENT, "attribute axes names axis %d twice", axes[i]);
         seen[axes[i]] = true;
     }
     *count = (int)given_count;
@@ -78,7 +81,8 @@ static nw_status read_axes(const nw_op_call *call, int rank, int *axes, int *cou
 }
 
 static nw_status set_scale(const nw_op_call *call, resize_axis *a, double scale) {
-    if (!(scale > 0) || isinf(scale)) return nw_call_fail(call, NW_E_ARGUMENT, "a scale is not a positive number");
+    if (!(scale > 0) || isinf(scale))
+        return nw_call_fail(call, NW_E_ARGUMENT, "a scale is not a positive number");
     /* ONNX multiplies in single precision; the region of interest has no part in the size. */
     double size = floor((double)((float)a->in * (float)scale));
     if (size > 1e12) return nw_call_fail(call, NW_E_SHAPE, "the output would be too large");
@@ -88,7 +92,8 @@ static nw_status set_scale(const nw_op_call *call, resize_axis *a, double scale)
 }
 
 /* Output sizes from `sizes`; the policy may shrink or enlarge them to keep the aspect ratio. */
-static nw_status set_sizes(const nw_op_call *call, resize *r, const int64_t *sizes, const int *axes, int count) {
+static nw_status set_sizes(const nw_op_call *call, resize *r, const int64_t *sizes, const int *axes,
+                           int count) {
     static const char *const policies[] = {"stretch", "not_larger", "not_smaller", NULL};
     int policy;
     double common = 0;
@@ -96,8 +101,8 @@ static nw_status set_sizes(const nw_op_call *call, resize *r, const int64_t *siz
     for (int i = 0; i < count; i++) {
         resize_axis *a = &r->axes[axes[i]];
         if (sizes[i] < 0 || sizes[i] > (int64_t)1 << 40 || (a->in == 0 && sizes[i] > 0))
-            return nw_call_fail(call, NW_E_SHAPE, "cannot resize axis %d from %" PRId64 " to %" PRId64, axes[i], a->in,
-                                sizes[i]);
+            return nw_call_fail(call, NW_E_SHAPE, "cannot resize axis %d from %" PRId64 " to %" PRId64,
+                                axes[i], a->in, sizes[i]);
         a->out = sizes[i];
         a->scale = a->in > 0 ? (double)sizes[i] / (double)a->in : 1;
         if (i == 0 || (policy == 1 ? a->scale < common : a->scale > common)) common = a->scale;
@@ -113,11 +118,13 @@ static nw_status set_sizes(const nw_op_call *call, resize *r, const int64_t *siz
 }
 
 /* Element i of a list of numbers that decides shapes. */
-static nw_status read_numbers(const nw_op_call *call, int input, int count, const char *name, const nw_tensor **t) {
+static nw_status read_numbers(const nw_op_call *call, int input, int count, const char *name,
+                              const nw_tensor **t) {
     NW_TRY(nw_call_value(call, input, t));
     NW_TRY(nw_call_require_real(call, input, t));
     if (nw_tensor_count(*t) == (size_t)count) return NW_OK;
-    return nw_call_fail(call, NW_E_SHAPE, "%s has %zu elements, expected %d", name, nw_tensor_count(*t), count);
+    return nw_call_fail(call, NW_E_SHAPE, "%s has %zu elements, expected %d", name, nw_tensor_count(*t),
+                        count);
 }
 
 static nw_status read_scales(const nw_op_call *call, resize *r, int input, const int *axes, int count) {
@@ -125,7 +132,8 @@ static nw_status read_scales(const nw_op_call *call, resize *r, int input, const
     NW_TRY(read_numbers(call, input, count, "scales", &t));
     nw_tensor real;
     NW_TRY(nw_tensor_to_f32(call->scratch, t, &real));
-    for (int i = 0; i < count; i++) NW_TRY(set_scale(call, &r->axes[axes[i]], nw_tensor_f64(&real, (size_t)i)));
+    for (int i = 0; i < count; i++)
+        NW_TRY(set_scale(call, &r->axes[axes[i]], nw_tensor_f64(&real, (size_t)i)));
     return NW_OK;
 }
 
@@ -172,13 +180,17 @@ static nw_status resize_of(const nw_op_call *call, resize *r) {
     return read_scales(call, r, 2, axes, count);
 }
 
-/* ---- where an output element reads -------------------------------------------------------------------------------- */
+/* ---- where an output element reads
+ * -------------------------------------------------------------------------------- */
 
 /* Nearest computes coordinates in single precision, as other runtimes do: it decides ties, and 3/0.6 is 5. */
-static double rounded(const resize *r, double x) { return r->mode == MODE_NEAREST ? (double)(float)x : x; }
+static double rounded(const resize *r, double x) {
+    return r->mode == MODE_NEAREST ? (double)(float)x : x;
+}
 
-/* Coordinate in the input of output position i, as the operator's page defines them; *outside: beyond the region that
- * tf_crop_and_resize extrapolates. align_corners takes the resized length before it is rounded down, as ONNX's tests do. */
+/* Coordinate in the input of output position i, as the operator's page defines them; *outside: beyond the
+ * region that tf_crop_and_resize extrapolates. align_corners takes the resized length before it is rounded
+ * down, as ONNX's tests do. */
 static double source(const resize *r, const resize_axis *a, int64_t i, bool *outside) {
     double at = (double)i, in = (double)a->in, out = (double)a->out, length = a->scale * in;
     double scale = rounded(r, a->scale), x = rounded(r, (at + 0.5) / scale) - 0.5;
@@ -200,7 +212,9 @@ static double source(const resize *r, const resize_axis *a, int64_t i, bool *out
     return x;
 }
 
-static int64_t clamp_index(double x, int64_t in) { return x > 0 ? x < (double)(in - 1) ? (int64_t)x : in - 1 : 0; }
+static int64_t clamp_index(double x, int64_t in) {
+    return x > 0 ? x < (double)(in - 1) ? (int64_t)x : in - 1 : 0;
+}
 
 static int64_t nearest_index(const resize *r, double x, int64_t in) {
     switch (r->nearest) {
@@ -212,7 +226,8 @@ static int64_t nearest_index(const resize *r, double x, int64_t in) {
     return 0;
 }
 
-/* The interpolating function at distance x: a triangle, or the cubic convolution of Keys (1981), equation 4. */
+/* The interpolating function at distance x: a triangle, or the cubic convolution of Keys (1981), equation 4.
+ */
 static double kernel(const resize *r, double x) {
     double a = r->cubic_a;
     x = fabs(x);
@@ -221,8 +236,8 @@ static double kernel(const resize *r, double x) {
     return x < 2 ? ((a * x - 5 * a) * x + 8 * a) * x - 4 * a : 0;
 }
 
-/* An axis as lists: output i is Σ_t weight[i·taps + t]·in[index[i·taps + t]], or the extrapolation value. Nearest: one tap,
- * no weights. */
+/* An axis as lists: output i is Σ_t weight[i·taps + t]·in[index[i·taps + t]], or the extrapolation value.
+ * Nearest: one tap, no weights. */
 typedef struct axis_taps {
     int64_t taps;
     int64_t *index;
@@ -230,8 +245,8 @@ typedef struct axis_taps {
     bool *outside;
 } axis_taps;
 
-static void set_weights(const resize *r, const resize_axis *a, double x, double shrink, int64_t taps, int64_t *index,
-                        double *weight) {
+static void set_weights(const resize *r, const resize_axis *a, double x, double shrink, int64_t taps,
+                        int64_t *index, double *weight) {
     double reach = (r->mode == MODE_LINEAR ? 1 : 2) / shrink, first = floor(x - reach) + 1, sum = 0;
     for (int64_t t = 0; t < taps; t++) {
         double at = first + (double)t;
@@ -255,13 +270,16 @@ static nw_status taps_of(const nw_op_call *call, const resize *r, const resize_a
     for (int64_t i = 0; i < a->out; i++) {
         double x = source(r, a, i, &out->outside[i]);
         int64_t *index = out->index + i * out->taps;
-        if (r->mode == MODE_NEAREST) *index = nearest_index(r, x, a->in);
-        else set_weights(r, a, x, shrink, out->taps, index, out->weight + i * out->taps);
+        if (r->mode == MODE_NEAREST)
+            *index = nearest_index(r, x, a->in);
+        else
+            set_weights(r, a, x, shrink, out->taps, index, out->weight + i * out->taps);
     }
     return NW_OK;
 }
 
-/* ---- passes ------------------------------------------------------------------------------------------------------- */
+/* ---- passes
+ * ------------------------------------------------------------------------------------------------------- */
 
 static bool changes(const resize *r, const resize_axis *a) {
     if (r->coordinates == CROP_AND_RESIZE && (a->start != 0 || a->end != 1)) return true;
@@ -277,13 +295,15 @@ static void pass_nearest(const resize_axis *a, const axis_taps *t, size_t size, 
             const char *at = from + (size_t)t->index[i] * run;
             if (t->outside[i])
                 for (size_t k = 0; k < inner; k++) memcpy(to + k * size, extrapolation, size);
-            else if (run == 4) memcpy(to, at, 4);
-            else memcpy(to, at, run);
+            else if (run == 4)
+                memcpy(to, at, 4);
+            else
+                memcpy(to, at, run);
         }
 }
 
-static void pass_weighted(const resize *r, const resize_axis *a, const axis_taps *t, size_t outer, size_t inner,
-                          const double *from, double *to) {
+static void pass_weighted(const resize *r, const resize_axis *a, const axis_taps *t, size_t outer,
+                          size_t inner, const double *from, double *to) {
     for (size_t o = 0; o < outer; o++, from += (size_t)a->in * inner)
         for (int64_t i = 0; i < a->out; i++, to += inner) {
             for (size_t k = 0; k < inner; k++) to[k] = t->outside[i] ? r->extrapolation : 0;
@@ -320,12 +340,16 @@ static nw_status resize_run(nw_op_call *call, const resize *r) {
         next.dims[d] = a->out;
         NW_TRY(nw_tensor_alloc(call->scratch, &next));
         size_t outer = nw_dims_product(now.dims, 0, d), inner = nw_dims_product(now.dims, d + 1, now.rank);
-        if (weighted) pass_weighted(r, a, &taps, outer, inner, now.data, next.data);
-        else pass_nearest(a, &taps, size, outer, inner, extrapolation, now.data, next.data);
+        if (weighted)
+            pass_weighted(r, a, &taps, outer, inner, now.data, next.data);
+        else
+            pass_nearest(a, &taps, size, outer, inner, extrapolation, now.data, next.data);
         now = next;
     }
-    if (weighted) nw_store_run(y, 0, nw_tensor_count(y), now.data);
-    else memcpy(y->data, now.data, nw_tensor_bytes(y));
+    if (weighted)
+        nw_store_run(y, 0, nw_tensor_count(y), now.data);
+    else
+        memcpy(y->data, now.data, nw_tensor_bytes(y));
     return NW_OK;
 }
 
@@ -366,7 +390,8 @@ const nw_op nw_op_Resize = {.name = "Resize",
                             .eval = resize_eval,
                             .roles = resize_roles};
 
-/* ---- Upsample: scales as an attribute (opset 7) or an input (9) --------------------------------------------------- */
+/* ---- Upsample: scales as an attribute (opset 7) or an input (9)
+ * --------------------------------------------------- */
 
 static nw_status upsample_of(const nw_op_call *call, resize *r) {
     nw_op_call as_resize = *call;

@@ -1,5 +1,5 @@
-/* rnn.c: LSTM, GRU and RNN. One direction at a time: x·Wᵀ for all steps in one product, then a product with R per step.
- * Single precision whatever the type. */
+/* rnn.c: LSTM, GRU and RNN. One direction at a time: x·Wᵀ for all steps in one product, then a product with R
+ * per step. Single precision whatever the type. */
 #include "op/matmul.h"
 #include "op/real.h"
 
@@ -8,7 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* ---- activations ------------------------------------------------------------------------------------------------ */
+/* ---- activations
+ * ------------------------------------------------------------------------------------------------ */
 
 typedef enum act_kind {
     ACT_SIGMOID,
@@ -72,7 +73,8 @@ static void activate(act a, float clip, int64_t count, float *x) {
     for (int64_t i = 0; i < count; i++) x[i] = activate_one(a, x[i]);
 }
 
-/* ---- the node --------------------------------------------------------------------------------------------------- */
+/* ---- the node
+ * --------------------------------------------------------------------------------------------------- */
 
 typedef enum cell_kind { CELL_RNN, CELL_GRU, CELL_LSTM } cell_kind;
 
@@ -104,7 +106,9 @@ static nw_status read_acts(const nw_op_call *call, recurrent *r) {
     for (int i = 0; i < count; i++) {
         const char *name = given ? names->strings[i].data : usual[r->kind][i % each];
         size_t length = given ? names->strings[i].size : strlen(name), k = 0;
-        while (k < known && (strlen(act_table[k].name) != length || strncasecmp(act_table[k].name, name, length))) k++;
+        while (k < known &&
+               (strlen(act_table[k].name) != length || strncasecmp(act_table[k].name, name, length) != 0))
+            k++;
         if (k == known)
             return nw_call_fail(call, NW_E_UNSUPPORTED, "activation \"%.*s\" is not known",
                                 (int)(length < 40 ? length : 40), name);
@@ -121,8 +125,8 @@ static nw_status check_parameters(const nw_op_call *call, const recurrent *r) {
     const int64_t w[3] = {r->directions, gates * r->hidden, r->input};
     const int64_t rec[3] = {r->directions, gates * r->hidden, r->hidden};
     const int64_t b[2] = {r->directions, 2 * gates * r->hidden}, p[2] = {r->directions, 3 * r->hidden};
-    const int64_t state[3] = {r->batch_first ? r->batch : r->directions, r->batch_first ? r->directions : r->batch,
-                              r->hidden};
+    const int64_t state[3] = {r->batch_first ? r->batch : r->directions,
+                              r->batch_first ? r->directions : r->batch, r->hidden};
     NW_TRY(nw_call_expect_shape(call, 1, "W", true, 3, w));
     NW_TRY(nw_call_expect_shape(call, 2, "R", true, 3, rec));
     NW_TRY(nw_call_expect_shape(call, 3, "B", false, 2, b));
@@ -132,7 +136,8 @@ static nw_status check_parameters(const nw_op_call *call, const recurrent *r) {
         NW_TRY(nw_call_expect_shape(call, 7, "P", false, 2, p));
     }
     const nw_tensor *lengths = nw_call_in(call, 4);
-    if (lengths && (!nw_format_is_integer(lengths->format) || lengths->rank != 1 || lengths->dims[0] != r->batch))
+    if (lengths &&
+        (!nw_format_is_integer(lengths->format) || lengths->rank != 1 || lengths->dims[0] != r->batch))
         return nw_call_fail(call, NW_E_SHAPE, "sequence_lens must hold one integer for each sample");
     return NW_OK;
 }
@@ -167,14 +172,16 @@ static nw_status recurrent_infer(nw_op_call *call, cell_kind kind) {
     nw_format format = nw_real_format(call->in[0]);
     const int64_t y[4] = {r.steps, r.directions, r.batch, r.hidden};
     const int64_t y_batch_first[4] = {r.batch, r.steps, r.directions, r.hidden};
-    const int64_t state[3] = {r.directions, r.batch, r.hidden}, state_batch_first[3] = {r.batch, r.directions, r.hidden};
+    const int64_t state[3] = {r.directions, r.batch, r.hidden},
+                  state_batch_first[3] = {r.batch, r.directions, r.hidden};
     NW_TRY(nw_call_set(call, 0, format, 4, r.batch_first ? y_batch_first : y));
     for (int i = 1; i <= (kind == CELL_LSTM ? 2 : 1); i++)
         NW_TRY(nw_call_set(call, i, format, 3, r.batch_first ? state_batch_first : state));
     return NW_OK;
 }
 
-/* ---- one direction ---------------------------------------------------------------------------------------------- */
+/* ---- one direction
+ * ---------------------------------------------------------------------------------------------- */
 
 /* Inputs as f32 (NULL when absent), outputs (NULL when not wanted) and buffers; G = gates·hidden. */
 typedef struct workspace {
@@ -190,7 +197,14 @@ typedef struct workspace {
 /* out[row] += a[row]·wᵀ: a [rows, k], w [count, k], out with rows of out_row elements. */
 static void add_product(int64_t rows, int64_t count, int64_t k, const float *a, const float *w, float *out,
                         int64_t out_row) {
-    nw_product p = {.m = rows, .n = count, .k = k, .a_row = k, .a_k = 1, .b_k = 1, .b_column = k, .y_row = out_row,
+    nw_product p = {.m = rows,
+                    .n = count,
+                    .k = k,
+                    .a_row = k,
+                    .a_k = 1,
+                    .b_k = 1,
+                    .b_column = k,
+                    .y_row = out_row,
                     .accumulate = true};
     nw_product_f32(&p, a, w, out);
 }
@@ -203,10 +217,10 @@ static void rnn_step(const recurrent *r, const act *acts, const workspace *w, co
         if (t < w->lengths[s]) memcpy(w->h + s * n, w->gates + s * n, (size_t)n * sizeof *w->h);
 }
 
-/* z, r = f(…); h̃ = g(x·Whᵀ + (r ⊙ h)·Rhᵀ + Wbh + Rbh), or with linear_before_reset g(x·Whᵀ + r ⊙ (h·Rhᵀ + Rbh) + Wbh);
- * h = (1 − z) ⊙ h̃ + z ⊙ h. rec_bias: Rb [3·hidden] or NULL. */
-static void gru_step(const recurrent *r, const act *acts, const workspace *w, const float *rec, const float *rec_bias,
-                     int64_t t) {
+/* z, r = f(…); h̃ = g(x·Whᵀ + (r ⊙ h)·Rhᵀ + Wbh + Rbh), or with linear_before_reset g(x·Whᵀ + r ⊙ (h·Rhᵀ +
+ * Rbh) + Wbh); h = (1 − z) ⊙ h̃ + z ⊙ h. rec_bias: Rb [3·hidden] or NULL. */
+static void gru_step(const recurrent *r, const act *acts, const workspace *w, const float *rec,
+                     const float *rec_bias, int64_t t) {
     int64_t n = r->hidden, gates = 3 * n;
     add_product(r->batch, 2 * n, n, w->h, rec, w->gates, gates);
     if (r->linear_before_reset) {
@@ -217,11 +231,14 @@ static void gru_step(const recurrent *r, const act *acts, const workspace *w, co
         float *g = w->gates + s * gates, *reset = w->reset + s * n;
         activate(acts[0], r->clip, 2 * n, g);
         for (int64_t k = 0; k < n; k++) {
-            if (r->linear_before_reset) g[2 * n + k] += g[n + k] * reset[k];
-            else reset[k] = g[n + k] * w->h[s * n + k];
+            if (r->linear_before_reset)
+                g[2 * n + k] += g[n + k] * reset[k];
+            else
+                reset[k] = g[n + k] * w->h[s * n + k];
         }
     }
-    if (!r->linear_before_reset) add_product(r->batch, n, n, w->reset, rec + 2 * n * n, w->gates + 2 * n, gates);
+    if (!r->linear_before_reset)
+        add_product(r->batch, n, n, w->reset, rec + 2 * n * n, w->gates + 2 * n, gates);
     for (int64_t s = 0; s < r->batch; s++) {
         float *g = w->gates + s * gates, *h = w->h + s * n;
         if (t >= w->lengths[s]) continue;
@@ -230,9 +247,9 @@ static void gru_step(const recurrent *r, const act *acts, const workspace *w, co
     }
 }
 
-/* i = f(i + Pi ⊙ c), f = f(f + Pf ⊙ c), c' = f ⊙ c + i ⊙ g(c̃), o = f(o + Po ⊙ c'), h = o ⊙ h(c') for one sample; its gates
- * g are [i o f c̃], peepholes p [i o f] or NULL. clip bounds the gates; the cell goes into h as it is, which the operator's
- * page leaves open and onnxruntime and OpenVINO do. */
+/* i = f(i + Pi ⊙ c), f = f(f + Pf ⊙ c), c' = f ⊙ c + i ⊙ g(c̃), o = f(o + Po ⊙ c'), h = o ⊙ h(c') for one
+ * sample; its gates g are [i o f c̃], peepholes p [i o f] or NULL. clip bounds the gates; the cell goes into h
+ * as it is, which the operator's page leaves open and onnxruntime and OpenVINO do. */
 static void lstm_cell(const recurrent *r, const act *acts, const float *p, float *g, float *h, float *c) {
     int64_t n = r->hidden;
     float *i = g, *o = g + n, *f = g + 2 * n, *cell = g + 3 * n;
@@ -254,8 +271,8 @@ static void lstm_cell(const recurrent *r, const act *acts, const float *p, float
     for (int64_t k = 0; k < n; k++) h[k] *= o[k];
 }
 
-static void lstm_step(const recurrent *r, const act *acts, const workspace *w, const float *rec, const float *p,
-                      int64_t t) {
+static void lstm_step(const recurrent *r, const act *acts, const workspace *w, const float *rec,
+                      const float *p, int64_t t) {
     int64_t n = r->hidden, gates = 4 * n;
     add_product(r->batch, gates, n, w->h, rec, w->gates, gates);
     for (int64_t s = 0; s < r->batch; s++)
@@ -272,7 +289,8 @@ static int64_t row_of(const recurrent *r, int64_t s, int64_t time) {
     return r->batch_first ? s * r->steps + time : time * r->batch + s;
 }
 
-/* [directions, batch, hidden] or, batch first, [batch, directions, hidden]: the row of a direction and sample. */
+/* [directions, batch, hidden] or, batch first, [batch, directions, hidden]: the row of a direction and
+ * sample. */
 static int64_t state_row(const recurrent *r, int64_t d, int64_t s) {
     return r->batch_first ? s * r->directions + d : d * r->batch + s;
 }
@@ -291,8 +309,10 @@ static void input_product(const recurrent *r, const workspace *w, int64_t d) {
 static void load_state(const recurrent *r, int64_t d, const float *initial, float *state) {
     for (int64_t s = 0; s < r->batch; s++) {
         size_t bytes = (size_t)r->hidden * sizeof *state;
-        if (initial) memcpy(state + s * r->hidden, initial + state_row(r, d, s) * r->hidden, bytes);
-        else memset(state + s * r->hidden, 0, bytes);
+        if (initial)
+            memcpy(state + s * r->hidden, initial + state_row(r, d, s) * r->hidden, bytes);
+        else
+            memset(state + s * r->hidden, 0, bytes);
     }
 }
 
@@ -307,8 +327,10 @@ static void store_step(const recurrent *r, const workspace *w, int64_t d, bool r
         int64_t time = time_of(w, reverse, s, t);
         int64_t row = r->batch_first ? (s * r->steps + time) * r->directions + d
                                      : (time * r->directions + d) * r->batch + s;
-        if (t < w->lengths[s]) memcpy(w->y + row * r->hidden, w->h + s * r->hidden, bytes);
-        else memset(w->y + row * r->hidden, 0, bytes);
+        if (t < w->lengths[s])
+            memcpy(w->y + row * r->hidden, w->h + s * r->hidden, bytes);
+        else
+            memset(w->y + row * r->hidden, 0, bytes);
     }
 }
 
@@ -325,9 +347,12 @@ static void run_direction(const recurrent *r, const workspace *w, int64_t d) {
         for (int64_t s = 0; s < r->batch; s++)
             memcpy(w->gates + s * gates, w->xw + row_of(r, s, time_of(w, reverse, s, t)) * gates,
                    (size_t)gates * sizeof *w->gates);
-        if (r->kind == CELL_RNN) rnn_step(r, acts, w, rec, t);
-        else if (r->kind == CELL_GRU) gru_step(r, acts, w, rec, rec_bias, t);
-        else lstm_step(r, acts, w, rec, p, t);
+        if (r->kind == CELL_RNN)
+            rnn_step(r, acts, w, rec, t);
+        else if (r->kind == CELL_GRU)
+            gru_step(r, acts, w, rec, rec_bias, t);
+        else
+            lstm_step(r, acts, w, rec, p, t);
         store_step(r, w, d, reverse, t);
     }
     store_state(r, d, w->h, w->y_h);
@@ -341,8 +366,8 @@ static nw_status read_lengths(const nw_op_call *call, const recurrent *r, const 
     for (int64_t s = 0; s < r->batch; s++) {
         lengths[s] = given ? nw_tensor_s64(given, (size_t)s) : r->steps;
         if (lengths[s] < 0 || lengths[s] > r->steps)
-            return nw_call_fail(call, NW_E_SHAPE, "sequence_lens has %" PRId64 ", X has %" PRId64 " steps", lengths[s],
-                                r->steps);
+            return nw_call_fail(call, NW_E_SHAPE, "sequence_lens has %" PRId64 ", X has %" PRId64 " steps",
+                                lengths[s], r->steps);
     }
     *out = lengths;
     return NW_OK;
@@ -360,7 +385,8 @@ static nw_status recurrent_eval(nw_op_call *call, cell_kind kind) {
     NW_TRY(nw_call_f32_out(call, 1, &w.y_h));
     if (kind == CELL_LSTM) NW_TRY(nw_call_f32_out(call, 2, &w.y_c));
     NW_TRY(read_lengths(call, &r, &w.lengths));
-    size_t state = (size_t)r.hidden * sizeof(float), gates = (size_t)gate_count[kind] * state, batch = (size_t)r.batch;
+    size_t state = (size_t)r.hidden * sizeof(float), gates = (size_t)gate_count[kind] * state,
+           batch = (size_t)r.batch;
     NW_TRY(nw_call_scratch_bytes(call, (size_t)(r.steps * r.batch), gates, (void **)&w.xw));
     NW_TRY(nw_call_scratch_bytes(call, batch, gates, (void **)&w.gates));
     NW_TRY(nw_call_scratch_bytes(call, batch, state, (void **)&w.reset));
@@ -381,12 +407,24 @@ static void recurrent_roles(const nw_node *node, nw_roles *roles) {
     roles->channel_axis[1] = roles->channel_axis[2] = 1;
 }
 
-static nw_status rnn_infer(nw_op_call *call) { return recurrent_infer(call, CELL_RNN); }
-static nw_status rnn_eval(nw_op_call *call) { return recurrent_eval(call, CELL_RNN); }
-static nw_status gru_infer(nw_op_call *call) { return recurrent_infer(call, CELL_GRU); }
-static nw_status gru_eval(nw_op_call *call) { return recurrent_eval(call, CELL_GRU); }
-static nw_status lstm_infer(nw_op_call *call) { return recurrent_infer(call, CELL_LSTM); }
-static nw_status lstm_eval(nw_op_call *call) { return recurrent_eval(call, CELL_LSTM); }
+static nw_status rnn_infer(nw_op_call *call) {
+    return recurrent_infer(call, CELL_RNN);
+}
+static nw_status rnn_eval(nw_op_call *call) {
+    return recurrent_eval(call, CELL_RNN);
+}
+static nw_status gru_infer(nw_op_call *call) {
+    return recurrent_infer(call, CELL_GRU);
+}
+static nw_status gru_eval(nw_op_call *call) {
+    return recurrent_eval(call, CELL_GRU);
+}
+static nw_status lstm_infer(nw_op_call *call) {
+    return recurrent_infer(call, CELL_LSTM);
+}
+static nw_status lstm_eval(nw_op_call *call) {
+    return recurrent_eval(call, CELL_LSTM);
+}
 
 const nw_op nw_op_RNN = {
     .name = "RNN", .domain = "", .infer = rnn_infer, .eval = rnn_eval, .roles = recurrent_roles};

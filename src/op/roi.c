@@ -14,16 +14,20 @@ typedef struct region {
 /* Element i of an index tensor, checked against the batch size. */
 static nw_status check_batch(const nw_op_call *call, int64_t batch, int64_t count) {
     if (batch >= 0 && batch < count) return NW_OK;
-    return nw_call_fail(call, NW_E_SHAPE, "a region is in image %" PRId64 ", the batch has %" PRId64, batch, count);
+    return nw_call_fail(call, NW_E_SHAPE, "a region is in image %" PRId64 ", the batch has %" PRId64, batch,
+                        count);
 }
 
 static nw_status check_finite(const nw_op_call *call, const region *r) {
     const double most = 1e9;
-    if (fabs(r->top) < most && fabs(r->left) < most && fabs(r->height) < most && fabs(r->width) < most) return NW_OK;
-    return nw_call_fail(call, NW_E_ARGUMENT, "a region's coordinates are not finite or far outside of any image");
+    if (fabs(r->top) < most && fabs(r->left) < most && fabs(r->height) < most && fabs(r->width) < most)
+        return NW_OK;
+    return nw_call_fail(call, NW_E_ARGUMENT,
+                        "a region's coordinates are not finite or far outside of any image");
 }
 
-/* ---- RoiAlign: X [N, C, H, W], rois [R, 4], batch_indices [R] → [R, C, output_height, output_width] --------------- */
+/* ---- RoiAlign: X [N, C, H, W], rois [R, 4], batch_indices [R] → [R, C, output_height, output_width]
+ * --------------- */
 
 static nw_status read_bins(const nw_op_call *call, int64_t *bins_h, int64_t *bins_w) {
     NW_TRY(nw_call_int_attr(call, "output_height", 1, 1, (int64_t)1 << 30, bins_h));
@@ -40,7 +44,8 @@ static nw_status align_of(const nw_op_call *call, align *a) {
     static const char *const places[] = {"half_pixel", "output_half_pixel", NULL};
     int mode, place = 1;
     NW_TRY(nw_call_word_attr(call, "mode", modes, &mode));
-    if (call->version >= 16) NW_TRY(nw_call_word_attr(call, "coordinate_transformation_mode", places, &place));
+    if (call->version >= 16)
+        NW_TRY(nw_call_word_attr(call, "coordinate_transformation_mode", places, &place));
     a->half_pixel = place == 0;
     a->max = mode == 1;
     return nw_call_int_attr(call, "sampling_ratio", 0, 0, 256, &a->samples);
@@ -64,7 +69,8 @@ static nw_status roi_align_infer(nw_op_call *call) {
     return nw_call_set(call, 0, nw_real_format(x), 4, (int64_t[]){rois->dims[0], x->dims[1], h, w});
 }
 
-/* A sampling point between pixels; index[4] and weight[4] are its corners. Points beyond a margin of one pixel weigh 0. */
+/* A sampling point between pixels; index[4] and weight[4] are its corners. Points beyond a margin of one
+ * pixel weigh 0. */
 typedef struct point {
     int64_t index[4];
     double weight[4];
@@ -75,7 +81,8 @@ static point point_at(double y, double x, int64_t height, int64_t width) {
     if (y < -1 || y > (double)height || x < -1 || x > (double)width) return p;
     y = fmin(fmax(y, 0), (double)(height - 1));
     x = fmin(fmax(x, 0), (double)(width - 1));
-    int64_t y0 = (int64_t)y, x0 = (int64_t)x, y1 = y0 + 1 < height ? y0 + 1 : y0, x1 = x0 + 1 < width ? x0 + 1 : x0;
+    int64_t y0 = (int64_t)y, x0 = (int64_t)x, y1 = y0 + 1 < height ? y0 + 1 : y0,
+            x1 = x0 + 1 < width ? x0 + 1 : x0;
     double ly = y - (double)y0, lx = x - (double)x0;
     return (point){{y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1},
                    {(1 - ly) * (1 - lx), (1 - ly) * lx, ly * (1 - lx), ly * lx}};
@@ -97,21 +104,23 @@ static nw_status region_of(const nw_op_call *call, const align *a, size_t i, reg
     return check_finite(call, r);
 }
 
-/* Samples [*first, *last) of `grid` over a bin that may lie near an image of `length` pixels; the others weigh 0. It keeps the
- * work for a region far larger than the image in proportion to the image. */
-static void near_image(double start, double bin, int64_t grid, int64_t length, int64_t *first, int64_t *last) {
+/* Samples [*first, *last) of `grid` over a bin that may lie near an image of `length` pixels; the others
+ * weigh 0. It keeps the work for a region far larger than the image in proportion to the image. */
+static void near_image(double start, double bin, int64_t grid, int64_t length, int64_t *first,
+                       int64_t *last) {
     *first = 0;
     *last = grid > 0 ? grid : 0;
     if (!(bin > 0)) return;
-    double step = bin / (double)grid, low = floor((-1 - start) / step - 0.5), high = ceil(((double)length - start) / step);
+    double step = bin / (double)grid, low = floor((-1 - start) / step - 0.5),
+           high = ceil(((double)length - start) / step);
     if (low > 0) *first = low < (double)*last ? (int64_t)low : *last;
     if (high < (double)*last) *last = high > (double)*first ? (int64_t)high : *first;
 }
 
-/* One bin of every channel, to y[at + c·stride]. max compares the weighted corners one by one, as the operator's reference
- * does. */
-static void align_bin(const align *a, const region *r, int64_t bin_y, int64_t bin_x, const nw_tensor *x, nw_tensor *y,
-                      size_t at, size_t stride) {
+/* One bin of every channel, to y[at + c·stride]. max compares the weighted corners one by one, as the
+ * operator's reference does. */
+static void align_bin(const align *a, const region *r, int64_t bin_y, int64_t bin_x, const nw_tensor *x,
+                      nw_tensor *y, size_t at, size_t stride) {
     int64_t channels = x->dims[1], height = x->dims[2], width = x->dims[3];
     double bin_h = r->height / (double)r->bins_h, bin_w = r->width / (double)r->bins_w;
     int64_t grid_h = a->samples ? a->samples : (int64_t)ceil(bin_h);
@@ -151,14 +160,17 @@ static nw_status roi_align_eval(nw_op_call *call) {
     for (size_t i = 0; i < (size_t)y->dims[0]; i++) {
         NW_TRY(region_of(call, &a, i, &r));
         for (size_t b = 0; b < bins; b++)
-            align_bin(&a, &r, (int64_t)b / r.bins_w, (int64_t)b % r.bins_w, call->in[0], y, i * per_region + b, bins);
+            align_bin(&a, &r, (int64_t)b / r.bins_w, (int64_t)b % r.bins_w, call->in[0], y,
+                      i * per_region + b, bins);
     }
     return NW_OK;
 }
 
-const nw_op nw_op_RoiAlign = {.name = "RoiAlign", .domain = "", .infer = roi_align_infer, .eval = roi_align_eval};
+const nw_op nw_op_RoiAlign = {
+    .name = "RoiAlign", .domain = "", .infer = roi_align_infer, .eval = roi_align_eval};
 
-/* ---- MaxRoiPool: X [N, C, H, W], rois [R, 5] (image, x1, y1, x2, y2) → [R, C, pooled_shape] ----------------------- */
+/* ---- MaxRoiPool: X [N, C, H, W], rois [R, 5] (image, x1, y1, x2, y2) → [R, C, pooled_shape]
+ * ----------------------- */
 
 static nw_status max_roi_infer(nw_op_call *call) {
     const nw_tensor *x, *rois;
@@ -170,13 +182,17 @@ static nw_status max_roi_infer(nw_op_call *call) {
     NW_TRY(nw_call_ints_attr(call, "pooled_shape", 2, 0, 1, (int64_t)1 << 30, bins));
     if (bins[0] == 0) return nw_call_fail(call, NW_E_FORMAT, "attribute pooled_shape is missing");
     if (rois->dims[1] != 5) return nw_call_fail(call, NW_E_SHAPE, "rois must have 5 numbers per region");
-    return nw_call_set(call, 0, nw_real_format(x), 4, (int64_t[]){rois->dims[0], x->dims[1], bins[0], bins[1]});
+    return nw_call_set(call, 0, nw_real_format(x), 4,
+                       (int64_t[]){rois->dims[0], x->dims[1], bins[0], bins[1]});
 }
 
-static int64_t clamp(double x, int64_t limit) { return x < 0 ? 0 : x > (double)limit ? limit : (int64_t)x; }
+static int64_t clamp(double x, int64_t limit) {
+    return x < 0 ? 0 : x > (double)limit ? limit : (int64_t)x;
+}
 
 /* Pixels [*first, *last) of bin b on an axis of `length` pixels. */
-static void bin_range(double start, double size, int64_t bins, int64_t b, int64_t length, int64_t *first, int64_t *last) {
+static void bin_range(double start, double size, int64_t bins, int64_t b, int64_t length, int64_t *first,
+                      int64_t *last) {
     double step = size / (double)bins;
     *first = clamp(start + floor((double)b * step), length);
     *last = clamp(start + ceil((double)(b + 1) * step), length);
@@ -213,4 +229,5 @@ static nw_status max_roi_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_MaxRoiPool = {.name = "MaxRoiPool", .domain = "", .infer = max_roi_infer, .eval = max_roi_eval};
+const nw_op nw_op_MaxRoiPool = {
+    .name = "MaxRoiPool", .domain = "", .infer = max_roi_infer, .eval = max_roi_eval};

@@ -76,13 +76,14 @@ static float max_of(const float *x, size_t n) {
     return best;
 }
 
-static float sum_of(const float *x, size_t n) {
-    float lane[LANES] = {0}, total = 0;
+/* In double: the logarithm of a sum just above 1 keeps its digits. */
+static double sum_of(const float *x, size_t n) {
+    double lane[LANES] = {0}, total = 0;
     size_t i = 0;
     for (; n - i >= LANES; i += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] += x[i + (size_t)l];
+        for (int l = 0; l < LANES; l++) lane[l] += (double)x[i + (size_t)l];
     for (int l = 0; l < LANES; l++) total += lane[l];
-    for (; i < n; i++) total += x[i];
+    for (; i < n; i++) total += (double)x[i];
     return total;
 }
 
@@ -97,12 +98,12 @@ static void softmax_line(const float *x, size_t n, bool logarithm, float *y) {
     for (size_t i = 0; i < n; i++) y[i] = above_least(x[i] - m);
     for (size_t i = 0; i < n; i++)
         y[i] = exp_negative(y[i]); /* a loop of its own: gcc would make LEAST a branch */
-    float sum = sum_of(y, n);
+    double sum = sum_of(y, n);
     if (logarithm) {
-        float shift = logf(sum);
+        float shift = (float)log(sum);
         for (size_t i = 0; i < n; i++) y[i] = x[i] - m - shift;
     } else {
-        float scale = 1.0f / sum;
+        float scale = (float)(1 / sum);
         for (size_t i = 0; i < n; i++) y[i] *= scale;
     }
 }
@@ -111,7 +112,8 @@ static void softmax_line(const float *x, size_t n, bool logarithm, float *y) {
 
 /* The same for `width` ≤ STRIP columns side by side; element r of a column is at r·inner. */
 static void softmax_columns(const float *x, size_t n, size_t inner, size_t width, bool logarithm, float *y) {
-    float m[STRIP], sum[STRIP];
+    float m[STRIP], e[STRIP], last[STRIP]; /* last: what the exponentials are multiplied by, or log Σ */
+    double sum[STRIP];
     memcpy(m, x, width * sizeof *m);
     memset(sum, 0, sizeof sum);
     for (size_t r = 1; r < n; r++)
@@ -121,16 +123,15 @@ static void softmax_columns(const float *x, size_t n, size_t inner, size_t width
         }
     for (size_t i = 0; i < width; i++) m[i] = isfinite(m[i]) ? m[i] : NAN;
     for (size_t r = 0; r < n; r++) {
-        float e[STRIP];
         for (size_t i = 0; i < width; i++) e[i] = above_least(x[r * inner + i] - m[i]);
         for (size_t i = 0; i < width; i++) e[i] = exp_negative(e[i]);
-        for (size_t i = 0; i < width; i++) sum[i] += e[i];
+        for (size_t i = 0; i < width; i++) sum[i] += (double)e[i];
         memcpy(y + r * inner, e, width * sizeof *e);
     }
-    for (size_t i = 0; i < width; i++) sum[i] = m[i] != m[i] ? NAN : logarithm ? logf(sum[i]) : 1.0f / sum[i];
+    for (size_t i = 0; i < width; i++) last[i] = (float)(logarithm ? log(sum[i]) : 1 / sum[i]);
     for (size_t r = 0; r < n; r++)
         for (size_t i = 0; i < width; i++)
-            y[r * inner + i] = logarithm ? x[r * inner + i] - m[i] - sum[i] : y[r * inner + i] * sum[i];
+            y[r * inner + i] = logarithm ? x[r * inner + i] - m[i] - last[i] : y[r * inner + i] * last[i];
 }
 
 static void softmax_f32(const float *x, nw_axis_span s, bool logarithm, float *y) {

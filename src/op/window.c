@@ -15,8 +15,8 @@ static nw_status too_large(const nw_op_call *call, const char *what) {
     return nw_call_fail(call, NW_E_UNSUPPORTED, "%s is larger than %" PRId64, what, LIMIT);
 }
 
-/* Sets spatial, batch, in and the attributes that every window has (strides, dilations, pads unless auto_pad replaces them).
- * Kernel sizes are set by the caller. */
+/* Sets spatial, batch, in and the attributes that every window has (strides, dilations, pads unless auto_pad
+ * replaces them). Kernel sizes are set by the caller. */
 static nw_status read_common(const nw_op_call *call, const nw_tensor *x, nw_conv_geometry *g, int *auto_pad) {
     NW_TRY(nw_call_expect_rank(call, x, "the input", 3, 5));
     *g = (nw_conv_geometry){.spatial = x->rank - 2, .batch = x->dims[0], .in_channels = x->dims[1]};
@@ -60,7 +60,8 @@ static void split_padding(nw_conv_geometry *g, int axis, int64_t total, bool upp
     g->pad_end[axis] = upper ? more : less;
 }
 
-/* Output sizes (and pads for auto_pad) from input sizes, as the ONNX operator pages for Conv and MaxPool state them. */
+/* Output sizes (and pads for auto_pad) from input sizes, as the ONNX operator pages for Conv and MaxPool
+ * state them. */
 static nw_status set_out(const nw_op_call *call, nw_conv_geometry *g, int auto_pad, bool ceil_mode) {
     for (int a = 3 - g->spatial; a < 3; a++) {
         int64_t in = g->in[a], stride = g->stride[a], size = extent(g, a);
@@ -73,7 +74,8 @@ static nw_status set_out(const nw_op_call *call, nw_conv_geometry *g, int auto_p
         int64_t room = in + g->pad_begin[a] + g->pad_end[a] - size;
         if (room < 0 && in > 0)
             return nw_call_fail(call, NW_E_SHAPE,
-                                "the window (%" PRId64 " on axis %d with dilation) is larger than the padded input "
+                                "the window (%" PRId64
+                                " on axis %d with dilation) is larger than the padded input "
                                 "(%" PRId64 ")",
                                 size, a - (3 - g->spatial) + 2, room + size);
         bool ceiling = ceil_mode && auto_pad == PAD_EXPLICIT;
@@ -85,28 +87,34 @@ static nw_status set_out(const nw_op_call *call, nw_conv_geometry *g, int auto_p
 }
 
 /* Kernel sizes from w's trailing dimensions, checked against kernel_shape when the node states it. */
-static nw_status read_kernel(const nw_op_call *call, const nw_tensor *x, const nw_tensor *w, nw_conv_geometry *g) {
+static nw_status read_kernel(const nw_op_call *call, const nw_tensor *x, const nw_tensor *w,
+                             nw_conv_geometry *g) {
     if (w->rank != x->rank)
-        return nw_call_fail(call, NW_E_SHAPE, "the weight has %d dimensions, the input %d; they must have as many",
-                            w->rank, x->rank);
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "the weight has %d dimensions, the input %d; they must have as many", w->rank,
+                            x->rank);
     int s = g->spatial, skip = 3 - s;
     int64_t stated[3];
     NW_TRY(nw_call_ints_attr(call, "kernel_shape", s, 0, 1, LIMIT, stated));
     for (int a = 0; a < s; a++) {
         g->kernel[skip + a] = w->dims[2 + a];
         if (w->dims[2 + a] < 1 || w->dims[2 + a] > LIMIT)
-            return nw_call_fail(call, NW_E_SHAPE, "the weight's kernel has a dimension of %" PRId64, w->dims[2 + a]);
+            return nw_call_fail(call, NW_E_SHAPE, "the weight's kernel has a dimension of %" PRId64,
+                                w->dims[2 + a]);
         if (stated[a] && stated[a] != w->dims[2 + a])
             return nw_call_fail(call, NW_E_SHAPE,
-                                "kernel_shape says %" PRId64 ", the weight has a kernel of %" PRId64 " on that axis",
+                                "kernel_shape says %" PRId64 ", the weight has a kernel of %" PRId64
+                                " on that axis",
                                 stated[a], w->dims[2 + a]);
     }
     NW_TRY(check_taps(call, g));
-    if (w->dims[1] > LIMIT / (g->kernel[0] * g->kernel[1] * g->kernel[2])) return too_large(call, "the weight");
+    if (w->dims[1] > LIMIT / (g->kernel[0] * g->kernel[1] * g->kernel[2]))
+        return too_large(call, "the weight");
     return nw_call_int_attr(call, "group", 1, 1, LIMIT, &g->groups);
 }
 
-nw_status nw_conv_geometry_of(const nw_op_call *call, const nw_tensor *x, const nw_tensor *w, nw_conv_geometry *g) {
+nw_status nw_conv_geometry_of(const nw_op_call *call, const nw_tensor *x, const nw_tensor *w,
+                              nw_conv_geometry *g) {
     int auto_pad;
     NW_TRY(read_common(call, x, g, &auto_pad));
     NW_TRY(read_kernel(call, x, w, g));
@@ -114,11 +122,13 @@ nw_status nw_conv_geometry_of(const nw_op_call *call, const nw_tensor *x, const 
     if (g->out_channels > LIMIT) return too_large(call, "the number of output channels");
     if (g->in_channels % g->groups || w->dims[1] != g->in_channels / g->groups)
         return nw_call_fail(call, NW_E_SHAPE,
-                            "the weight expects %" PRId64 " channels in each of %" PRId64 " groups, the input has "
+                            "the weight expects %" PRId64 " channels in each of %" PRId64
+                            " groups, the input has "
                             "%" PRId64,
                             w->dims[1], g->groups, g->in_channels);
     if (g->out_channels % g->groups)
-        return nw_call_fail(call, NW_E_SHAPE, "%" PRId64 " output channels do not divide into %" PRId64 " groups",
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "%" PRId64 " output channels do not divide into %" PRId64 " groups",
                             g->out_channels, g->groups);
     return set_out(call, g, auto_pad, false);
 }
@@ -135,7 +145,8 @@ nw_status nw_conv_transpose_geometry_of(const nw_op_call *call, const nw_tensor 
     g->out_channels = w->dims[1] * g->groups;
     if (g->in_channels % g->groups || w->dims[0] != g->in_channels)
         return nw_call_fail(call, NW_E_SHAPE,
-                            "the weight expects %" PRId64 " channels in %" PRId64 " groups, the input has %" PRId64,
+                            "the weight expects %" PRId64 " channels in %" PRId64
+                            " groups, the input has %" PRId64,
                             w->dims[0], g->groups, g->in_channels);
     int s = g->spatial, skip = 3 - s;
     int64_t extra[3], wanted[3];
@@ -162,7 +173,8 @@ nw_status nw_conv_transpose_geometry_of(const nw_op_call *call, const nw_tensor 
             g->out[at] = full - g->pad_begin[at] - g->pad_end[at];
         }
         if (g->out[at] < 0 && g->in[at] > 0)
-            return nw_call_fail(call, NW_E_SHAPE, "pads cut away more than the whole output on axis %d", a + 2);
+            return nw_call_fail(call, NW_E_SHAPE, "pads cut away more than the whole output on axis %d",
+                                a + 2);
         if (g->out[at] < 0) g->out[at] = 0;
     }
     return NW_OK;
@@ -195,7 +207,8 @@ nw_conv_geometry nw_conv_reverse(const nw_conv_geometry *g) {
     return r;
 }
 
-/* ---- columns ---------------------------------------------------------------------------------------------------- */
+/* ---- columns
+ * ---------------------------------------------------------------------------------------------------- */
 
 int64_t nw_conv_tile_limit(int64_t rows) {
     int64_t columns = ((int64_t)1 << 20) / (rows > 0 ? rows : 1);
@@ -221,13 +234,15 @@ bool nw_conv_next_tile(const nw_conv_geometry *g, int64_t columns, nw_conv_tile 
     return true;
 }
 
-/* What one tap reads on one line of windows: image elements first, first + stride, … for windows [begin, end) of the tile's
- * line; the windows outside of that see padding. Offsets are in elements of the channel's image. */
+/* What one tap reads on one line of windows: image elements first, first + stride, … for windows [begin, end)
+ * of the tile's line; the windows outside of that see padding. Offsets are in elements of the channel's
+ * image. */
 typedef struct tap_line {
     int64_t begin, end, first;
 } tap_line;
 
-static tap_line tap_line_of(const nw_conv_geometry *g, const nw_conv_tile *tile, int64_t line, const int64_t tap[3]) {
+static tap_line tap_line_of(const nw_conv_geometry *g, const nw_conv_tile *tile, int64_t line,
+                            const int64_t tap[3]) {
     tap_line none = {tile->w0, tile->w0, 0};
     int64_t window[2] = {line / g->out[1], line % g->out[1]}, row = 0;
     for (int a = 0; a < 2; a++) {
@@ -272,13 +287,15 @@ static void add_strided(bool f64, void *to, const void *from, int64_t count, int
 }
 
 /* Calls for every (channel, tap, line) of the tile: `put` chooses the direction. */
-static void walk(const nw_conv_geometry *g, size_t size, int64_t channels, const nw_conv_tile *tile, char *image,
-                 char *col, bool put) {
+static void walk(const nw_conv_geometry *g, size_t size, int64_t channels, const nw_conv_tile *tile,
+                 char *image, char *col, bool put) {
     int64_t taps = g->kernel[0] * g->kernel[1] * g->kernel[2];
-    size_t plane = (size_t)(g->in[0] * g->in[1] * g->in[2]) * size, width = (size_t)(tile->w1 - tile->w0) * size;
+    size_t plane = (size_t)(g->in[0] * g->in[1] * g->in[2]) * size,
+           width = (size_t)(tile->w1 - tile->w0) * size;
     for (int64_t c = 0; c < channels; c++, image += plane)
         for (int64_t t = 0; t < taps; t++) {
-            int64_t tap[3] = {t / (g->kernel[1] * g->kernel[2]), t / g->kernel[2] % g->kernel[1], t % g->kernel[2]};
+            int64_t tap[3] = {t / (g->kernel[1] * g->kernel[2]), t / g->kernel[2] % g->kernel[1],
+                              t % g->kernel[2]};
             for (int64_t line = tile->line0; line < tile->line1; line++, col += width) {
                 tap_line l = tap_line_of(g, tile, line, tap);
                 size_t lead = (size_t)(l.begin - tile->w0) * size, body = (size_t)(l.end - l.begin) * size;

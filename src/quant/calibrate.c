@@ -54,9 +54,6 @@ static void tap(void *user, int value, const nw_tensor *t) {
     if (needs_data(w->plan, point)) nw_observe(&w->seen->observers[point - w->plan->points], t->data, nw_tensor_count(t));
     if (point->channel_axis) w->status = add_means(w->plan, point, t);
 }
-const nw_quant_plan *plan, const nw_quant_point *point) {
-    return point->root == point->value && !point->known && plan->options.observer.kind != NW_OBSERVER_ABSOLUTE;
-}
 
 /* ---- feeding ------------------------------------------------------------------------------------------------------------ */
 
@@ -272,12 +269,81 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
     return NW_OK;
 }
 
-nw_status nw_calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, nw_calibration *out) {
-    *out = (nw_calibration){.ctx = ctx, .count = plan->point_count};
-    if (!(out->observers = nw_calloc(ctx, (size_t)plan->point_count, sizeof *out->observers))) return NW_E_MEMORY;
+/* ---- inputs that fit no grid ---------------------------------------------------------------------------------------------- */
+
+#define RESOLVED 40.0 /* dB: a normal variable on 256 levels over ±4 standard deviations */
+
+/* Marks the model's inputs that their grid resolves badly; *any is set when there is one. */
+static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration *seen, bool *raw, bool *any) {
+    for (int i = 0; i < plan->point_count; i++) {
+        const nw_quant_point *p = &plan->points[i];
+        if (plan->uses.producer[p->value] >= 0 || p->root != p->value) continue;
+        const nw_codes codes = {p->qmin, p->qmax, false};
+        double sqnr;
+        NW_TRY(nw_observer_sqnr(&seen->observers[i], &codes, p->scale, p->zero, &sqnr));
+        raw[p->value] = sqnr < RESOLVED;
+        *any |= raw[p->value];
+    }
+    return NW_OK;
+}
+
+/* What was learnt for the points of one plan goes to another with fewer of them. A root there may have been tied here:
+ * it keeps the scale it was tied to. */
+static nw_status adopt(nw_context *ctx, const nw_quant_plan *from, nw_quant_plan *to, nw_calibration *seen) {
+    nw_observer *observers = nw_calloc(ctx, (size_t)to->point_count, sizeof *observers);
+    if (!observers) return NW_E_MEMORY;
+    for (int i = 0; i < to->point_count; i++) {
+        nw_quant_point *p = &to->points[i];
+        const nw_quant_point *old = nw_quant_point_of(from, p->value), *root = old ? nw_quant_root(from, old) : NULL;
+        double *means = old && old->means ? nw_arena_array(&to->arena, old->channels, sizeof *means) : NULL;
+        if (!old || (old->means && !means)) {
+            nw_free(ctx, observers);
+            return old ? NW_E_MEMORY : nw_fail(ctx, NW_E_INTERNAL, "a quantizer appeared where there was none");
+        }
+        if (means) memcpy(means, old->means, old->channels * sizeof *means);
+        nw_quant_point fresh = *root;
+        fresh.value = p->value;
+        fresh.root = p->root;
+        fresh.everywhere = p->everywhere;
+        fresh.channel_axis = old->channel_axis;
+        fresh.channels = old->channels;
+        fresh.means = means;
+        *p = fresh;
+        nw_observer *mine = &seen->observers[old - from->points];
+        observers[i] = *mine;
+        *mine = (nw_observer){0};
+    }
+    for (int i = 0; i < seen->count; i++) nw_observer_free(&seen->observers[i]);
+    nw_free(ctx, seen->observers);
+    seen->observers = observers;
+    seen->count = to->point_count;
+    return NW_OK;
+}
+
+static nw_status spare_inputs(nw_context *ctx, nw_quant_plan **plan, nw_arena *arena, nw_calibration *seen) {
+    bool *raw = nw_arena_array(arena, (size_t)(*plan)->value_count, sizeof *raw), any = false;
+    if (!raw) return NW_E_MEMORY;
+    NW_TRY(mark_unresolved(*plan, seen, raw, &any));
+    if (!any) return NW_OK;
+    nw_quant_plan *spared;
+    NW_TRY(nw_quant_place(ctx, (*plan)->graph, &(*plan)->options, raw, &spared));
+    nw_status status = adopt(ctx, *plan, spared, seen);
+    if (status != NW_OK) {
+        nw_quant_plan_free(spared);
+        return status;
+    }
+    nw_quant_plan_free(*plan);
+    *plan = spared;
+    return NW_OK;
+}
+
+nw_status nw_calibrate(nw_context *ctx, nw_quant_plan **plan, nw_dataset *dataset, nw_calibration *out) {
+    *out = (nw_calibration){.ctx = ctx, .count = (*plan)->point_count};
+    if (!(out->observers = nw_calloc(ctx, (size_t)out->count, sizeof *out->observers))) return NW_E_MEMORY;
     nw_arena arena;
     nw_arena_init(&arena, ctx);
-    nw_status status = calibrate(ctx, plan, dataset, &arena, out);
+    nw_status status = calibrate(ctx, *plan, dataset, &arena, out);
+    if (status == NW_OK && (*plan)->options.inputs == NW_AUTO) status = spare_inputs(ctx, plan, &arena, out);
     nw_arena_free(&arena);
     if (status != NW_OK) nw_calibration_free(out);
     return status;

@@ -396,7 +396,7 @@ static nw_status freeze_subgraph(nw_graph *sub, const nw_quant_plan *outer, nw_q
     nw_quant_options options = outer->options;
     options.scheme = NW_QUANT_WEIGHTS; /* taps reach the main graph only */
     nw_quant_plan *plan;
-    NW_TRY(nw_quant_place(report->arena.ctx, sub, &options, &plan));
+    NW_TRY(nw_quant_place(report->arena.ctx, sub, &options, NULL, &plan));
     nw_status status = nw_quant_freeze(sub, plan, report);
     nw_quant_plan_free(plan);
     return status;

@@ -95,6 +95,7 @@ typedef struct placing {
     const nw_uses *uses;
     const nw_quant_options *o;
     bool *whole; /* [value_count] comes from an integer layer: itself, through a clamp, or moved */
+    bool *raw;   /* [value_count] an input of the model that is not to be quantized, itself, clamped or moved */
     bool *inner; /* [value_count] between a layer and the clamp that belongs to it */
 } placing;
 
@@ -111,6 +112,7 @@ typedef struct offer {
     int data;        /* data inputs that are computed */
     bool all_whole;  /* all of them come from integer layers */
     bool real;       /* all of them are real numbers */
+    bool raw;        /* one of them is not to be quantized */
 } offer;
 
 static offer offer_of(const placing *p, const nw_node *node) {
@@ -129,6 +131,7 @@ static offer offer_of(const placing *p, const nw_node *node) {
         f.data++;
         f.all_whole &= p->whole[v];
         f.real &= is_real(p->g, v);
+        f.raw |= p->raw[v];
     }
     return f;
 }
@@ -158,7 +161,9 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
         *reason = table ? "embeddings are left in float" : "recurrent layers are left in float";
         return NW_NODE_FLOAT;
     }
-    if (f.weighted) return o->scheme == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
+    if (f.raw && o->scheme == NW_QUANT_STATIC) *reason = "its input is left in float";
+    if (f.weighted) return *reason || o->scheme == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
+    if (*reason) return NW_NODE_FLOAT;
     if (o->scheme != NW_QUANT_STATIC) *reason = "has no weights";
     else if (f.product) *reason = o->products == NW_NO ? "products of activations are left in float" : NULL;
     else if (o->elementwise == NW_NO) *reason = "layers without weights are left in float";
@@ -171,6 +176,9 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
 static void mark_outputs(placing *p, const nw_node *node, nw_node_mode mode) {
     int in = nw_node_in(node, 0), out = nw_node_out(node, 0);
     if (out < 0) return;
+    bool moved = mode == NW_NODE_SAME || (mode == NW_NODE_FLOAT && is_clamp(p->g, node));
+    for (int i = 0; i < node->out_count && moved && in >= 0; i++)
+        if (node->out[i] >= 0) p->raw[node->out[i]] = p->raw[in];
     if (mode == NW_NODE_INTEGER) p->whole[out] = !gives_float(node);
     if (mode == NW_NODE_SAME && in >= 0 && p->whole[in])
         for (int i = 0; i < node->out_count; i++)
@@ -273,18 +281,27 @@ nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *p
 
 /* ---- the plan -------------------------------------------------------------------------------------------------------------- */
 
-static nw_status place(nw_quant_plan *plan, nw_arena *scratch) {
+static void mark_inputs(placing *p, const bool *raw) {
+    for (int i = 0; i < p->g->input_count; i++) {
+        int v = p->g->inputs[i];
+        if (p->o->inputs != NW_YES) p->raw[v] = p->o->inputs == NW_NO || (raw && raw[v]);
+    }
+}
+
+static nw_status place(nw_quant_plan *plan, const bool *raw, nw_arena *scratch) {
     const nw_graph *g = plan->graph;
     size_t values = (size_t)g->value_count, nodes = (size_t)g->node_count;
-    placing p = {plan, g, &plan->uses, &plan->options, NULL, NULL};
+    placing p = {.plan = plan, .g = g, .uses = &plan->uses, .o = &plan->options};
     p.whole = nw_arena_array(scratch, values, sizeof *p.whole);
+    p.raw = nw_arena_array(scratch, values, sizeof *p.raw);
     p.inner = nw_arena_array(scratch, values, sizeof *p.inner);
     plan->mode = nw_arena_array(&plan->arena, nodes, sizeof *plan->mode);
     plan->reason = nw_arena_array(&plan->arena, nodes, sizeof *plan->reason);
     plan->point_of = nw_arena_array(&plan->arena, values, sizeof *plan->point_of);
     plan->points = nw_arena_array(&plan->arena, values, sizeof *plan->points);
-    if (!p.whole || !p.inner || !plan->mode || !plan->reason || !plan->point_of || !plan->points) return NW_E_MEMORY;
+    if (!p.whole || !p.raw || !p.inner || !plan->mode || !plan->reason || !plan->point_of || !plan->points) return NW_E_MEMORY;
     for (int v = 0; v < g->value_count; v++) plan->point_of[v] = -1;
+    mark_inputs(&p, raw);
     for (int n = 0; n < g->node_count; n++) {
         plan->mode[n] = mode_of(&p, &g->nodes[n], &plan->reason[n]);
         mark_outputs(&p, &g->nodes[n], plan->mode[n]);
@@ -299,7 +316,8 @@ static nw_status place(nw_quant_plan *plan, nw_arena *scratch) {
     return NW_OK;
 }
 
-nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options, nw_quant_plan **out) {
+nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options, const bool *raw,
+                         nw_quant_plan **out) {
     NW_TRY(nw_quant_options_check(ctx, options));
     nw_quant_plan *plan = nw_calloc(ctx, 1, sizeof *plan);
     if (!plan) return NW_E_MEMORY;
@@ -311,7 +329,7 @@ nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_
     nw_arena scratch;
     nw_arena_init(&scratch, ctx);
     nw_status status = nw_uses_init(&plan->uses, graph);
-    if (status == NW_OK) status = place(plan, &scratch);
+    if (status == NW_OK) status = place(plan, raw, &scratch);
     nw_arena_free(&scratch);
     if (status != NW_OK) {
         nw_quant_plan_free(plan);

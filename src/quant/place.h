@@ -51,8 +51,11 @@ typedef struct nw_quant_plan {
  *   part of the layer. Graph outputs get none unless asked for. The output of a matrix product gets one only for the
  *   sake of its readers: integer products with float results exist everywhere;
  * - layers that move elements pass their input's grid on; values that only feed a Concat share its output's grid.
+ * raw [value_count] or NULL: inputs of the model that stay as they are; layers that read them, moved or clamped or not,
+ * only get their weights packed. With option `inputs` NO all do.
  * The graph is resolved and topologically sorted, and must not change while the plan lives. */
-nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options, nw_quant_plan **out);
+nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options, const bool *raw,
+                         nw_quant_plan **out);
 void nw_quant_plan_free(nw_quant_plan *plan); /* NULL is fine */
 
 /* The point at the end of a point's chain of roots. */

@@ -11,6 +11,7 @@ nw_quant_options nw_quant_options_default(void) {
                               .activation = NW_U8,
                               .observer = nw_observer_options_default(),
                               .weight = NW_S8,
+                              .bias_correction = true,
                               .isa = nw_isa_detect()};
 }
 
@@ -81,14 +82,15 @@ static nw_status describe_activations(const nw_quant_plan *plan, const nw_calibr
     return NW_OK;
 }
 
-static nw_status carry_out(nw_context *ctx, nw_graph *graph, nw_quant_plan *plan, nw_dataset *dataset,
+static nw_status carry_out(nw_context *ctx, nw_graph *graph, nw_quant_plan **plan, nw_dataset *dataset,
                            nw_quant_report *report) {
     nw_calibration seen = {.ctx = ctx};
-    if (plan->options.scheme == NW_QUANT_STATIC && plan->point_count) NW_TRY(nw_calibrate(ctx, plan, dataset, &seen));
-    nw_status status = describe_activations(plan, &seen, report);
+    if ((*plan)->options.scheme == NW_QUANT_STATIC && (*plan)->point_count)
+        NW_TRY(nw_calibrate(ctx, plan, dataset, &seen));
+    nw_status status = describe_activations(*plan, &seen, report);
     nw_calibration_free(&seen);
     NW_TRY(status);
-    return nw_quant_freeze(graph, plan, report);
+    return nw_quant_freeze(graph, *plan, report);
 }
 
 nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset, const nw_quant_options *options,
@@ -101,9 +103,9 @@ nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *datase
     if (!report) return NW_E_MEMORY;
     nw_arena_init(&report->arena, ctx);
     nw_quant_plan *plan;
-    nw_status status = nw_quant_place(ctx, graph, options, &plan);
+    nw_status status = nw_quant_place(ctx, graph, options, NULL, &plan);
     if (status == NW_OK) {
-        status = carry_out(ctx, graph, plan, dataset, report);
+        status = carry_out(ctx, graph, &plan, dataset, report);
         nw_quant_plan_free(plan);
     }
     if (status != NW_OK || !out) nw_quant_report_free(report);

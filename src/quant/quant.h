@@ -43,13 +43,16 @@ typedef struct nw_quant_options {
     nw_weight_range weight_range;
 
     bool float_bias;               /* biases stay float; else they become s32 at s_x·s_w */
-    bool bias_correction;          /* moves each bias by the mean error that its layer's quantized weights make */
+    bool bias_correction;          /* default true; STATIC with integer biases: moves each bias by the mean error that its layer's quantized weights make */
     bool dynamic_rows;             /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
     nw_choice elementwise;         /* layers without weights (Add, Mul, Concat, pools, …). AUTO: where every operand comes from
                                       an integer layer anyway; NO: never; YES: always */
     nw_choice products;            /* MatMul of two activations (attention). AUTO: YES */
     nw_choice embeddings;          /* tables read by Gather, stored packed. AUTO: YES */
     nw_choice recurrent;           /* weights of LSTM, GRU, RNN, stored packed. AUTO: YES */
+    nw_choice inputs;              /* the model's own inputs. AUTO: those that a grid resolves as well as it would a normal
+                                      distribution (40 dB): pixels do, spectra rarely. Layers that read the others compute
+                                      in float, their weights packed */
     bool quantize_outputs;         /* the graph's own outputs too */
     bool known_ranges;             /* Softmax, Sigmoid, Tanh … cover their mathematical range instead of what was seen */
 

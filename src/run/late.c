@@ -10,7 +10,7 @@ typedef struct scope {
     const nw_graph *graph;
     nw_tensor *values; /* [value_count]; format NW_NONE: not computed */
     const struct scope *outer;
-    nw_arena *arena;   /* of the values: lives as long as the whole evaluation */
+    nw_arena *arena;   /* of the values */
 } scope;
 
 static const nw_tensor *value_of(const scope *s, int id) {
@@ -26,6 +26,21 @@ static const nw_tensor *value_of(const scope *s, int id) {
 
 static nw_status run_subgraph(const nw_op_call *call, const nw_graph *sub, int in_count, const nw_tensor *in,
                               nw_tensor **outputs);
+
+/* Outputs into the scope's arena. Control flow has run its subgraphs to learn its shapes, and left the results in out: they are
+ * not computed again. */
+static nw_status keep_results(scope *s, const nw_node *node, nw_op_call *call) {
+    bool computed = nw_node_has_subgraph(node);
+    for (int i = 0; i < node->out_count; i++) computed = computed && (node->out[i] < 0 || call->out[i].data);
+    for (int i = 0; i < node->out_count; i++) {
+        if (node->out[i] < 0) continue;
+        const void *data = call->out[i].data;
+        NW_TRY(nw_tensor_alloc(s->arena, &call->out[i]));
+        size_t bytes = nw_tensor_bytes(&call->out[i]);
+        if (computed && bytes) memcpy(call->out[i].data, data, bytes);
+    }
+    return computed ? NW_OK : nw_op_eval(call);
+}
 
 static nw_status evaluate(scope *s, const nw_node *node, nw_tensor *out) {
     nw_arena scratch;
@@ -48,9 +63,7 @@ static nw_status evaluate(scope *s, const nw_node *node, nw_tensor *out) {
     if (status == NW_E_NEED_VALUE)
         status = nw_fail(s->ctx, NW_E_UNSUPPORTED, "%s \"%s\": %s", node->op_type, nw_node_label(s->graph, node),
                          "its shape cannot be found even with all values known");
-    for (int i = 0; i < node->out_count && status == NW_OK; i++)
-        if (node->out[i] >= 0) status = nw_tensor_alloc(s->arena, &out[i]);
-    if (status == NW_OK) status = nw_op_eval(&call);
+    if (status == NW_OK) status = keep_results(s, node, &call);
     nw_arena_free(&scratch);
     return status;
 }
@@ -70,7 +83,7 @@ static nw_status run_graph(scope *s) {
 static nw_status run_subgraph(const nw_op_call *call, const nw_graph *sub, int in_count, const nw_tensor *in,
                               nw_tensor **outputs) {
     const scope *outer = call->runtime;
-    scope s = {.ctx = call->ctx, .graph = sub, .outer = outer, .arena = outer->arena};
+    scope s = {.ctx = call->ctx, .graph = sub, .outer = outer, .arena = call->scratch};
     s.values = nw_arena_array(s.arena, (size_t)sub->value_count + 1, sizeof *s.values);
     *outputs = nw_arena_array(s.arena, (size_t)sub->output_count + 1, sizeof **outputs);
     if (!s.values || !*outputs) return NW_E_MEMORY;

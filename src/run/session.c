@@ -182,7 +182,7 @@ static void resolve_buffers(const nw_plan *plan, uint8_t *workspace, const nw_te
     for (int b = 0; b < plan->buffer_count; b++) {
         const nw_buffer *buffer = &plan->buffers[b];
         switch (buffer->kind) {
-        case NW_BUFFER_WORK: data[b] = workspace + buffer->offset; break;
+        case NW_BUFFER_WORK: data[b] = workspace ? workspace + buffer->offset : NULL; break;
         case NW_BUFFER_CONSTANT: data[b] = buffer->tensor.data; break;
         case NW_BUFFER_INPUT: data[b] = inputs[buffer->input].data; break;
         case NW_BUFFER_LATE: data[b] = NULL; break;

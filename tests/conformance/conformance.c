@@ -29,10 +29,20 @@ static const struct exception {
 };
 enum { EXCEPTIONS = sizeof exceptions / sizeof *exceptions };
 
+/* One of `jobs` lanes: runs the cases next, next + jobs, … in a child that is replaced when it dies. */
+typedef struct lane {
+    pid_t child; /* 0: none */
+    int pipe;
+    size_t next; /* the case whose result is awaited */
+    time_t since;
+} lane;
+
 typedef struct suite {
     conformance_case *cases;
     conformance_result *results;
     size_t count, capacity;
+    lane *lanes; /* [jobs] */
+    struct pollfd *polls;
     const char *filter, *op;
     bool verbose, all;
     int jobs, limit; /* children at a time; seconds per case */
@@ -100,14 +110,6 @@ static void find_cases(suite *s, const char *root) {
 
 /* ---- running in children --------------------------------------------------------------------------------------- */
 
-/* One of `jobs` lanes: runs the cases next, next + jobs, … in a child that is replaced when it dies. */
-typedef struct lane {
-    pid_t child; /* 0: none */
-    int pipe;
-    size_t next; /* the case whose result is awaited */
-    time_t since;
-} lane;
-
 static void child_main(const suite *s, size_t from, int out) {
     for (size_t i = from; i < s->count; i += (size_t)s->jobs) {
         conformance_result result = {.outcome = CASE_SKIPPED};
@@ -153,8 +155,8 @@ static void bury_child(suite *s, lane *l, bool late) {
 }
 
 static void run_lanes(suite *s) {
-    lane *lanes = calloc((size_t)s->jobs, sizeof *lanes);
-    struct pollfd *polls = calloc((size_t)s->jobs, sizeof *polls);
+    lane *lanes = s->lanes = calloc((size_t)s->jobs, sizeof *lanes);
+    struct pollfd *polls = s->polls = calloc((size_t)s->jobs, sizeof *polls);
     if (!lanes || !polls) abort();
     for (int i = 0; i < s->jobs; i++) lanes[i].next = (size_t)i;
     for (bool busy = true; busy;) {
@@ -182,8 +184,6 @@ static void run_lanes(suite *s) {
             }
         }
     }
-    free(lanes);
-    free(polls);
 }
 
 /* ---- reporting ------------------------------------------------------------------------------------------------- */
@@ -261,6 +261,20 @@ static int print_stale_skips(const suite *s) {
     return stale;
 }
 
+static void free_case(conformance_case *c) {
+    free(c->name);
+    free(c->model);
+    free(c->dir);
+}
+
+static void free_suite(suite *s) {
+    for (size_t i = 0; i < s->count; i++) free_case(&s->cases[i]);
+    free(s->cases);
+    free(s->results);
+    free(s->lanes);
+    free(s->polls);
+}
+
 /* Keeps the cases whose graph uses `op`. */
 static void keep_op(suite *s) {
     size_t kept = 0;
@@ -270,6 +284,7 @@ static void keep_op(suite *s) {
         conformance_result result = {.outcome = CASE_SKIPPED};
         conformance_inspect(&s->cases[i], &result);
         if (strstr(result.ops, word)) s->cases[kept++] = s->cases[i];
+        else free_case(&s->cases[i]);
     }
     s->count = kept;
 }
@@ -319,12 +334,9 @@ int main(int argc, char **argv) {
 
     test_tally tally = {0, 0, 0};
     for (size_t i = 0; i < s.count; i++) count_outcome(&tally, s.results[i].outcome);
-    if (markdown) {
-        print_ops(&s, true);
-        return 0;
-    }
-    if (table) print_ops(&s, false);
-    print_failures(&s);
+    if (table || markdown) print_ops(&s, markdown);
+    if (!markdown) print_failures(&s);
     if (!s.filter && !s.op && !s.all) tally.failed += print_stale_skips(&s);
-    return test_summary("conformance", &tally);
+    free_suite(&s);
+    return markdown ? tally.failed > 0 : test_summary("conformance", &tally);
 }

@@ -2,13 +2,12 @@
  * is limited, so that a model may ask for anything and merely fails. */
 #include "onnx/onnx.h"
 #include "run/run.h"
+#include "support/model.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BORDER 16
-#define MEMORY     ((size_t)64 << 20) /* bytes in all, released or not */
-#define ELEMENTS   (1 << 16)          /* of one input */
+#define MEMORY ((size_t)64 << 20) /* bytes in all, released or not */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -25,36 +24,17 @@ static void limited_release(void *user, void *ptr) {
     free(ptr);
 }
 
-static nw_status zero_feeds(nw_context *ctx, const nw_graph *g, nw_arena *arena, nw_feed *feeds, size_t *count) {
-    *count = 0;
-    for (int i = 0; i < g->input_count; i++) {
-        const nw_value *v = &g->values[g->inputs[i]];
-        if (v->constant) continue;
-        if (v->rank < 0 || v->format == NW_NONE || v->format == NW_STR || *count == MAX_BORDER)
-            return nw_fail(ctx, NW_E_UNSUPPORTED, "an input without a shape");
-        nw_tensor *t = &feeds[*count].tensor;
-        feeds[(*count)++].name = v->name;
-        *t = (nw_tensor){.format = v->format, .rank = v->rank};
-        for (int d = 0; d < v->rank; d++) t->dims[d] = v->dims[d] < 0 ? 2 : v->dims[d];
-        NW_TRY(nw_tensor_check(ctx, t));
-        if (nw_tensor_count(t) > ELEMENTS) return nw_fail(ctx, NW_E_UNSUPPORTED, "a large input");
-        NW_TRY(nw_tensor_alloc(arena, t));
-        memset(t->data, 0, nw_tensor_bytes(t));
-    }
-    return NW_OK;
-}
-
 static nw_status run_zeros(nw_context *ctx, const nw_graph *g) {
     static const nw_run_options options = {.threads = 1, .isa = NW_ISA_COUNT - 1};
-    if (g->output_count > MAX_BORDER) return NW_E_UNSUPPORTED;
+    if (g->output_count > TEST_FEEDS) return NW_E_UNSUPPORTED;
     nw_arena arena;
-    nw_feed feeds[MAX_BORDER];
-    nw_tensor outputs[MAX_BORDER];
+    nw_feed feeds[TEST_FEEDS];
+    nw_tensor outputs[TEST_FEEDS];
     size_t count;
     nw_session *session = NULL;
     nw_arena_init(&arena, ctx);
     nw_status status = nw_session_new(ctx, g, &options, &session);
-    if (status == NW_OK) status = zero_feeds(ctx, g, &arena, feeds, &count);
+    if (status == NW_OK) status = test_zero_feeds(ctx, g, &arena, feeds, &count);
     if (status == NW_OK) status = nw_session_run(session, count, feeds, &arena, outputs);
     nw_session_free(session);
     nw_arena_free(&arena);

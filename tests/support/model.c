@@ -96,3 +96,22 @@ nw_status test_model_bytes(nw_context *ctx, const nw_graph *graph, nw_bytes **ou
     unlink(path);
     return status;
 }
+
+nw_status test_zero_feeds(nw_context *ctx, const nw_graph *g, nw_arena *arena, nw_feed *feeds, size_t *count) {
+    *count = 0;
+    for (int i = 0; i < g->input_count; i++) {
+        const nw_value *v = &g->values[g->inputs[i]];
+        if (v->constant) continue;
+        if (v->rank < 0 || v->format == NW_NONE || v->format == NW_STR || *count == TEST_FEEDS)
+            return nw_fail(ctx, NW_E_UNSUPPORTED, "an input without a shape");
+        nw_tensor *t = &feeds[*count].tensor;
+        feeds[(*count)++].name = v->name;
+        *t = (nw_tensor){.format = v->format, .rank = v->rank};
+        for (int d = 0; d < v->rank; d++) t->dims[d] = v->dims[d] < 0 ? 2 : v->dims[d];
+        NW_TRY(nw_tensor_check(ctx, t));
+        if (nw_tensor_count(t) > 1 << 16) return nw_fail(ctx, NW_E_UNSUPPORTED, "a large input");
+        NW_TRY(nw_tensor_alloc(arena, t));
+        memset(t->data, 0, nw_tensor_bytes(t));
+    }
+    return NW_OK;
+}

@@ -91,7 +91,7 @@ static void matrix(const char *name, int64_t k, int64_t n) {
     constant(name, 2, (int64_t[]){k, n}, data);
 }
 
-static void place(void) { assert_ok(nw_quant_place(&ctx, g, &options, &plan)); }
+static void place(void) { assert_ok(nw_quant_place(&ctx, g, &options, NULL, &plan)); }
 
 /* Names of the values that have points, with "=root" where tied and "*" where everywhere. */
 static void expect_points(const char *expected) {
@@ -571,6 +571,27 @@ static void test_recurrent_and_embeddings(void **state) {
     assert_false(report->layers[0].quantized);
 }
 
+/* The first layer keeps its input as it is, weights packed, and what follows it is quantized all the same. */
+static void test_inputs_left_in_float(void **state) {
+    (void)state;
+    conv_weight("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    input("x");
+    node("Transpose", "x", "t");
+    node("Conv", "t w1", "c1");
+    node("Relu", "c1", "r1");
+    node("Conv", "r1 w2", "c2");
+    output("c2");
+    options.inputs = NW_NO;
+    place();
+    expect_points("r1");
+    assert_int_equal(mode_of("c1"), NW_NODE_WEIGHTS);
+    assert_int_equal(mode_of("c2"), NW_NODE_INTEGER);
+    freeze(0.5f, 3);
+    assert_int_equal(packed("c1", 1)->format, NW_S8);
+    assert_string_equal(g->values[find("c1")->in[0]].name, "t");
+}
+
 static void test_options(void **state) {
     (void)state;
     options.activation = NW_F32;
@@ -624,6 +645,7 @@ int main(void) {
         TEST(test_grains_and_search),
         TEST(test_degenerate_weights),
         TEST(test_recurrent_and_embeddings),
+        TEST(test_inputs_left_in_float),
         TEST(test_options),
         TEST(test_needs_data),
     };
