@@ -1,6 +1,6 @@
-/* cli.h: what the files of the command share: commands, options, settings. One table of options per command drives parsing,
- * help, the manual page and shell completion.
- * Includes narrow.h and nothing else of the library. */
+/* cli.h: what the files of the command share: commands, options, settings. One table of options per command
+ * drives parsing, help, the manual page and shell completion. Includes narrow.h and nothing else of the
+ * library. */
 #ifndef NARROW_CLI_H
 #define NARROW_CLI_H
 
@@ -40,10 +40,11 @@ typedef struct settings {
     const char *output_dir;
     int explain;
     /* quantize */
-    const char *output, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer, *range;
-    const char *elementwise, *products, *embeddings, *recurrent;
+    const char *output, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
+        *range;
+    const char *elementwise, *products, *embeddings, *recurrent, *quantize_inputs, *bias_correction;
     int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights;
-    int float_bias, bias_correction, quantize_outputs, known_ranges;
+    int float_bias, dynamic_rows, quantize_outputs, known_ranges;
     size_t block;
     double percentile, sigma, momentum;
     text_list exclude, only;
@@ -64,8 +65,8 @@ typedef enum option_kind {
 } option_kind;
 
 typedef struct option {
-    const char *name;  /* without dashes; NULL ends a table */
-    char letter;       /* 0: none */
+    const char *name; /* without dashes; NULL ends a table */
+    char letter;      /* 0: none */
     option_kind kind;
     const char *value; /* what help calls the value; NULL for flags */
     size_t offset;     /* of its field in settings */
@@ -87,10 +88,10 @@ typedef struct example {
 #define MAX_EXAMPLES 8
 
 typedef struct command {
-    const char *name, *summary;   /* summary: one line, for the list of commands */
-    const char *usage;            /* what follows the name */
-    const char *description;      /* paragraphs for help */
-    int least, most;              /* arguments; most −1: any number */
+    const char *name, *summary; /* summary: one line, for the list of commands */
+    const char *usage;          /* what follows the name */
+    const char *description;    /* paragraphs for help */
+    int least, most;            /* arguments; most −1: any number */
     option_group groups[MAX_GROUPS];
     example examples[MAX_EXAMPLES];
     int (*run)(nw_env *env, const settings *s); /* one of EXIT_… */
@@ -102,7 +103,7 @@ typedef struct command {
 const command *const *commands_all(size_t *count);
 const command *command_find(const char *name); /* NULL when unknown */
 
-/* ---- options.c: tables shared by commands, and parsing -------------------------------------------------------------- */
+/* ---- options.c: tables shared by commands, and parsing ----------------------------------------------- */
 
 extern const option options_common[], options_data[], options_measure[];
 
@@ -113,14 +114,14 @@ const char *option_words(const option *o); /* "a|b|c", or NULL */
 /* The word of a list "a|b|c" that `typed` was probably meant to be, in buffer; NULL when none is near. */
 const char *suggest(const char *typed, const char *words, char *buffer, size_t size);
 
-/* ---- help.c, complete.c --------------------------------------------------------------------------------------------- */
+/* ---- help.c, complete.c ------------------------------------------------------------------------------ */
 
 void help_overview(void);
 void help_command(const command *c);
-void help_man(void); /* roff, for narrow.1 */
+void help_man(void);                    /* roff, for narrow.1 */
 bool complete_print(const char *shell); /* false: unknown shell */
 
-/* ---- common.c: what commands do alike ------------------------------------------------------------------------------- */
+/* ---- common.c: what commands do alike ---------------------------------------------------------------- */
 
 /* "narrow: …" on stderr; returns EXIT_SAID or EXIT_USAGE. */
 int say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -15,7 +15,8 @@ static int compare(nw_env *env, const settings *s) {
     for (size_t i = 0; result == NW_SUCCESS && i < count; i++)
         result = nw_model_load(env, s->arguments.items[i], &models[i]);
     if (result == NW_SUCCESS) result = open_data(env, s, false, &data);
-    if (result == NW_SUCCESS) result = nw_compare(count, (const nw_model *const *)models, data, &options, &report);
+    if (result == NW_SUCCESS)
+        result = nw_compare(count, (const nw_model *const *)models, data, &options, &report);
     int code = result == NW_SUCCESS ? show_report(env, s, report) : EXIT_FAILED;
     nw_data_free(data);
     for (size_t i = 0; i < count; i++) nw_model_free(models[i]);
@@ -27,15 +28,18 @@ const command command_compare = {
     .name = "compare",
     .summary = "put models side by side: accuracy, agreement, size, speed, memory",
     .usage = "FLOAT QUANTIZED… --data DATA",
-    .description =
-        "Runs all models on the same samples. The first one is what the others are compared with: agreement is the share of "
-        "samples with the same answer, SQNR the signal-to-noise ratio of the outputs. Models take turns while they are "
-        "timed, so that a change of the machine's speed meets all of them.",
+    .description = "Runs all models on the same samples. The first one is what the others are compared with: "
+                   "agreement is the share of "
+                   "samples with the same answer, SQNR the signal-to-noise ratio of the outputs. Models take "
+                   "turns while they are "
+                   "timed, so that a change of the machine's speed meets all of them.",
     .least = 2,
     .most = -1,
     .groups = {{"Data", options_data}, {"Measurement", options_measure}, {"Options", options_common}},
-    .examples = {{"narrow compare model.onnx small.onnx --data photos/ --preprocess imagenet", "before and after"},
+    .examples = {{"narrow compare model.onnx small.onnx --data photos/ --preprocess imagenet",
+                  "before and after"},
                  {"narrow compare model.onnx a.onnx b.onnx --data x.npy --labels y.npy", "two recipes"},
-                 {"narrow compare model.onnx small.onnx --data x.npy", "no labels: agreement and SQNR alone"}},
+                 {"narrow compare model.onnx small.onnx --data x.npy",
+                  "no labels: agreement and SQNR alone"}},
     .run = compare,
 };

@@ -20,13 +20,16 @@ const command command_eval = {
     .name = "eval",
     .summary = "measure a model's accuracy on labelled data, its latency and memory",
     .usage = "MODEL --data DATA",
-    .description = "Top-1 and top-5, macro precision, recall and F1 over the samples; latency of one sample, median and "
-                   "ninth decile; the memory that running takes.",
+    .description =
+        "Top-1 and top-5, macro precision, recall and F1 over the samples; latency of one sample, median and "
+        "ninth decile; the memory that running takes.",
     .least = 1,
     .most = 1,
     .groups = {{"Data", options_data}, {"Measurement", options_measure}, {"Options", options_common}},
-    .examples = {{"narrow eval model.onnx --data photos/ --preprocess imagenet", "a folder with one sub-folder per class"},
-                 {"narrow eval model.onnx --data x.npy --labels y.npy --skip 200", "arrays; the first 200 calibrated"},
+    .examples = {{"narrow eval model.onnx --data photos/ --preprocess imagenet",
+                  "a folder with one sub-folder per class"},
+                 {"narrow eval model.onnx --data x.npy --labels y.npy --skip 200",
+                  "arrays; the first 200 calibrated"},
                  {"narrow eval model.onnx --data mnist/:test --preprocess scale=1/255 --json result.json",
                   "MNIST's files, results for a program"}},
     .run = eval,

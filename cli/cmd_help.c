@@ -5,7 +5,8 @@
 
 static const option options_help[] = {
     {"man", 0, OPTION_FLAG, NULL, FIELD(man), "print the manual page (roff)", NULL, 0},
-    {"completion", 0, OPTION_WORD, "SHELL", FIELD(completion), "print completions for a shell", "bash|zsh|fish", 0},
+    {"completion", 0, OPTION_WORD, "SHELL", FIELD(completion), "print completions for a shell",
+     "bash|zsh|fish", 0},
     {"help", 'h', OPTION_FLAG, NULL, FIELD(help), "show this help", NULL, 0},
     {0},
 };

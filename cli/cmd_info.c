@@ -15,8 +15,9 @@ const command command_info = {
     .name = "info",
     .summary = "show what a model is: inputs, outputs, operators, parameters",
     .usage = "MODEL",
-    .description = "Reads an ONNX file and says what is in it, whether it is quantized, and whether narrow can run it. "
-                   "Operators that are missing are named, all of them. --details lists every node.",
+    .description =
+        "Reads an ONNX file and says what is in it, whether it is quantized, and whether narrow can run it. "
+        "Operators that are missing are named, all of them. --details lists every node.",
     .least = 1,
     .most = 1,
     .groups = {{"Options", options_common}},

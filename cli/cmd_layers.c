@@ -29,10 +29,12 @@ const command command_layers = {
     .name = "layers",
     .summary = "find the layers that lose accuracy: error of each, worst first",
     .usage = "FLOAT QUANTIZED --data DATA",
-    .description =
-        "Runs both models on the same samples and compares the tensors of the same name: the signal-to-noise ratio (SQNR) of "
-        "each layer's output, worst first, and statistics of its weights. Errors add up along the network; look for the "
-        "layer where the ratio drops, and keep it in float with narrow quantize --exclude. The JSON has every channel.",
+    .description = "Runs both models on the same samples and compares the tensors of the same name: the "
+                   "signal-to-noise ratio (SQNR) of "
+                   "each layer's output, worst first, and statistics of its weights. Errors add up along the "
+                   "network; look for the "
+                   "layer where the ratio drops, and keep it in float with narrow quantize --exclude. The "
+                   "JSON has every channel.",
     .least = 2,
     .most = 2,
     .groups = {{"Data", options_data}, {"Measurement", options_layers}, {"Options", options_common}},

@@ -14,19 +14,25 @@ static const option options_files[] = {
 
 static const option options_calibration[] = {
     {"calibrate", 'c', OPTION_FILE, "PATH", FIELD(data),
-     "samples to measure activations on: as for --data of narrow eval; a hundred are usually enough", NULL, 0},
+     "samples to measure activations on: as for --data of narrow eval; a hundred are usually enough", NULL,
+     0},
     {"preprocess", 0, OPTION_TEXT, "SPEC", FIELD(preprocess),
-     "how images become inputs: imagenet, none, or steps such as resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406,"
-     "std=0.229:0.224:0.225,color=rgb,layout=nchw; as in training", NULL, 0},
+     "how images become inputs: imagenet, none, or steps such as "
+     "resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406,"
+     "std=0.229:0.224:0.225,color=rgb,layout=nchw; as in training",
+     NULL, 0},
     {"samples", 'n', OPTION_COUNT, "N", FIELD(samples), "use at most N samples", NULL, 0},
     {"skip", 0, OPTION_COUNT, "N", FIELD(skip), "leave out the first N samples", NULL, 0},
     {"batch", 0, OPTION_COUNT, "N", FIELD(batch), "samples per run (default: chosen)", NULL, 0},
     {"observer", 0, OPTION_LISTED, "NAME", FIELD(observer), "how the range of an activation is chosen", NULL,
      NW_WORDS_OBSERVER},
-    {"percentile", 0, OPTION_REAL, "P", FIELD(percentile), "observer percentile: per cent of values inside (99.999)", NULL, 0},
+    {"percentile", 0, OPTION_REAL, "P", FIELD(percentile),
+     "observer percentile: per cent of values inside (99.999)", NULL, 0},
     {"sigma", 0, OPTION_REAL, "K", FIELD(sigma), "observer sigma: mean ± K standard deviations (4)", NULL, 0},
-    {"momentum", 0, OPTION_REAL, "M", FIELD(momentum), "moving average: share of the old value kept (0.9)", NULL, 0},
-    {"range", 0, OPTION_TEXT, "LO:HI", FIELD(range), "observer absolute: the range of every activation", NULL, 0},
+    {"momentum", 0, OPTION_REAL, "M", FIELD(momentum), "moving average: share of the old value kept (0.9)",
+     NULL, 0},
+    {"range", 0, OPTION_TEXT, "LO:HI", FIELD(range), "observer absolute: the range of every activation", NULL,
+     0},
     {"known-ranges", 0, OPTION_FLAG, NULL, FIELD(known_ranges),
      "Softmax, Sigmoid and Tanh get their mathematical range instead of the one seen", NULL, 0},
     {0},
@@ -34,30 +40,40 @@ static const option options_calibration[] = {
 
 static const option options_scheme[] = {
     {"mode", 0, OPTION_LISTED, "NAME", FIELD(mode),
-     "static: activations on measured scales; dynamic: scales found at run time; weights: weights only", NULL, NW_WORDS_MODE},
-    {"weights-only", 0, OPTION_FLAG, NULL, FIELD(weights_only), "the same as --mode weights: no calibration", NULL, 0},
-    {"activations", 0, OPTION_LISTED, "TYPE", FIELD(activations), "element type of activations", NULL, NW_WORDS_ACTIVATION},
+     "static: activations on measured scales; dynamic: scales found at run time; weights: weights only", NULL,
+     NW_WORDS_MODE},
+    {"weights-only", 0, OPTION_FLAG, NULL, FIELD(weights_only), "the same as --mode weights: no calibration",
+     NULL, 0},
+    {"activations", 0, OPTION_LISTED, "TYPE", FIELD(activations), "element type of activations", NULL,
+     NW_WORDS_ACTIVATION},
     {"weights", 0, OPTION_LISTED, "TYPE", FIELD(weights), "element type of weights", NULL, NW_WORDS_WEIGHT},
-    {"symmetric", 0, OPTION_FLAG, NULL, FIELD(symmetric), "zero point 0 for activations and weights", NULL, 0},
-    {"asymmetric", 0, OPTION_FLAG, NULL, FIELD(asymmetric), "free zero points for activations and weights", NULL, 0},
-    {"activation-scheme", 0, OPTION_WORD, "NAME", FIELD(activation_scheme), "of activations alone (default asymmetric)",
-     "asymmetric|symmetric", 0},
+    {"symmetric", 0, OPTION_FLAG, NULL, FIELD(symmetric), "zero point 0 for activations and weights", NULL,
+     0},
+    {"asymmetric", 0, OPTION_FLAG, NULL, FIELD(asymmetric), "free zero points for activations and weights",
+     NULL, 0},
+    {"activation-scheme", 0, OPTION_WORD, "NAME", FIELD(activation_scheme),
+     "of activations alone (default asymmetric)", "asymmetric|symmetric", 0},
     {"weight-scheme", 0, OPTION_WORD, "NAME", FIELD(weight_scheme), "of weights alone (default symmetric)",
      "symmetric|asymmetric", 0},
-    {"per-channel", 0, OPTION_FLAG, NULL, FIELD(per_channel), "one weight scale per output channel (default)", NULL, 0},
+    {"per-channel", 0, OPTION_FLAG, NULL, FIELD(per_channel), "one weight scale per output channel (default)",
+     NULL, 0},
     {"per-tensor", 0, OPTION_FLAG, NULL, FIELD(per_tensor), "one weight scale per tensor", NULL, 0},
     {"block", 0, OPTION_COUNT, "N", FIELD(block),
      "one weight scale per N weights along the input (modes dynamic and weights)", NULL, 0},
     {"reduce-range", 0, OPTION_FLAG, NULL, FIELD(reduce_range),
      "weights of 7 bits, for runtimes that saturate on x86 without VNNI (narrow does not)", NULL, 0},
     {"full-range", 0, OPTION_FLAG, NULL, FIELD(full_range), "symmetric weights use −128 too", NULL, 0},
-    {"mse-weights", 0, OPTION_FLAG, NULL, FIELD(mse_weights), "weight scales of the smallest squared error", NULL, 0},
+    {"mse-weights", 0, OPTION_FLAG, NULL, FIELD(mse_weights), "weight scales of the smallest squared error",
+     NULL, 0},
     {"float-bias", 0, OPTION_FLAG, NULL, FIELD(float_bias), "biases stay float", NULL, 0},
-    {"bias-correction", 0, OPTION_FLAG, NULL, FIELD(bias_correction),
-     "biases make up for the mean error of their layer's weights", NULL, 0},
+    {"bias-correction", 0, OPTION_WORD, "HOW", FIELD(bias_correction),
+     "biases make up for the mean error of their layer's weights (auto: on)", "auto|off|on", 0},
+    {"dynamic-rows", 0, OPTION_FLAG, NULL, FIELD(dynamic_rows),
+     "mode dynamic: a scale per row instead of per tensor", NULL, 0},
     {"form", 0, OPTION_LISTED, "NAME", FIELD(form),
-     "qdq: ordinary operators between QuantizeLinear and DequantizeLinear; qoperator: QLinearConv and its like", NULL,
-     NW_WORDS_FORM},
+     "qdq: ordinary operators between QuantizeLinear and DequantizeLinear; qoperator: QLinearConv and its "
+     "like",
+     NULL, NW_WORDS_FORM},
     {0},
 };
 
@@ -67,18 +83,26 @@ static const option options_layers[] = {
     {"only", 0, OPTION_LIST, "PATTERN", FIELD(only), "quantize no other layers; may be repeated", NULL, 0},
     {"elementwise", 0, OPTION_WORD, "HOW", FIELD(elementwise),
      "layers without weights, such as Add (auto: between integer layers)", "auto|off|on", 0},
-    {"products", 0, OPTION_WORD, "HOW", FIELD(products), "products of two activations, as in attention (auto: on)",
+    {"products", 0, OPTION_WORD, "HOW", FIELD(products),
+     "products of two activations, as in attention (auto: on)", "auto|off|on", 0},
+    {"embeddings", 0, OPTION_WORD, "HOW", FIELD(embeddings), "tables read by Gather (auto: on)",
      "auto|off|on", 0},
-    {"embeddings", 0, OPTION_WORD, "HOW", FIELD(embeddings), "tables read by Gather (auto: on)", "auto|off|on", 0},
-    {"recurrent", 0, OPTION_WORD, "HOW", FIELD(recurrent), "weights of LSTM, GRU and RNN (auto: on)", "auto|off|on", 0},
-    {"quantize-outputs", 0, OPTION_FLAG, NULL, FIELD(quantize_outputs), "the model's own outputs too", NULL, 0},
+    {"recurrent", 0, OPTION_WORD, "HOW", FIELD(recurrent), "weights of LSTM, GRU and RNN (auto: on)",
+     "auto|off|on", 0},
+    {"quantize-inputs", 0, OPTION_WORD, "HOW", FIELD(quantize_inputs),
+     "the model's own inputs (auto: those that a grid resolves well: pixels do, spectra rarely)",
+     "auto|off|on", 0},
+    {"quantize-outputs", 0, OPTION_FLAG, NULL, FIELD(quantize_outputs), "the model's own outputs too", NULL,
+     0},
     {0},
 };
 
 extern const command command_quantize;
 
 static nw_switch switch_of(const char *word) {
-    return !word || strcmp(word, "auto") == 0 ? NW_SWITCH_AUTO : strcmp(word, "on") == 0 ? NW_SWITCH_ON : NW_SWITCH_OFF;
+    return !word || strcmp(word, "auto") == 0 ? NW_SWITCH_AUTO
+           : strcmp(word, "on") == 0          ? NW_SWITCH_ON
+                                              : NW_SWITCH_OFF;
 }
 
 static bool parse_range(const char *text, double *low, double *high) {
@@ -100,7 +124,8 @@ static int imply_observer(const char *name, const char *option_name, const char 
 static int options_of(const settings *s, nw_quantize_options *o) {
     const command *c = &command_quantize;
     if (s->symmetric && s->asymmetric) return say_usage(c, "--symmetric and --asymmetric exclude each other");
-    if (s->per_tensor && s->per_channel) return say_usage(c, "--per-tensor and --per-channel exclude each other");
+    if (s->per_tensor && s->per_channel)
+        return say_usage(c, "--per-tensor and --per-channel exclude each other");
     if (s->weights_only && s->mode && strcmp(s->mode, "weights") != 0)
         return say_usage(c, "--weights-only and --mode %s exclude each other", s->mode);
     *o = (nw_quantize_options){
@@ -108,7 +133,8 @@ static int options_of(const settings *s, nw_quantize_options *o) {
         .form = s->form,
         .activations = s->activations,
         .weights = s->weights,
-        .symmetric_activations = s->activation_scheme ? strcmp(s->activation_scheme, "symmetric") == 0 : s->symmetric,
+        .symmetric_activations =
+            s->activation_scheme ? strcmp(s->activation_scheme, "symmetric") == 0 : s->symmetric,
         .asymmetric_weights = s->weight_scheme ? strcmp(s->weight_scheme, "asymmetric") == 0 : s->asymmetric,
         .per_tensor = s->per_tensor,
         .block = (int64_t)s->block,
@@ -124,7 +150,9 @@ static int options_of(const settings *s, nw_quantize_options *o) {
         .embeddings = switch_of(s->embeddings),
         .recurrent = switch_of(s->recurrent),
         .float_bias = s->float_bias,
-        .bias_correction = s->bias_correction,
+        .inputs = switch_of(s->quantize_inputs),
+        .bias_correction = switch_of(s->bias_correction),
+        .dynamic_rows = s->dynamic_rows,
         .quantize_outputs = s->quantize_outputs,
         .known_ranges = s->known_ranges,
         .exclude_count = s->exclude.count,
@@ -154,8 +182,9 @@ static int quantize(nw_env *env, const settings *s) {
     bool measured = !o.mode || strcmp(o.mode, "static") == 0;
     bool given = o.observer && strcmp(o.observer, "absolute") == 0;
     if (measured && !given && !s->data)
-        return say_usage(&command_quantize, "--calibrate DATA is needed to measure activations; --weights-only or "
-                                            "--mode dynamic need none");
+        return say_usage(&command_quantize,
+                         "--calibrate DATA is needed to measure activations; --weights-only or "
+                         "--mode dynamic need none");
     nw_result result = nw_model_load(env, s->arguments.items[0], &model);
     if (result == NW_SUCCESS && s->data) result = open_data(env, s, true, &data);
     if (result == NW_SUCCESS) result = nw_model_quantize(model, data, &o, &small, &report);
@@ -170,10 +199,12 @@ const command command_quantize = {
     .name = "quantize",
     .summary = "make a smaller, faster integer model out of a float one",
     .usage = "MODEL -o OUT --calibrate DATA",
-    .description =
-        "Folds BatchNormalization, measures the activations on real samples, stores weights as integers and writes ONNX "
-        "that other runtimes load. Prints what was quantized, what was left in float and why, and what was fed: check that "
-        "line against the preprocessing of the training. Use narrow compare afterwards to see what it cost and gained.",
+    .description = "Folds BatchNormalization, measures the activations on real samples, stores weights as "
+                   "integers and writes ONNX "
+                   "that other runtimes load. Prints what was quantized, what was left in float and why, and "
+                   "what was fed: check that "
+                   "line against the preprocessing of the training. Use narrow compare afterwards to see "
+                   "what it cost and gained.",
     .least = 1,
     .most = 1,
     .groups = {{"Files", options_files},
@@ -181,13 +212,15 @@ const command command_quantize = {
                {"Scheme", options_scheme},
                {"Layers", options_layers},
                {"Options", options_common}},
-    .examples = {{"narrow quantize model.onnx -o small.onnx --calibrate photos/ --preprocess imagenet --samples 100",
-                  "an image classifier"},
-                 {"narrow quantize model.onnx -o small.onnx --calibrate features.npy --observer percentile",
-                  "inputs in a NumPy array [N, …], outliers left out"},
-                 {"narrow quantize model.onnx -o small.onnx -c photos/ --preprocess imagenet --exclude '/head/*' "
-                  "--exclude Softmax", "parts stay in float"},
-                 {"narrow quantize model.onnx -o small.onnx --weights-only --weights s4 --block 32",
-                  "4-bit weights, no data needed"}},
+    .examples =
+        {{"narrow quantize model.onnx -o small.onnx --calibrate photos/ --preprocess imagenet --samples 100",
+          "an image classifier"},
+         {"narrow quantize model.onnx -o small.onnx --calibrate features.npy --observer percentile",
+          "inputs in a NumPy array [N, …], outliers left out"},
+         {"narrow quantize model.onnx -o small.onnx -c photos/ --preprocess imagenet --exclude '/head/*' "
+          "--exclude Softmax",
+          "parts stay in float"},
+         {"narrow quantize model.onnx -o small.onnx --weights-only --weights s4 --block 32",
+          "4-bit weights, no data needed"}},
     .run = quantize,
 };

@@ -14,7 +14,8 @@ static const option options_run[] = {
     {"input", 'i', OPTION_LIST, "NAME=FILE.npy", FIELD(inputs),
      "a NumPy array for an input; once per input. The name may be left out when there is only one", NULL, 0},
     {"output-dir", 'o', OPTION_FILE, "DIR", FIELD(output_dir), "write every output to DIR/NAME.npy", NULL, 0},
-    {"explain", 0, OPTION_FLAG, NULL, FIELD(explain), "print the steps: kernel, layout, shapes, reason", NULL, 0},
+    {"explain", 0, OPTION_FLAG, NULL, FIELD(explain), "print the steps: kernel, layout, shapes, reason", NULL,
+     0},
     {0},
 };
 
@@ -61,11 +62,15 @@ static int path_of(const char *dir, const char *name, size_t index, char *buffer
     size_t n = 0;
     for (; name[n] && n + 1 < sizeof safe; n++) {
         unsigned char c = (unsigned char)name[n];
-        safe[n] = c < 0x20 || c == 0x7F || c == '/' || c == '\\' || c == ':' || (c == '.' && n == 0) ? '_' : (char)c;
+        safe[n] = c < 0x20 || c == 0x7F || c == '/' || c == '\\' || c == ':' || (c == '.' && n == 0)
+                      ? '_'
+                      : (char)c;
     }
     safe[n] = 0;
-    int length = n ? snprintf(buffer, size, "%s/%s.npy", dir, safe) : snprintf(buffer, size, "%s/%zu.npy", dir, index);
-    return length > 0 && (size_t)length < size ? EXIT_DONE : say_failed("the path of output \"%s\" is too long", name);
+    int length =
+        n ? snprintf(buffer, size, "%s/%s.npy", dir, safe) : snprintf(buffer, size, "%s/%zu.npy", dir, index);
+    return length > 0 && (size_t)length < size ? EXIT_DONE
+                                               : say_failed("the path of output \"%s\" is too long", name);
 }
 
 /* A folder and those above it, as mkdir -p makes them. */
@@ -117,9 +122,12 @@ static int run(nw_env *env, const settings *s) {
     inputs in = {0};
     const nw_array *outputs;
     int code = load(env, s, &in);
-    if (code == EXIT_DONE && nw_model_load(env, s->arguments.items[0], &model) != NW_SUCCESS) code = EXIT_FAILED;
-    if (code == EXIT_DONE && nw_model_run(model, in.count, in.arrays, &outputs) != NW_SUCCESS) code = EXIT_FAILED;
-    if (code == EXIT_DONE && s->explain && nw_model_explain(model, print_line, NULL) != NW_SUCCESS) code = EXIT_FAILED;
+    if (code == EXIT_DONE && nw_model_load(env, s->arguments.items[0], &model) != NW_SUCCESS)
+        code = EXIT_FAILED;
+    if (code == EXIT_DONE && nw_model_run(model, in.count, in.arrays, &outputs) != NW_SUCCESS)
+        code = EXIT_FAILED;
+    if (code == EXIT_DONE && s->explain && nw_model_explain(model, print_line, NULL) != NW_SUCCESS)
+        code = EXIT_FAILED;
     if (code == EXIT_DONE) code = write_outputs(env, s, nw_model_output_count(model), outputs);
     nw_model_free(model);
     unload(&in);
@@ -130,13 +138,15 @@ const command command_run = {
     .name = "run",
     .summary = "run a model on NumPy arrays",
     .usage = "MODEL --input NAME=FILE.npy… [--output-dir DIR]",
-    .description = "Runs the model once and writes each output as a NumPy array. Types and shapes must be the model's own "
+    .description = "Runs the model once and writes each output as a NumPy array. Types and shapes must be "
+                   "the model's own "
                    "(narrow info says which). --explain shows how the model runs on this machine.",
     .least = 1,
     .most = 1,
     .groups = {{"Inputs and outputs", options_run}, {"Options", options_common}},
     .examples = {{"narrow run model.onnx --input image.npy --output-dir out", "one input, no name needed"},
                  {"narrow run model.onnx -i ids=ids.npy -i mask=mask.npy -o out", "several inputs"},
-                 {"narrow run model.onnx -i image.npy --explain", "which layers run on integers, and why others do not"}},
+                 {"narrow run model.onnx -i image.npy --explain",
+                  "which layers run on integers, and why others do not"}},
     .run = run,
 };

@@ -20,8 +20,10 @@ int say_usage(const command *c, const char *format, ...) {
     va_start(args, format);
     fputs("narrow: ", stderr);
     vfprintf(stderr, format, args);
-    if (c) fprintf(stderr, "\nTry: narrow help %s\n", c->name);
-    else fputs("\nTry: narrow help\n", stderr);
+    if (c)
+        fprintf(stderr, "\nTry: narrow help %s\n", c->name);
+    else
+        fputs("\nTry: narrow help\n", stderr);
     va_end(args);
     return EXIT_USAGE;
 }
@@ -49,7 +51,9 @@ nw_measure_options measure_options(const settings *s) {
 int show_report(nw_env *env, const settings *s, nw_report *report) {
     (void)env;
     bool to_stdout = s->json && strcmp(s->json, "-") == 0;
-    const char *text = to_stdout ? nw_report_json(report) : s->quiet ? "" : nw_report_text(report, s->details);
+    const char *text = to_stdout  ? nw_report_json(report)
+                       : s->quiet ? ""
+                                  : nw_report_text(report, s->details);
     nw_result result = text ? NW_SUCCESS : NW_ERROR_MEMORY;
     if (text) fputs(text, stdout);
     if (text && s->json && !to_stdout) result = nw_report_save_json(report, s->json);

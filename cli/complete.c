@@ -13,19 +13,24 @@ static void each_option(const command *c, visit_fn *visit) {
 
 static void put_words(const char *words, const char *between) {
     for (const char *at = words; *at; at++)
-        if (*at == '|') fputs(between, stdout);
-        else putchar(*at);
+        if (*at == '|')
+            fputs(between, stdout);
+        else
+            putchar(*at);
 }
 
 /* Inside single quotes, with `also` (characters of the shell's own) escaped by a backslash. */
 static void put_quoted(const char *text, const char *also) {
     for (; *text; text++)
-        if (*text == '\'') fputs("'\\''", stdout);
-        else if (strchr(also, *text)) printf("\\%c", *text);
-        else putchar(*text);
+        if (*text == '\'')
+            fputs("'\\''", stdout);
+        else if (strchr(also, *text))
+            printf("\\%c", *text);
+        else
+            putchar(*text);
 }
 
-/* ---- bash ----------------------------------------------------------------------------------------------------------- */
+/* ---- bash -------------------------------------------------------------------------------------------- */
 
 static void bash_name(const command *c, const option *o) {
     (void)c;
@@ -45,7 +50,8 @@ static void bash(void) {
     const command *const *all = commands_all(&count);
     puts("# bash completion for narrow, printed by: narrow help --completion bash\n"
          "_narrow() {\n"
-         "    local word=\"${COMP_WORDS[COMP_CWORD]}\" before=\"${COMP_WORDS[COMP_CWORD-1]}\" command=\"${COMP_WORDS[1]}\"\n"
+         "    local word=\"${COMP_WORDS[COMP_CWORD]}\" before=\"${COMP_WORDS[COMP_CWORD-1]}\" "
+         "command=\"${COMP_WORDS[1]}\"\n"
          "    COMPREPLY=()\n"
          "    if [ \"$COMP_CWORD\" -eq 1 ]; then");
     fputs("        COMPREPLY=($(compgen -W '", stdout);
@@ -62,7 +68,7 @@ static void bash(void) {
          "complete -o filenames -F _narrow narrow");
 }
 
-/* ---- zsh ------------------------------------------------------------------------------------------------------------ */
+/* ---- zsh --------------------------------------------------------------------------------------------- */
 
 static void zsh_option(const command *c, const option *o) {
     (void)c;
@@ -88,14 +94,16 @@ static void zsh_option(const command *c, const option *o) {
 static void zsh(void) {
     size_t count;
     const command *const *all = commands_all(&count);
-    puts("#compdef narrow\n# printed by: narrow help --completion zsh\n_narrow() {\n    local -a commands\n    commands=(");
+    puts("#compdef narrow\n# printed by: narrow help --completion zsh\n_narrow() {\n    local -a commands\n  "
+         "  commands=(");
     for (size_t i = 0; i < count; i++) {
         printf("        '%s:", all[i]->name);
         put_quoted(all[i]->summary, ":\\");
         puts("'");
     }
-    puts("    )\n    if (( CURRENT == 2 )); then\n        _describe command commands\n        return\n    fi\n"
-         "    local command=$words[2]\n    shift words\n    (( CURRENT-- ))\n    case $command in");
+    puts(
+        "    )\n    if (( CURRENT == 2 )); then\n        _describe command commands\n        return\n    fi\n"
+        "    local command=$words[2]\n    shift words\n    (( CURRENT-- ))\n    case $command in");
     for (size_t i = 0; i < count; i++) {
         printf("    %s)\n        _arguments \\\n", all[i]->name);
         each_option(all[i], zsh_option);
@@ -104,7 +112,7 @@ static void zsh(void) {
     puts("    esac\n}\n_narrow \"$@\"");
 }
 
-/* ---- fish ----------------------------------------------------------------------------------------------------------- */
+/* ---- fish -------------------------------------------------------------------------------------------- */
 
 static void fish_option(const command *c, const option *o) {
     const char *words = option_words(o);
@@ -121,8 +129,10 @@ static void fish_option(const command *c, const option *o) {
     }
     fputs(" -d '", stdout);
     for (const char *p = o->help; *p; p++)
-        if (*p == '\'' || *p == '\\') printf("\\%c", *p);
-        else putchar(*p);
+        if (*p == '\'' || *p == '\\')
+            printf("\\%c", *p);
+        else
+            putchar(*p);
     puts("'");
 }
 
@@ -131,14 +141,19 @@ static void fish(void) {
     const command *const *all = commands_all(&count);
     puts("# fish completion for narrow, printed by: narrow help --completion fish");
     for (size_t i = 0; i < count; i++)
-        printf("complete -c narrow -n __fish_use_subcommand -f -a %s -d '%s'\n", all[i]->name, all[i]->summary);
+        printf("complete -c narrow -n __fish_use_subcommand -f -a %s -d '%s'\n", all[i]->name,
+               all[i]->summary);
     for (size_t i = 0; i < count; i++) each_option(all[i], fish_option);
 }
 
 bool complete_print(const char *shell) {
-    if (strcmp(shell, "bash") == 0) bash();
-    else if (strcmp(shell, "zsh") == 0) zsh();
-    else if (strcmp(shell, "fish") == 0) fish();
-    else return false;
+    if (strcmp(shell, "bash") == 0)
+        bash();
+    else if (strcmp(shell, "zsh") == 0)
+        zsh();
+    else if (strcmp(shell, "fish") == 0)
+        fish();
+    else
+        return false;
     return true;
 }

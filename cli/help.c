@@ -7,8 +7,8 @@
 #define WIDTH  100
 #define COLUMN 30
 
-/* Text wrapped at WIDTH, after spaces and commas, every line but the first indented; `column` is where the first line
- * starts. */
+/* Text wrapped at WIDTH, after spaces and commas, every line but the first indented; `column` is where the
+ * first line starts. */
 static void wrap(const char *text, int column, int indent) {
     bool space = false;
     while (*text) {
@@ -47,13 +47,16 @@ void help_overview(void) {
 
 static void print_option(const option *o) {
     char left[96];
-    int n = snprintf(left, sizeof left, "  %c%c%s--%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-                     o->letter ? ", " : "  ", o->name, o->value ? " " : "", o->value ? o->value : "");
+    int n =
+        snprintf(left, sizeof left, "  %c%c%s--%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
+                 o->letter ? ", " : "  ", o->name, o->value ? " " : "", o->value ? o->value : "");
     const char *words = option_words(o);
     char text[1024];
     snprintf(text, sizeof text, "%s%s%s", o->help, words ? ": " : "", words ? words : "");
-    if (n < COLUMN) printf("%-*s", COLUMN, left);
-    else printf("%s\n%*s", left, COLUMN, "");
+    if (n < COLUMN)
+        printf("%-*s", COLUMN, left);
+    else
+        printf("%s\n%*s", left, COLUMN, "");
     wrap(text, COLUMN, COLUMN);
 }
 
@@ -69,11 +72,13 @@ void help_command(const command *c) {
         printf("  # %s\n  %s\n", e->what, e->line);
 }
 
-/* ---- the manual page ------------------------------------------------------------------------------------------------ */
+/* ---- the manual page --------------------------------------------------------------------------------- */
 
-/* Text for roff, in ASCII: a hyphen is a minus, a backslash is escaped, and no line begins with a control character. */
+/* Text for roff, in ASCII: a hyphen is a minus, a backslash is escaped, and no line begins with a control
+ * character. */
 static void roff(const char *text) {
-    static const char *const spelled[][2] = {{"-", "\\-"}, {"\\", "\\e"}, {"…", "..."}, {"±", "\\[+-]"}, {"−", "\\-"}};
+    static const char *const spelled[][2] = {
+        {"-", "\\-"}, {"\\", "\\e"}, {"…", "..."}, {"±", "\\[+-]"}, {"−", "\\-"}};
     if (*text == '.' || *text == '\'') fputs("\\&", stdout);
     while (*text) {
         size_t i = 0, count = sizeof spelled / sizeof *spelled;
@@ -134,12 +139,14 @@ void help_man(void) {
     printf(".TH NARROW 1 \"\" \"narrow %s\" \"User Commands\"\n", nw_version());
     puts(".SH NAME\nnarrow \\- quantize, run and measure ONNX neural networks");
     puts(".SH SYNOPSIS\n.B narrow\n.I COMMAND\n[\\fIoptions\\fR]");
-    puts(".SH DESCRIPTION\nReads ONNX models, writes smaller and faster ones that other runtimes load, runs both with real "
+    puts(".SH DESCRIPTION\nReads ONNX models, writes smaller and faster ones that other runtimes load, runs "
+         "both with real "
          "integer\narithmetic, and measures what that costs and gains.");
     puts(".SH COMMANDS");
     for (size_t i = 0; i < count; i++) man_command(all[i]);
     puts(".SH OPTIONS OF ALL COMMANDS");
     for (const option *o = options_common; o->name; o++) man_option(o);
-    puts(".SH EXIT STATUS\n0: done. 1: something failed, and one message on standard error says what. 2: the command line is "
+    puts(".SH EXIT STATUS\n0: done. 1: something failed, and one message on standard error says what. 2: the "
+         "command line is "
          "wrong.");
 }

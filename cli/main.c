@@ -66,7 +66,8 @@ static int run(const command *c, const settings *s) {
 /* What was printed has to have arrived: a full disk shows here at the latest. */
 static int finish(int code) {
     bool written = fflush(stdout) == 0 && !ferror(stdout);
-    if (code == EXIT_DONE && !written) code = say_failed("cannot write to standard output: %s", strerror(errno));
+    if (code == EXIT_DONE && !written)
+        code = say_failed("cannot write to standard output: %s", strerror(errno));
     return code == EXIT_SAID ? EXIT_FAILED : code;
 }
 
@@ -95,10 +96,11 @@ int main(int argc, char **argv) {
         help_command(c);
         code = EXIT_DONE;
     } else if (s.arguments.count < (size_t)c->least) {
-        say_usage(c, "%s needs %s: narrow %s %s", c->name, s.arguments.count ? "more arguments" : "an argument", c->name,
-                  c->usage);
+        say_usage(c, "%s needs %s: narrow %s %s", c->name,
+                  s.arguments.count ? "more arguments" : "an argument", c->name, c->usage);
     } else if (c->most >= 0 && s.arguments.count > (size_t)c->most) {
-        say_usage(c, "\"%s\" is one argument too many: narrow %s %s", s.arguments.items[c->most], c->name, c->usage);
+        say_usage(c, "\"%s\" is one argument too many: narrow %s %s", s.arguments.items[c->most], c->name,
+                  c->usage);
     } else {
         code = run(c, &s);
     }

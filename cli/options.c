@@ -10,8 +10,8 @@
 #define FIELD(name) offsetof(settings, name)
 
 const option options_common[] = {
-    {"json", 0, OPTION_FILE, "FILE", FIELD(json), "write the results as JSON too; - for standard output, instead of text",
-     NULL, 0},
+    {"json", 0, OPTION_FILE, "FILE", FIELD(json),
+     "write the results as JSON too; - for standard output, instead of text", NULL, 0},
     {"threads", 0, OPTION_COUNT, "N", FIELD(threads), "threads to run with (default: one per core)", NULL, 0},
     {"isa", 0, OPTION_LISTED, "NAME", FIELD(isa), "highest instruction set to use", NULL, NW_WORDS_ISA},
     {"details", 0, OPTION_FLAG, NULL, FIELD(details), "print the long tables too", NULL, 0},
@@ -22,12 +22,17 @@ const option options_common[] = {
 
 const option options_data[] = {
     {"data", 0, OPTION_FILE, "PATH", FIELD(data),
-     "the samples: a folder with one sub-folder of images per class, a csv of file,label, MNIST idx files or their folder, "
-     "CIFAR .bin files, .npy or .npz arrays; PATH:train or PATH:test takes one of two parts", NULL, 0},
-    {"labels", 0, OPTION_FILE, "FILE", FIELD(labels), "class numbers of the samples (.npy or idx), for data without", NULL, 0},
+     "the samples: a folder with one sub-folder of images per class, a csv of file,label, MNIST idx files or "
+     "their folder, "
+     "CIFAR .bin files, .npy or .npz arrays; PATH:train or PATH:test takes one of two parts",
+     NULL, 0},
+    {"labels", 0, OPTION_FILE, "FILE", FIELD(labels),
+     "class numbers of the samples (.npy or idx), for data without", NULL, 0},
     {"preprocess", 0, OPTION_TEXT, "SPEC", FIELD(preprocess),
-     "how images become inputs: imagenet, none, or steps such as resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406,"
-     "std=0.229:0.224:0.225,color=rgb,layout=nchw", NULL, 0},
+     "how images become inputs: imagenet, none, or steps such as "
+     "resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406,"
+     "std=0.229:0.224:0.225,color=rgb,layout=nchw",
+     NULL, 0},
     {"samples", 'n', OPTION_COUNT, "N", FIELD(samples), "use at most N samples", NULL, 0},
     {"skip", 0, OPTION_COUNT, "N", FIELD(skip), "leave out the first N samples", NULL, 0},
     {0},
@@ -36,7 +41,8 @@ const option options_data[] = {
 const option options_measure[] = {
     {"output", 0, OPTION_TEXT, "NAME", FIELD(judged),
      "the output that is judged (default: the first that looks like class scores)", NULL, 0},
-    {"batch", 0, OPTION_COUNT, "N", FIELD(batch), "samples per run for accuracy; latency is always of one", NULL, 0},
+    {"batch", 0, OPTION_COUNT, "N", FIELD(batch), "samples per run for accuracy; latency is always of one",
+     NULL, 0},
     {"runs", 0, OPTION_COUNT, "N", FIELD(runs), "timed runs (default: about two seconds of them)", NULL, 0},
     {"warmup", 0, OPTION_COUNT, "N", FIELD(warmup), "runs before timing starts (default 3)", NULL, 0},
     {"no-latency", 0, OPTION_FLAG, NULL, FIELD(no_latency), "measure no times", NULL, 0},
@@ -47,11 +53,12 @@ const char *option_words(const option *o) {
     return o->kind == OPTION_WORD ? o->words : o->kind == OPTION_LISTED ? nw_words(o->list) : NULL;
 }
 
-/* ---- did you mean --------------------------------------------------------------------------------------------------- */
+/* ---- did you mean ------------------------------------------------------------------------------------ */
 
 #define LONGEST 48
 
-/* Letters to insert, delete, replace or swap with their neighbour to turn a into b (Damerau and Levenshtein). */
+/* Letters to insert, delete, replace or swap with their neighbour to turn a into b (Damerau and Levenshtein).
+ */
 static size_t distance(const char *a, size_t m, const char *b, size_t n) {
     size_t rows[3][LONGEST + 1];
     if (m > LONGEST || n > LONGEST) return LONGEST;
@@ -88,12 +95,14 @@ const char *suggest(const char *typed, const char *words, char *buffer, size_t s
     return found;
 }
 
-/* ---- parsing -------------------------------------------------------------------------------------------------------- */
+/* ---- parsing ----------------------------------------------------------------------------------------- */
 
 static const option *find(const command *c, const char *name, size_t length, char letter) {
     for (const option_group *g = c->groups; g < c->groups + MAX_GROUPS && g->title; g++)
         for (const option *o = g->options; o->name; o++) {
-            if (letter ? o->letter == letter : strlen(o->name) == length && memcmp(o->name, name, length) == 0) return o;
+            if (letter ? o->letter == letter
+                       : strlen(o->name) == length && memcmp(o->name, name, length) == 0)
+                return o;
         }
     return NULL;
 }
@@ -105,8 +114,10 @@ static bool unknown(const command *c, const char *name, size_t length) {
         for (const option *o = g->options; o->name && at < sizeof all; o++)
             at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", at ? "|" : "", o->name);
     snprintf(word, sizeof word, "%.*s", (int)(length < LONGEST ? length : LONGEST), name);
-    if (suggest(word, all, near, sizeof near)) say_usage(c, "unknown option --%s; did you mean --%s?", word, near);
-    else say_usage(c, "unknown option --%s", word);
+    if (suggest(word, all, near, sizeof near))
+        say_usage(c, "unknown option --%s; did you mean --%s?", word, near);
+    else
+        say_usage(c, "unknown option --%s", word);
     return false;
 }
 
@@ -159,7 +170,8 @@ static bool set(const command *c, const option *o, const char *value, settings *
         char near[LONGEST + 1];
         if (suggest(value, words, near, sizeof near))
             say_usage(c, "--%s does not know \"%s\"; did you mean %s? (%s)", o->name, value, near, words);
-        else say_usage(c, "--%s takes one of %s, not \"%s\"", o->name, words, value);
+        else
+            say_usage(c, "--%s takes one of %s, not \"%s\"", o->name, words, value);
         return false;
     }
     switch (o->kind) {

@@ -1,5 +1,6 @@
-/* narrow.h: the whole public interface of libnarrow: load ONNX models, quantize them, run them, and measure what that
- * costs and gains. C17 and C++; includes nothing of the project and is all that a user of the library includes.
+/* narrow.h: the whole public interface of libnarrow: load ONNX models, quantize them, run them, and measure
+ * what that costs and gains. C17 and C++; includes nothing of the project and is all that a user of the
+ * library includes.
  *
  *     nw_env *env;
  *     nw_model *model, *small;
@@ -10,16 +11,19 @@
  *     nw_model_quantize(model, data, &(nw_quantize_options){.observer = "percentile"}, &small, NULL);
  *     nw_model_save(small, "model-int8.onnx");
  *
- * Conventions
- *   Results    Functions that can fail return nw_result; NW_SUCCESS is 0. nw_env_message says what went wrong, in words a
- *              user understands. On failure outputs are untouched and no file is left half written.
- *   Ownership  What a function gives through a last parameter of type X ** belongs to the caller and is released by nw_X_free,
- *              for which NULL is fine. What it returns as const belongs to the object asked, and is valid until that is
- *              released unless it says otherwise. Arguments are copied or only read during the call.
- *   Lifetimes  Everything made from an environment is released before it. Models, data and reports do not need one another.
- *   Threads    An environment and all that was made from it belong to one thread at a time. Environments are independent.
- *   Options    A zeroed structure means the defaults: start from {0} and set what differs. Pointers to options may be NULL.
- *   Words      Choices that grow (element types, observers) are the command's own words: nw_words lists them. */
+ * Conventions:
+ * - Results. Functions that can fail return nw_result; NW_SUCCESS is 0. nw_env_message then says what went
+ *   wrong, in words a user understands. On failure outputs are untouched and no file is left half written.
+ * - Ownership. What a function gives through a last parameter of type X ** belongs to the caller and is
+ *   released by nw_X_free, for which NULL is fine. What it returns as const belongs to the object asked, and
+ *   is valid until that is released unless it says otherwise. Arguments are only read during the call.
+ * - Lifetimes. Everything made from an environment is released before it. Models, data and reports do not
+ *   need one another.
+ * - Threads. An environment and all that was made from it belong to one thread at a time. Environments are
+ *   independent of each other.
+ * - Options. A zeroed structure means the defaults: start from {0} and set what differs. Pointers to options
+ *   may be NULL.
+ * - Words. Choices that grow (element types, observers) are the command's own words: nw_words lists them. */
 #ifndef NARROW_NARROW_H
 #define NARROW_NARROW_H
 
@@ -53,7 +57,7 @@ typedef enum nw_result {
 NW_API const char *nw_result_text(nw_result result); /* "out of memory"; never NULL */
 NW_API const char *nw_version(void);                 /* "0.1.0" */
 
-/* The words an option accepts, separated by '|', the default first where there is one: "minmax|moving|sigma". */
+/* The words an option accepts, separated by '|', the default first where there is one: "minmax|moving|…". */
 typedef enum nw_word_list {
     NW_WORDS_MODE,       /* of quantization */
     NW_WORDS_FORM,       /* how quantization is spelled in ONNX */
@@ -64,12 +68,12 @@ typedef enum nw_word_list {
 } nw_word_list;
 NW_API const char *nw_words(nw_word_list list); /* never NULL */
 
-/* ---- environment: memory, messages, threads ---------------------------------------------------------------------- */
+/* ---- environment: memory, messages, threads ---------------------------------------------------------- */
 
 typedef struct nw_env nw_env;
 
-/* Where an environment takes all of its memory. `alloc` returns `size` bytes aligned to 64, or NULL; both are called from
- * several threads. */
+/* Where an environment takes all of its memory. `alloc` returns `size` bytes aligned to 64, or NULL; both are
+ * called from several threads. */
 typedef struct nw_memory {
     void *(*alloc)(void *user, size_t size);
     void (*release)(void *user, void *ptr);
@@ -79,26 +83,28 @@ typedef struct nw_memory {
 /* memory NULL: the C library's. */
 NW_API nw_result nw_env_new(const nw_memory *memory, nw_env **env);
 NW_API void nw_env_free(nw_env *env);
-/* What the latest failure was about; "" before the first. Valid until the next call on the environment or what it made. */
+/* What the latest failure was about; "" before the first. Valid until the next call on the environment or
+ * what it made. */
 NW_API const char *nw_env_message(const nw_env *env);
 
 /* Threads that runs use: 0 (default) one per core. Holds for models that have not run yet. */
 NW_API nw_result nw_env_set_threads(nw_env *env, int threads);
-/* The highest instruction set that is used (NW_WORDS_ISA), on machines that have it; NULL: the machine's best. Results do not
- * depend on it where integers are computed. Holds for models that have not run yet. */
+/* The highest instruction set that is used (NW_WORDS_ISA), on machines that have it; NULL: the machine's
+ * best. Results do not depend on it where integers are computed. Holds for models that have not run yet. */
 NW_API nw_result nw_env_set_isa(nw_env *env, const char *isa);
 
 /* Called with a line of text where something deserves attention but goes on. NULL (default): dropped. */
 typedef void nw_warning_fn(void *user, const char *line);
 NW_API void nw_env_on_warning(nw_env *env, nw_warning_fn *fn, void *user);
-/* Called now and then by long work: `done` of `total` samples (or runs) of `what` ("calibrating", …). done == total is the
- * last call of that work. */
+/* Called now and then by long work: `done` of `total` samples (or runs) of `what` ("calibrating", …). done ==
+ * total is the last call of that work. */
 typedef void nw_progress_fn(void *user, const char *what, size_t done, size_t total);
 NW_API void nw_env_on_progress(nw_env *env, nw_progress_fn *fn, void *user);
 
-/* ---- arrays -------------------------------------------------------------------------------------------------------- */
+/* ---- arrays ------------------------------------------------------------------------------------------ */
 
-typedef enum nw_type { /* the numbers are ONNX's */
+/* The numbers are ONNX's. */
+typedef enum nw_type {
     NW_TYPE_NONE = 0,
     NW_TYPE_F32 = 1,
     NW_TYPE_U8 = 2,
@@ -122,9 +128,9 @@ typedef enum nw_type { /* the numbers are ONNX's */
 typedef struct nw_array {
     const char *name; /* of the model's input or output; NULL: none */
     nw_type type;
-    int rank; /* 0: a scalar, one element; −1 in descriptions: unknown */
+    int rank;                    /* 0: a scalar, one element; −1 in descriptions: unknown */
     int64_t dims[NW_ARRAY_RANK]; /* −1 in descriptions: not fixed */
-    void *data; /* NULL in descriptions */
+    void *data;                  /* NULL in descriptions */
 } nw_array;
 
 NW_API const char *nw_type_name(nw_type type); /* "f32"; "none" when unknown */
@@ -134,37 +140,40 @@ NW_API nw_result nw_array_load(nw_env *env, const char *path, nw_array **array);
 NW_API nw_result nw_array_save(nw_env *env, const char *path, const nw_array *array);
 NW_API void nw_array_free(nw_array *array); /* arrays of nw_array_load */
 
-/* ---- data sets ----------------------------------------------------------------------------------------------------- */
+/* ---- data sets --------------------------------------------------------------------------------------- */
 
 typedef struct nw_data nw_data;
 
 typedef struct nw_data_options {
     const char *preprocess; /* how images become inputs: "imagenet", "none", or steps such as
-                               "resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"; required
-                               for image files, NULL means "none" elsewhere */
+                               "resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225";
+                               required for image files, NULL means "none" elsewhere */
     const char *labels;     /* .npy or idx file of class numbers [N]; NULL: the data's own */
-    size_t skip, samples;   /* leaves out the first `skip` samples and uses at most `samples` (0: all) of the rest */
+    size_t skip;            /* leaves out the first so many samples */
+    size_t samples;         /* uses at most so many of the rest; 0: all */
     int calibration;        /* of two parts, take the training part (otherwise the test part) */
 } nw_data_options;
 
-/* A folder of images with one sub-folder per class, a csv of file,label, MNIST's idx files, CIFAR's binary files, .npy or .npz
- * arrays; ":train" or ":test" after the path chooses a part. docs/data.md has the details. Samples are read as they are
- * used: memory does not grow with their number. */
+/* A folder of images with one sub-folder per class, a csv of file,label, MNIST's idx files, CIFAR's binary
+ * files, .npy or .npz arrays; ":train" or ":test" after the path chooses a part. docs/data.md has the
+ * details. Samples are read as they are used: memory does not grow with their number. */
 NW_API nw_result nw_data_open(nw_env *env, const char *path, const nw_data_options *options, nw_data **data);
-/* Arrays at hand, each [N, …], one per model input; labels [N] of an integer type, or NULL. They are not copied and must
- * outlive the data set. Of the options only skip and samples count. */
-NW_API nw_result nw_data_from_arrays(nw_env *env, size_t count, const nw_array *inputs, const nw_array *labels,
-                                     const nw_data_options *options, nw_data **data);
+/* Arrays at hand, each [N, …], one per model input; labels [N] of an integer type, or NULL. They are not
+ * copied and must outlive the data set. Of the options only skip and samples count. */
+NW_API nw_result nw_data_from_arrays(nw_env *env, size_t count, const nw_array *inputs,
+                                     const nw_array *labels, const nw_data_options *options, nw_data **data);
 NW_API void nw_data_free(nw_data *data);
-NW_API size_t nw_data_count(const nw_data *data);         /* samples */
-NW_API const char *nw_data_description(const nw_data *data); /* one line: kind, samples, shape, preprocessing */
+NW_API size_t nw_data_count(const nw_data *data); /* samples */
+/* One line: kind, samples, shape, preprocessing. */
+NW_API const char *nw_data_description(const nw_data *data);
 
-/* ---- models -------------------------------------------------------------------------------------------------------- */
+/* ---- models ------------------------------------------------------------------------------------------ */
 
 typedef struct nw_model nw_model;
 typedef struct nw_report nw_report;
 
-/* A model with operators that narrow does not know loads, and can be described and saved; running it fails and names them. */
+/* A model with operators that narrow does not know loads, and can be described and saved; running it fails
+ * and names them. */
 NW_API nw_result nw_model_load(nw_env *env, const char *path, nw_model **model);
 NW_API nw_result nw_model_save(const nw_model *model, const char *path);
 NW_API void nw_model_free(nw_model *model);
@@ -175,60 +184,66 @@ NW_API const nw_array *nw_model_input(const nw_model *model, size_t i); /* NULL 
 NW_API size_t nw_model_output_count(const nw_model *model);
 NW_API const nw_array *nw_model_output(const nw_model *model, size_t i);
 
-/* Runs once. inputs [count], by name (a model with one input takes a nameless one), in any order; types as the model says.
- * *outputs [nw_model_output_count] stays valid until the next run of this model. The first run with given shapes prepares
- * for them. */
-NW_API nw_result nw_model_run(nw_model *model, size_t count, const nw_array *inputs, const nw_array **outputs);
-/* Prints the steps of the latest run, line by line: kernel, layout, shapes, reasons. Fails before the first run. */
-NW_API nw_result nw_model_explain(const nw_model *model, void (*print)(void *user, const char *line), void *user);
+/* Runs once. inputs [count], by name (a model with one input takes a nameless one), in any order; types as
+ * the model says. *outputs [nw_model_output_count] stays valid until the next run of this model. The first
+ * run with given shapes prepares for them. */
+NW_API nw_result nw_model_run(nw_model *model, size_t count, const nw_array *inputs,
+                              const nw_array **outputs);
+/* Prints the steps of the latest run, line by line: kernel, layout, shapes, reasons. Fails before the first
+ * run. */
+NW_API nw_result nw_model_explain(const nw_model *model, void (*print)(void *user, const char *line),
+                                  void *user);
 
 typedef enum nw_switch { NW_SWITCH_AUTO, NW_SWITCH_OFF, NW_SWITCH_ON } nw_switch;
 
 /* Patterns name nodes ("/encoder/\*": * is any run of letters, ? one letter) or operators ("Conv"). */
 typedef struct nw_quantize_options {
-    const char *mode;        /* "static": weights, and activations on scales measured on data; "dynamic": activations on
-                                scales measured at run time; "weights": weights only */
-    const char *form;        /* "qdq": QuantizeLinear and DequantizeLinear around ordinary operators; "qoperator":
-                                QLinearConv and its like */
+    const char *mode; /* "static": weights, and activations on scales measured on data; "dynamic": activations
+                         on scales measured at run time; "weights": weights only */
+    const char *form; /* "qdq": QuantizeLinear and DequantizeLinear around ordinary operators; "qoperator":
+                         QLinearConv and its like */
     const char *activations; /* element type; "u8" */
     const char *weights;     /* element type; "s8" */
     int symmetric_activations, asymmetric_weights;
-    int per_tensor;      /* one scale per weight, instead of one per output channel */
-    int64_t block;       /* > 0: one scale per so many weights along the input axis (modes "weights" and "dynamic") */
-    int full_range;      /* symmetric weights use −128 too, not only −127 … 127 */
-    int reduce_range;    /* weights of 7 bits: no saturation in runtimes on x86 without VNNI */
-    int mse_weights;     /* weight scales of the smallest squared error instead of the largest magnitude */
-    const char *observer; /* how activation ranges are chosen; "minmax" */
-    double percentile;   /* of observer "percentile": per cent of values inside; 0: 99.999 */
-    double sigmas;       /* of observer "sigma"; 0: 4 */
-    double momentum;     /* of the moving average; 0: 0.9 */
+    int per_tensor;   /* one scale per weight, instead of one per output channel */
+    int64_t block;    /* > 0: one scale per so many weights of an input axis; modes "weights" and "dynamic" */
+    int full_range;   /* symmetric weights use −128 too, not only −127 … 127 */
+    int reduce_range; /* weights of 7 bits: no saturation in runtimes on x86 without VNNI */
+    int mse_weights;  /* weight scales of the smallest squared error instead of the largest magnitude */
+    const char *observer;         /* how activation ranges are chosen; "minmax" */
+    double percentile;            /* of observer "percentile": per cent of values inside; 0: 99.999 */
+    double sigmas;                /* of observer "sigma"; 0: 4 */
+    double momentum;              /* of the moving average; 0: 0.9 */
     double range_low, range_high; /* of observer "absolute" */
-    nw_switch elementwise; /* layers without weights. AUTO: where their operands are integers anyway */
-    nw_switch products;    /* products of two activations (attention). AUTO: on */
-    nw_switch embeddings;  /* tables that Gather reads. AUTO: on */
-    nw_switch recurrent;   /* weights of LSTM, GRU and RNN. AUTO: on */
-    int float_bias;        /* biases stay float */
-    int bias_correction;   /* biases make up for the mean error of their layer's weights */
-    int quantize_outputs;  /* the model's own outputs too */
-    int known_ranges;      /* Softmax, Sigmoid, Tanh get their mathematical range instead of the one seen */
+    nw_switch elementwise;        /* layers without weights. AUTO: where their operands are integers anyway */
+    nw_switch products;           /* products of two activations (attention). AUTO: on */
+    nw_switch embeddings;         /* tables that Gather reads. AUTO: on */
+    nw_switch recurrent;          /* weights of LSTM, GRU and RNN. AUTO: on */
+    nw_switch inputs;          /* the model's own. AUTO: where a grid resolves them: pixels, seldom spectra */
+    int float_bias;            /* biases stay float */
+    nw_switch bias_correction; /* biases make up for the mean error of their layer's weights. AUTO: on */
+    int dynamic_rows;     /* of mode "dynamic": a scale per row of the last axis, instead of per tensor */
+    int quantize_outputs; /* the model's own outputs too */
+    int known_ranges;     /* Softmax, Sigmoid, Tanh get their mathematical range instead of the one seen */
     size_t exclude_count, only_count;
     const char *const *exclude; /* patterns of layers that stay float */
     const char *const *only;    /* patterns: no other layer is quantized */
     size_t batch;               /* samples per calibration run; 0: chosen */
-    const char *save_as;        /* the quantized model is written here too; its report then has both file sizes */
+    const char *save_as; /* the quantized model is written here too; its report then has both file sizes */
 } nw_quantize_options;
 
-/* Post-training quantization; `model` stays as it is. data: what calibration reads, from its beginning; may be NULL for the
- * modes that measure nothing. *quantized is the model as a file would hold it. report NULL: not wanted; it says what was
- * quantized, what was left in float and why. Deterministic. */
+/* Post-training quantization; `model` stays as it is. data: what calibration reads, from its beginning; may
+ * be NULL for the modes that measure nothing. *quantized is the model as a file would hold it. report NULL:
+ * not wanted; it says what was quantized, what was left in float and why. Deterministic. */
 NW_API nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quantize_options *options,
                                    nw_model **quantized, nw_report **report);
 
-/* ---- measurements -------------------------------------------------------------------------------------------------- */
+/* ---- measurements ------------------------------------------------------------------------------------ */
 
 typedef struct nw_measure_options {
-    size_t batch;       /* samples per run when accuracy is measured; 0: chosen. Latency is of one sample */
-    const char *output; /* the output that is judged; NULL: the first one that looks like class scores, else the first */
+    size_t batch;        /* samples per run when accuracy is measured; 0: chosen. Latency is of one sample */
+    const char *output;  /* the output that is judged; NULL: the first one that looks like class scores, else
+                            the first */
     size_t warmup, runs; /* of the latency measurement; runs 0: chosen from the time one takes */
     int no_latency;      /* latency and speedup are left out */
 } nw_measure_options;
@@ -236,21 +251,23 @@ typedef struct nw_measure_options {
 /* What the model is: inputs, outputs, operators, parameters, quantization. */
 NW_API nw_result nw_model_summary(const nw_model *model, nw_report **report);
 /* Accuracy on labelled data (without labels: none), latency, memory. */
-NW_API nw_result nw_evaluate(const nw_model *model, nw_data *data, const nw_measure_options *options, nw_report **report);
-/* The same of several models on the same samples, side by side; agreement, SQNR, speedup and compression are against the first,
- * which is usually the float one. */
+NW_API nw_result nw_evaluate(const nw_model *model, nw_data *data, const nw_measure_options *options,
+                             nw_report **report);
+/* The same of several models on the same samples, side by side; agreement, SQNR, speedup and compression are
+ * against the first, which is usually the float one. */
 NW_API nw_result nw_compare(size_t count, const nw_model *const *models, nw_data *data,
                             const nw_measure_options *options, nw_report **report);
-/* Error of every layer of `quantized` against the tensor of the same name in `reference`, worst first, and statistics of
- * its parameters. Of the options, batch counts. */
+/* Error of every layer of `quantized` against the tensor of the same name in `reference`, worst first, and
+ * statistics of its parameters. Of the options, batch counts. */
 NW_API nw_result nw_compare_layers(const nw_model *reference, const nw_model *quantized, nw_data *data,
                                    const nw_measure_options *options, nw_report **report);
-/* Latency and memory alone. inputs [input_count], by name: an array with data NULL gives the shape, filled with random
- * numbers; inputs not named get the model's shape, with `options->batch` (0: 1) where the first dimension is free. */
-NW_API nw_result nw_benchmark(size_t count, const nw_model *const *models, size_t input_count, const nw_array *inputs,
-                              const nw_measure_options *options, nw_report **report);
+/* Latency and memory alone. inputs [input_count], by name: an array with data NULL gives the shape, filled
+ * with random numbers; inputs not named get the model's shape, with `options->batch` (0: 1) where the first
+ * dimension is free. */
+NW_API nw_result nw_benchmark(size_t count, const nw_model *const *models, size_t input_count,
+                              const nw_array *inputs, const nw_measure_options *options, nw_report **report);
 
-/* ---- reports: one set of facts, as text, as JSON, or one by one (docs/json.md) ---------------------------------------- */
+/* ---- reports: one set of facts, as text, as JSON, or one by one (docs/json.md) ----------------------- */
 
 NW_API void nw_report_free(nw_report *report);
 /* Tables for people; details: the long lists too. NULL when memory runs out. Valid until the next call. */

@@ -18,7 +18,8 @@ struct nw_env {
     void *progress_user;
 };
 
-/* The graph is what the file says, or would say: quantization spelled as ONNX operators. Whoever runs it prepares a copy. */
+/* The graph is what the file says, or would say: quantization spelled as ONNX operators. Whoever runs it
+ * prepares a copy. */
 struct nw_model {
     nw_env *env;
     nw_arena arena;      /* of path, inputs, outputs */
@@ -43,7 +44,9 @@ struct nw_report {
     char *text, *json; /* the latest, heap */
 };
 
-static inline nw_result nw_result_of(nw_status status) { return (nw_result)status; }
+static inline nw_result nw_result_of(nw_status status) {
+    return (nw_result)status;
+}
 /* For arguments that cannot name an environment to leave a message in. */
 static inline nw_result nw_misuse(nw_env *env, const char *what) {
     if (!env) return NW_ERROR_ARGUMENT;
@@ -59,7 +62,8 @@ nw_result nw_report_finish(nw_report *report, nw_status status, nw_report **out)
 
 /* A model around a graph, which it takes over (also on failure). path: a name for messages and reports. */
 nw_status nw_model_of_graph(nw_env *env, nw_graph *graph, const char *path, nw_model **out);
-/* A copy of the model's graph, quantization folded, simplified: ready for a session. Unknown operators: all named. */
+/* A copy of the model's graph, quantization folded, simplified: ready for a session. Unknown operators: all
+ * named. */
 nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **out);
 /* Bytes of the constants in the graph's outermost level as they are stored. */
 uint64_t nw_model_constant_bytes(const nw_model *model);
@@ -80,8 +84,10 @@ typedef struct nw_runner {
 
 nw_status nw_runner_new(const nw_model *model, nw_runner **out);
 void nw_runner_free(nw_runner *runner); /* NULL is fine */
-/* nw_session_run with the message in the environment. `arena` is over &runner->ctx where its bytes are to be counted. */
-nw_status nw_runner_run(nw_runner *runner, size_t count, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs);
+/* nw_session_run with the message in the environment. `arena` is over &runner->ctx where its bytes are to be
+ * counted. */
+nw_status nw_runner_run(nw_runner *runner, size_t count, const nw_feed *feeds, nw_arena *arena,
+                        nw_tensor *outputs);
 /* The most bytes held at once so far: loaded constants, and everything allocated to prepare and to run. */
 size_t nw_runner_peak(const nw_runner *runner);
 /* Copies a failure from a context of its own into the environment's; returns status. */
@@ -90,15 +96,15 @@ nw_status nw_env_take(nw_env *env, const nw_context *from, nw_status status);
 /* How the inputs of a data set become those of a model. */
 typedef struct nw_feeder {
     const nw_model *model;
-    size_t *source;  /* [model->input_count] input of the data set; heap */
-    size_t batch;    /* samples the model takes per run; 0: any number */
+    size_t *source; /* [model->input_count] input of the data set; heap */
+    size_t batch;   /* samples the model takes per run; 0: any number */
 } nw_feeder;
 
 /* Fails with both shapes in words when they do not fit. */
 nw_status nw_feeder_init(nw_feeder *feeder, const nw_model *model, const nw_data *data);
 void nw_feeder_free(nw_feeder *feeder); /* a zeroed one is fine */
-/* feeds[model->input_count], memory from `arena` where elements are converted or (a model of fixed batch) repeated to fill
- * it up. */
+/* feeds[model->input_count], memory from `arena` where elements are converted or (a model of fixed batch)
+ * repeated to fill it up. */
 nw_status nw_feeder_feed(const nw_feeder *feeder, const nw_batch *batch, nw_arena *arena, nw_feed *feeds);
 /* Samples per run: the model's own number, else `wanted`, else as many as make about 2 MB, at most 32. */
 size_t nw_feeder_batch(const nw_feeder *feeder, const nw_data *data, size_t wanted);

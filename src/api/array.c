@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* One block: the array and, aligned behind it, its elements. `release` is remembered in front, because nw_array_free gets no
- * environment. */
+/* One block: the array and, aligned behind it, its elements. `release` is remembered in front, because
+ * nw_array_free gets no environment. */
 typedef struct loaded {
     nw_array array;
     nw_allocator allocator;
@@ -16,7 +16,8 @@ nw_result nw_array_load(nw_env *env, const char *path, nw_array **array) {
     nw_npy npy;
     nw_status status = nw_npy_map(&env->ctx, path, &npy);
     if (status != NW_OK) return nw_result_of(status);
-    size_t header = (sizeof(loaded) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN, bytes = nw_tensor_bytes(&npy.tensor), total;
+    size_t header = (sizeof(loaded) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN,
+           bytes = nw_tensor_bytes(&npy.tensor), total;
     loaded *block = nw_add_size(header, bytes, &total) ? nw_alloc(&env->ctx, total) : NULL;
     if (block) {
         *block = (loaded){{NULL, (nw_type)npy.tensor.format, npy.tensor.rank, {0}, (char *)block + header},
@@ -34,7 +35,8 @@ nw_result nw_array_save(nw_env *env, const char *path, const nw_array *array) {
     nw_tensor t = {.format = (nw_format)array->type, .rank = array->rank, .data = array->data};
     memcpy(t.dims, array->dims, sizeof t.dims);
     nw_status status = nw_tensor_check(&env->ctx, &t);
-    if (status == NW_OK && !t.data && nw_tensor_bytes(&t)) return nw_misuse(env, "nw_array_save: the array has no data");
+    if (status == NW_OK && !t.data && nw_tensor_bytes(&t))
+        return nw_misuse(env, "nw_array_save: the array has no data");
     return nw_result_of(status == NW_OK ? nw_npy_write(&env->ctx, path, &t) : status);
 }
 

@@ -20,21 +20,26 @@ static nw_status input_of(const nw_model *model, size_t i, size_t count, const n
         if (name ? strcmp(name, port->name) == 0 : model->input_count == 1) given = &inputs[k];
     }
     const nw_array *from = given ? given : port;
-    *t = (nw_tensor){.format = (nw_format)(given && given->data ? given->type : port->type), .rank = from->rank};
+    *t = (nw_tensor){.format = (nw_format)(given && given->data ? given->type : port->type),
+                     .rank = from->rank};
     if (from->rank < 0 || t->format == NW_NONE)
-        return nw_fail(ctx, NW_E_ARGUMENT, "%s: the shape of input \"%s\" is not known: give it with --shape %s=…",
-                       model->path, port->name, port->name);
+        return nw_fail(ctx, NW_E_ARGUMENT,
+                       "%s: the shape of input \"%s\" is not known: give it with --shape %s=…", model->path,
+                       port->name, port->name);
     for (int d = 0; d < from->rank; d++) {
         t->dims[d] = from->dims[d] < 0 && d == 0 ? (int64_t)(batch ? batch : 1) : from->dims[d];
         if (t->dims[d] < 0)
-            return nw_fail(ctx, NW_E_ARGUMENT, "%s: dimension %d of input \"%s\" is not fixed: give the shape with "
-                           "--shape %s=…", model->path, d, port->name, port->name);
+            return nw_fail(ctx, NW_E_ARGUMENT,
+                           "%s: dimension %d of input \"%s\" is not fixed: give the shape with "
+                           "--shape %s=…",
+                           model->path, d, port->name, port->name);
     }
     t->data = given ? given->data : NULL;
     return nw_tensor_check(ctx, t);
 }
 
-/* xorshift64*: the same numbers everywhere. Floats in [−1, 1), integers 0 or 1: indices must stay in range. */
+/* xorshift64*: the same numbers everywhere. Floats in [−1, 1), integers 0 or 1: indices must stay in range.
+ */
 static void fill(nw_tensor *t) {
     uint64_t x = 0x9E3779B97F4A7C15u;
     for (size_t i = 0, n = nw_tensor_count(t); i < n; i++) {
@@ -42,20 +47,23 @@ static void fill(nw_tensor *t) {
         x ^= x << 25;
         x ^= x >> 27;
         uint64_t bits = x * 0x2545F4914F6CDD1Du;
-        if (nw_format_is_float(t->format)) nw_store_f64(t->format, t->data, i, (double)(int64_t)bits / 0x1p63);
-        else nw_store_s64(t->format, t->data, i, (int64_t)(bits >> 63));
+        if (nw_format_is_float(t->format))
+            nw_store_f64(t->format, t->data, i, (double)(int64_t)bits / 0x1p63);
+        else
+            nw_store_s64(t->format, t->data, i, (int64_t)(bits >> 63));
     }
 }
 
-static nw_status prepare(const nw_model *model, size_t count, const nw_array *inputs, size_t batch, nw_arena *arena,
-                         nw_feed *feeds) {
+static nw_status prepare(const nw_model *model, size_t count, const nw_array *inputs, size_t batch,
+                         nw_arena *arena, nw_feed *feeds) {
     for (size_t i = 0; i < model->input_count; i++) {
         nw_tensor t;
         NW_TRY(input_of(model, i, count, inputs, batch, &t));
         nw_kind kind = nw_format_kind(t.format);
         if (kind == NW_KIND_STRING || kind == NW_KIND_COMPLEX)
-            return nw_fail(&model->env->ctx, NW_E_UNSUPPORTED, "%s: input \"%s\" is %s, which cannot be made up",
-                           model->path, model->inputs[i].name, nw_format_name(t.format));
+            return nw_fail(&model->env->ctx, NW_E_UNSUPPORTED,
+                           "%s: input \"%s\" is %s, which cannot be made up", model->path,
+                           model->inputs[i].name, nw_format_name(t.format));
         if (!t.data) {
             NW_TRY(nw_tensor_alloc(arena, &t));
             fill(&t);
@@ -91,8 +99,8 @@ static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *ar
     return NW_OK;
 }
 
-static nw_status bench(const nw_model *model, size_t count, const nw_array *inputs, const nw_measure_options *o,
-                       double *first_ms, nw_record *r) {
+static nw_status bench(const nw_model *model, size_t count, const nw_array *inputs,
+                       const nw_measure_options *o, double *first_ms, nw_record *r) {
     nw_runner *runner = NULL;
     nw_latency latency;
     nw_arena own, counted;
@@ -124,15 +132,16 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
         nw_record_number(r, "latency_ms_min", "latency (least)", NW_UNIT_MS, latency.least);
         nw_record_number(r, "latency_runs", "runs", NW_UNIT_COUNT, (double)latency.runs);
         nw_record_number(r, "speedup", "speedup", NW_UNIT_FACTOR, *first_ms / latency.median);
-        nw_record_number(r, "peak_memory_bytes", "memory to run", NW_UNIT_BYTES, (double)nw_runner_peak(runner));
+        nw_record_number(r, "peak_memory_bytes", "memory to run", NW_UNIT_BYTES,
+                         (double)nw_runner_peak(runner));
     }
     nw_runner_free(runner);
     nw_arena_free(&own);
     return status;
 }
 
-nw_result nw_benchmark(size_t count, const nw_model *const *models, size_t input_count, const nw_array *inputs,
-                       const nw_measure_options *options, nw_report **report) {
+nw_result nw_benchmark(size_t count, const nw_model *const *models, size_t input_count,
+                       const nw_array *inputs, const nw_measure_options *options, nw_report **report) {
     static const nw_measure_options defaults;
     if (!count || !models || !models[0]) return NW_ERROR_ARGUMENT;
     nw_env *env = models[0]->env;

@@ -40,13 +40,15 @@ static nw_status tensor_of(nw_env *env, const nw_array *array, nw_tensor *t) {
     *t = (nw_tensor){.format = (nw_format)array->type, .rank = array->rank, .data = array->data};
     memcpy(t->dims, array->dims, sizeof t->dims);
     NW_TRY(nw_tensor_check(&env->ctx, t));
-    if (!t->data && nw_tensor_bytes(t)) return nw_fail(&env->ctx, NW_E_ARGUMENT, "an array of the data set has no data");
+    if (!t->data && nw_tensor_bytes(t))
+        return nw_fail(&env->ctx, NW_E_ARGUMENT, "an array of the data set has no data");
     return NW_OK;
 }
 
 nw_result nw_data_from_arrays(nw_env *env, size_t count, const nw_array *inputs, const nw_array *labels,
                               const nw_data_options *options, nw_data **data) {
-    if (!env || !inputs || count == 0 || !data) return nw_misuse(env, "nw_data_from_arrays: an argument is missing");
+    if (!env || !inputs || count == 0 || !data)
+        return nw_misuse(env, "nw_data_from_arrays: an argument is missing");
     nw_dataset_options o = internal(options);
     nw_dataset *dataset = NULL;
     nw_arena scratch;
@@ -60,7 +62,8 @@ nw_result nw_data_from_arrays(nw_env *env, size_t count, const nw_array *inputs,
     }
     if (status == NW_OK && labels) status = tensor_of(env, labels, &label);
     if (status == NW_OK)
-        status = nw_dataset_from_arrays(&env->ctx, count, names, tensors, labels ? &label : NULL, &o, &dataset);
+        status =
+            nw_dataset_from_arrays(&env->ctx, count, names, tensors, labels ? &label : NULL, &o, &dataset);
     nw_arena_free(&scratch);
     return status == NW_OK ? wrap(env, dataset, data) : nw_result_of(status);
 }
@@ -71,5 +74,9 @@ void nw_data_free(nw_data *data) {
     nw_free(&data->env->ctx, data);
 }
 
-size_t nw_data_count(const nw_data *data) { return data ? nw_dataset_count(data->dataset) : 0; }
-const char *nw_data_description(const nw_data *data) { return data ? data->description : ""; }
+size_t nw_data_count(const nw_data *data) {
+    return data ? nw_dataset_count(data->dataset) : 0;
+}
+const char *nw_data_description(const nw_data *data) {
+    return data ? data->description : "";
+}

@@ -41,9 +41,15 @@ SAME(NW_SWITCH_ON, NW_YES);
 #define NW_VERSION "0.1.0"
 #endif
 
-const char *nw_version(void) { return NW_VERSION; }
-const char *nw_result_text(nw_result result) { return nw_status_string((nw_status)result); }
-const char *nw_type_name(nw_type type) { return nw_format_name((nw_format)type); }
+const char *nw_version(void) {
+    return NW_VERSION;
+}
+const char *nw_result_text(nw_result result) {
+    return nw_status_string((nw_status)result);
+}
+const char *nw_type_name(nw_type type) {
+    return nw_format_name((nw_format)type);
+}
 
 const char *nw_words(nw_word_list list) {
     switch (list) {
@@ -56,7 +62,7 @@ const char *nw_words(nw_word_list list) {
 #define NW_OBSERVER(id, name, file, bins, help) "|" name
 #include "quant/observers.def"
 #undef NW_OBSERVER
-        )[1];
+                 )[1];
     case NW_WORDS_ISA:
 #define NW_ISA_WORD(id, word) "|" #word
         return &("" NW_ISA_LIST(NW_ISA_WORD))[1];
@@ -86,7 +92,8 @@ void nw_env_free(nw_env *env) {
 
 const char *nw_env_message(const nw_env *env) {
     if (!env) return "no environment was given";
-    return env->ctx.message[0] || env->ctx.status == NW_OK ? env->ctx.message : nw_status_string(env->ctx.status);
+    return env->ctx.message[0] || env->ctx.status == NW_OK ? env->ctx.message
+                                                           : nw_status_string(env->ctx.status);
 }
 
 nw_result nw_env_set_threads(nw_env *env, int threads) {
@@ -100,8 +107,8 @@ nw_result nw_env_set_isa(nw_env *env, const char *isa) {
     if (!env) return NW_ERROR_ARGUMENT;
     nw_isa wanted = nw_isa_detect();
     if (isa && !nw_isa_by_name(isa, &wanted))
-        return nw_result_of(nw_fail(&env->ctx, NW_E_ARGUMENT, "unknown instruction set \"%s\": use one of %s", isa,
-                                    nw_words(NW_WORDS_ISA)));
+        return nw_result_of(nw_fail(&env->ctx, NW_E_ARGUMENT, "unknown instruction set \"%s\": use one of %s",
+                                    isa, nw_words(NW_WORDS_ISA)));
     env->isa = wanted;
     return NW_SUCCESS;
 }
@@ -127,6 +134,7 @@ void nw_env_write(const nw_env *env, nw_record *record) {
 }
 
 nw_status nw_env_take(nw_env *env, const nw_context *from, nw_status status) {
-    if (status != NW_OK) nw_fail(&env->ctx, status, "%s", from->message[0] ? from->message : nw_status_string(status));
+    if (status != NW_OK)
+        nw_fail(&env->ctx, status, "%s", from->message[0] ? from->message : nw_status_string(status));
     return status;
 }

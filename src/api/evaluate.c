@@ -1,5 +1,5 @@
-/* evaluate.c: models side by side on the same samples: latency and memory of one sample first, then accuracy, streaming the data
- * set once for all models. */
+/* evaluate.c: models side by side on the same samples: latency and memory of one sample first, then accuracy,
+ * streaming the data set once for all models. */
 #include "api/api.h"
 
 #include <math.h>
@@ -9,13 +9,13 @@ typedef struct entry {
     const nw_model *model;
     nw_runner *runner;
     nw_feeder feeder;
-    nw_feed *feeds;       /* [input_count] */
-    nw_tensor *outputs;   /* [output_count] of the latest run */
-    nw_tensor *real;      /* the same as f32; data NULL for text */
-    nw_arena arena;       /* of one run, counted */
+    nw_feed *feeds;     /* [input_count] */
+    nw_tensor *outputs; /* [output_count] of the latest run */
+    nw_tensor *real;    /* the same as f32; data NULL for text */
+    nw_arena arena;     /* of one run, counted */
     nw_score score;
-    nw_noise *noise;      /* [output_count] against the first entry */
-    nw_latency latency;   /* runs 0: not measured */
+    nw_noise *noise;    /* [output_count] against the first entry */
+    nw_latency latency; /* runs 0: not measured */
     size_t peak;
 } entry;
 
@@ -26,13 +26,13 @@ typedef struct contest {
     nw_arena arena;
     size_t count;
     entry *entries;
-    size_t batch;  /* samples per run when accuracy is measured */
-    int judged;    /* output whose scores count; −1: none has scores */
-    int output;    /* output that SQNR is of */
+    size_t batch; /* samples per run when accuracy is measured */
+    int judged;   /* output whose scores count; −1: none has scores */
+    int output;   /* output that SQNR is of */
     size_t samples;
 } contest;
 
-/* ---- taking part --------------------------------------------------------------------------------------------------- */
+/* ---- taking part ------------------------------------------------------------------------------------- */
 
 static nw_status enter(contest *c, entry *e, const nw_model *model) {
     e->model = model;
@@ -61,17 +61,19 @@ static nw_status find_output(contest *c) {
     c->output = 0;
     for (size_t m = 1; m < c->count; m++)
         if (c->entries[m].model->output_count != first->output_count)
-            return nw_fail(&c->env->ctx, NW_E_ARGUMENT, "%s has %zu outputs and %s has %zu: they cannot be compared",
-                           first->path, first->output_count, c->entries[m].model->path, c->entries[m].model->output_count);
-    if (first->output_count == 0) return nw_fail(&c->env->ctx, NW_E_ARGUMENT, "%s has no output", first->path);
+            return nw_fail(&c->env->ctx, NW_E_ARGUMENT,
+                           "%s has %zu outputs and %s has %zu: they cannot be compared", first->path,
+                           first->output_count, c->entries[m].model->path, c->entries[m].model->output_count);
+    if (first->output_count == 0)
+        return nw_fail(&c->env->ctx, NW_E_ARGUMENT, "%s has no output", first->path);
     if (!c->options->output) return NW_OK;
     for (size_t i = 0; i < first->output_count; i++)
         if (strcmp(first->outputs[i].name, c->options->output) == 0) {
             c->output = (int)i;
             return NW_OK;
         }
-    return nw_fail(&c->env->ctx, NW_E_ARGUMENT, "%s has no output \"%s\"; its first one is \"%s\"", first->path,
-                   c->options->output, first->outputs[0].name);
+    return nw_fail(&c->env->ctx, NW_E_ARGUMENT, "%s has no output \"%s\"; its first one is \"%s\"",
+                   first->path, c->options->output, first->outputs[0].name);
 }
 
 static nw_status run(entry *e, const nw_batch *batch) {
@@ -94,7 +96,7 @@ static nw_status run_to_f32(entry *e, const nw_batch *batch) {
     return NW_OK;
 }
 
-/* ---- latency and memory, of one sample ----------------------------------------------------------------------------- */
+/* ---- latency and memory, of one sample --------------------------------------------------------------- */
 
 #define AUTO_MS     2000.0 /* spent on each model */
 #define AUTO_LEAST  10
@@ -119,7 +121,8 @@ static nw_status time_all(contest *c, size_t *runs, double **ms) {
             entry *e = &c->entries[m];
             size_t from = runs[m] * block / BLOCKS, to = runs[m] * (block + 1) / BLOCKS;
             double unused;
-            if (from < to && c->count > 1) NW_TRY(time_once(e, &unused)); /* the other model emptied the cache */
+            if (from < to && c->count > 1)
+                NW_TRY(time_once(e, &unused)); /* the other model emptied the cache */
             for (size_t i = from; i < to; i++) NW_TRY(time_once(e, &ms[m][i]));
             nw_env_progress(c->env, "timing", done += to - from, total);
         }
@@ -139,7 +142,10 @@ static nw_status time_models(contest *c) {
             least = fmin(least, ms_once);
         }
         double fit = least > 0 ? AUTO_MS / least : AUTO_MOST;
-        runs[m] = o->runs ? o->runs : fit < AUTO_LEAST ? AUTO_LEAST : fit > AUTO_MOST ? AUTO_MOST : (size_t)fit;
+        runs[m] = o->runs            ? o->runs
+                  : fit < AUTO_LEAST ? AUTO_LEAST
+                  : fit > AUTO_MOST  ? AUTO_MOST
+                                     : (size_t)fit;
         ms[m] = nw_arena_array(&c->arena, runs[m], sizeof **ms);
         if (!ms[m]) return NW_E_MEMORY;
     }
@@ -170,10 +176,10 @@ static nw_status measure_cost(contest *c) {
     return status;
 }
 
-/* ---- accuracy ------------------------------------------------------------------------------------------------------ */
+/* ---- accuracy ---------------------------------------------------------------------------------------- */
 
-/* Class scores are the last axis of [N,C] (then T = 1) or [N,T,C], or the second of [N,C,1,1]; T is the number of labels a
- * sample has. */
+/* Class scores are the last axis of [N,C] (then T = 1) or [N,T,C], or the second of [N,C,1,1]; T is the
+ * number of labels a sample has. */
 static bool scores_of(const nw_tensor *t, size_t samples, size_t labels, size_t *rows, size_t *classes) {
     if (t->rank < 2 || !t->data || t->dims[0] < 0 || (size_t)t->dims[0] < samples) return false;
     if (!nw_format_is_float(t->format)) return false;
@@ -244,7 +250,8 @@ static nw_status measure_accuracy(contest *c) {
         for (size_t m = 0; m < c->count; m++) {
             entry *e = &c->entries[m];
             nw_status status = run_to_f32(e, &batch);
-            if (status != NW_OK && c->samples == 0 && c->batch > 1 && !e->feeder.batch && !c->options->batch) {
+            if (status != NW_OK && c->samples == 0 && c->batch > 1 && !e->feeder.batch &&
+                !c->options->batch) {
                 c->batch = 1; /* some models say that they take any batch, and then reshape to one sample */
                 return measure_accuracy(c);
             }
@@ -258,7 +265,7 @@ static nw_status measure_accuracy(contest *c) {
     return NW_OK;
 }
 
-/* ---- the report ---------------------------------------------------------------------------------------------------- */
+/* ---- the report -------------------------------------------------------------------------------------- */
 
 static void write_entry(const contest *c, const entry *e, nw_record *r) {
     const entry *first = &c->entries[0];
@@ -269,7 +276,8 @@ static void write_entry(const contest *c, const entry *e, nw_record *r) {
     nw_score_write(&e->score, r);
     if (!alone) {
         if (reference && c->judged >= 0) nw_record_number(r, "agreement", "agreement", NW_UNIT_SHARE, NAN);
-        nw_record_number(r, "sqnr_db", "SQNR", NW_UNIT_DB, reference ? NAN : nw_noise_db(&e->noise[c->output]));
+        nw_record_number(r, "sqnr_db", "SQNR", NW_UNIT_DB,
+                         reference ? NAN : nw_noise_db(&e->noise[c->output]));
     }
     nw_record_number(r, "file_bytes", "file size", NW_UNIT_BYTES, bytes);
     if (!alone) nw_record_number(r, "compression_ratio", "compression", NW_UNIT_FACTOR, first_bytes / bytes);
@@ -278,7 +286,8 @@ static void write_entry(const contest *c, const entry *e, nw_record *r) {
         nw_record_number(r, "latency_ms_p90", "latency (p90)", NW_UNIT_MS, e->latency.p90);
         nw_record_number(r, "latency_runs", NULL, NW_UNIT_COUNT, (double)e->latency.runs);
         if (!alone)
-            nw_record_number(r, "speedup", "speedup", NW_UNIT_FACTOR, first->latency.median / e->latency.median);
+            nw_record_number(r, "speedup", "speedup", NW_UNIT_FACTOR,
+                             first->latency.median / e->latency.median);
     }
     nw_record_number(r, "peak_memory_bytes", "memory to run", NW_UNIT_BYTES, (double)e->peak);
     for (size_t i = 0; !alone && e->model->output_count > 1 && i < e->model->output_count; i++) {
@@ -322,8 +331,8 @@ static nw_status hold(contest *c, const nw_model *const *models, nw_report *repo
     for (size_t m = 0; m < c->count; m++) {
         size_t own = c->entries[m].feeder.batch;
         if (own && fixed && own != fixed)
-            return nw_fail(&c->env->ctx, NW_E_ARGUMENT, "the models have different fixed batch sizes (%zu and %zu)", fixed,
-                           own);
+            return nw_fail(&c->env->ctx, NW_E_ARGUMENT,
+                           "the models have different fixed batch sizes (%zu and %zu)", fixed, own);
         if (own) fixed = own;
     }
     c->batch = fixed ? fixed : nw_feeder_batch(&c->entries[0].feeder, c->data, c->options->batch);
@@ -348,13 +357,15 @@ static nw_result compare(const char *command, size_t count, const nw_model *cons
     return nw_report_finish(made, status, report);
 }
 
-nw_result nw_evaluate(const nw_model *model, nw_data *data, const nw_measure_options *options, nw_report **report) {
-    if (!model || !data || !report) return nw_misuse(model ? model->env : NULL, "nw_evaluate: an argument is missing");
+nw_result nw_evaluate(const nw_model *model, nw_data *data, const nw_measure_options *options,
+                      nw_report **report) {
+    if (!model || !data || !report)
+        return nw_misuse(model ? model->env : NULL, "nw_evaluate: an argument is missing");
     return compare("eval", 1, &model, data, options, report);
 }
 
-nw_result nw_compare(size_t count, const nw_model *const *models, nw_data *data, const nw_measure_options *options,
-                     nw_report **report) {
+nw_result nw_compare(size_t count, const nw_model *const *models, nw_data *data,
+                     const nw_measure_options *options, nw_report **report) {
     if (!count || !models || !models[0]) return NW_ERROR_ARGUMENT;
     for (size_t m = 0; m < count; m++)
         if (!models[m]) return nw_misuse(models[0]->env, "nw_compare: a model is missing");

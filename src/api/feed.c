@@ -11,8 +11,9 @@
 static char *shape_text(const nw_array *a, char *buffer, size_t size) {
     size_t at = (size_t)snprintf(buffer, size, "%s [", nw_type_name(a->type));
     for (int d = 0; d < a->rank && at < size; d++)
-        at += (size_t)(a->dims[d] < 0 ? snprintf(buffer + at, size - at, "%sN", d ? "," : "")
-                                      : snprintf(buffer + at, size - at, "%s%" PRId64, d ? "," : "", a->dims[d]));
+        at += (size_t)(a->dims[d] < 0
+                           ? snprintf(buffer + at, size - at, "%sN", d ? "," : "")
+                           : snprintf(buffer + at, size - at, "%s%" PRId64, d ? "," : "", a->dims[d]));
     if (at < size) snprintf(buffer + at, size - at, "]");
     return buffer;
 }
@@ -46,24 +47,30 @@ static nw_status bind_input(nw_feeder *feeder, const nw_model *model, const nw_d
         const char *name = nw_dataset_input_at(data->dataset, k)->name;
         if (name ? strcmp(name, port->name) == 0 : count == 1 && model->input_count == 1) found = k;
     }
-    if (found == count && count == 1 && model->input_count == 1) found = 0; /* one to one: the name does not matter */
+    if (found == count && count == 1 && model->input_count == 1)
+        found = 0; /* one to one: the name does not matter */
     if (found == count)
         return nw_fail(ctx, NW_E_DATA,
-                       "%s: the data set has nothing for input \"%s\": models with several inputs take an .npz file with "
-                       "one array per input, named like it", model->path, port->name);
+                       "%s: the data set has nothing for input \"%s\": models with several inputs take an "
+                       ".npz file with "
+                       "one array per input, named like it",
+                       model->path, port->name);
     const nw_dataset_input *in = nw_dataset_input_at(data->dataset, found);
     nw_array have = stacked(in);
     char a[160], b[160];
     if (!fits(port, &have))
-        return nw_fail(ctx, NW_E_DATA, "%s: input \"%s\" wants %s, but the data set gives %s; for images, --preprocess "
-                       "(resize, crop, color, layout) decides the shape", model->path, port->name,
-                       shape_text(port, a, sizeof a), shape_text(&have, b, sizeof b));
+        return nw_fail(ctx, NW_E_DATA,
+                       "%s: input \"%s\" wants %s, but the data set gives %s; for images, --preprocess "
+                       "(resize, crop, color, layout) decides the shape",
+                       model->path, port->name, shape_text(port, a, sizeof a),
+                       shape_text(&have, b, sizeof b));
     if (!convertible(in->format, (nw_format)port->type))
-        return nw_fail(ctx, NW_E_DATA, "%s: input \"%s\" wants %s, but the data set gives %s", model->path, port->name,
-                       shape_text(port, a, sizeof a), shape_text(&have, b, sizeof b));
+        return nw_fail(ctx, NW_E_DATA, "%s: input \"%s\" wants %s, but the data set gives %s", model->path,
+                       port->name, shape_text(port, a, sizeof a), shape_text(&have, b, sizeof b));
     if (port->rank > 0 && port->dims[0] > 0) {
         if (feeder->batch && feeder->batch != (size_t)port->dims[0])
-            return nw_fail(ctx, NW_E_SHAPE, "%s: its inputs have different fixed batch sizes (%zu and %" PRId64 ")",
+            return nw_fail(ctx, NW_E_SHAPE,
+                           "%s: its inputs have different fixed batch sizes (%zu and %" PRId64 ")",
                            model->path, feeder->batch, port->dims[0]);
         feeder->batch = (size_t)port->dims[0];
     }
@@ -76,7 +83,8 @@ nw_status nw_feeder_init(nw_feeder *feeder, const nw_model *model, const nw_data
     feeder->source = nw_calloc(&model->env->ctx, model->input_count, sizeof *feeder->source);
     if (!feeder->source) return NW_E_MEMORY;
     nw_status status = NW_OK;
-    for (size_t i = 0; status == NW_OK && i < model->input_count; i++) status = bind_input(feeder, model, data, i);
+    for (size_t i = 0; status == NW_OK && i < model->input_count; i++)
+        status = bind_input(feeder, model, data, i);
     if (status != NW_OK) nw_feeder_free(feeder);
     return status;
 }
@@ -104,10 +112,13 @@ nw_status nw_feeder_feed(const nw_feeder *feeder, const nw_batch *batch, nw_aren
         if (fill || t.format != have->format) {
             NW_TRY(nw_tensor_alloc(arena, &t));
             size_t used = nw_tensor_count(have);
-            if (t.format == have->format) memcpy(t.data, have->data, nw_tensor_bytes(have));
-            else convert(have, &t, used);
+            if (t.format == have->format)
+                memcpy(t.data, have->data, nw_tensor_bytes(have));
+            else
+                convert(have, &t, used);
             size_t sample = batch->count ? nw_format_bits(t.format) / 8 * (used / batch->count) : 0;
-            for (size_t k = batch->count; fill && k < feeder->batch; k++) /* repeats the last one; nobody looks */
+            for (size_t k = batch->count; fill && k < feeder->batch;
+                 k++) /* repeats the last one; nobody looks */
                 memcpy((char *)t.data + k * sample, (char *)t.data + (k - 1) * sample, sample);
         }
         feeds[i] = (nw_feed){port->name, t};

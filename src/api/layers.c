@@ -1,4 +1,5 @@
-/* layers.c: the error of every layer: both models run on the same samples, tapped at tensors of the same name. */
+/* layers.c: the error of every layer: both models run on the same samples, tapped at tensors of the same
+ * name. */
 #include "api/api.h"
 #include "op/op.h"
 #include "op/quantize.h"
@@ -10,15 +11,16 @@
 #include <string.h>
 
 typedef struct layer {
-    const nw_node *node;  /* in the reference graph */
-    const nw_node *other; /* the node of the quantized graph that makes the tensor of the same name, or NULL */
+    const nw_node *node; /* in the reference graph */
+    const nw_node
+        *other; /* the node of the quantized graph that makes the tensor of the same name, or NULL */
     int value, other_value; /* tapped */
-    const nw_node *grid;  /* the FakeQuant behind the quantized one, or NULL */
+    const nw_node *grid;    /* the FakeQuant behind the quantized one, or NULL */
     nw_noise noise;
     double sum, squares;
     float min, max;
     uint64_t count;
-    const float *seen;    /* of the reference's latest run */
+    const float *seen; /* of the reference's latest run */
     size_t seen_count;
     double sqnr;
 } layer;
@@ -29,7 +31,7 @@ typedef struct inspection {
     nw_graph *graphs[2];
     nw_session *sessions[2];
     nw_feeder feeders[2];
-    int *layer_of[2];          /* [value_count] layer tapped there, or −1 */
+    int *layer_of[2]; /* [value_count] layer tapped there, or −1 */
     nw_arena arena, batch;
     layer *layers;
     size_t count;
@@ -37,14 +39,17 @@ typedef struct inspection {
     nw_status status; /* of a tap */
 } inspection;
 
-/* ---- which tensors belong together --------------------------------------------------------------------------------- */
+/* ---- which tensors belong together ------------------------------------------------------------------- */
 
-static bool is_fake_quant(const nw_node *node) { return strcmp(node->op_type, "FakeQuant") == 0; }
+static bool is_fake_quant(const nw_node *node) {
+    return strcmp(node->op_type, "FakeQuant") == 0;
+}
 
 /* The first FakeQuant that reads a value, or NULL: then what the layer gives on is the restricted tensor. */
 static const nw_node *grid_behind(const nw_graph *graph, int value) {
     for (int n = 0; n < graph->node_count; n++)
-        if (is_fake_quant(&graph->nodes[n]) && nw_node_in(&graph->nodes[n], 0) == value) return &graph->nodes[n];
+        if (is_fake_quant(&graph->nodes[n]) && nw_node_in(&graph->nodes[n], 0) == value)
+            return &graph->nodes[n];
     return NULL;
 }
 
@@ -53,13 +58,14 @@ static bool is_layer(const nw_node *node) {
     return !is_fake_quant(node) && roles.compute && nw_node_out(node, 0) >= 0;
 }
 
-/* The Relu or Clip that alone reads what a layer computes is part of the layer, as it is when the model runs: its output is
- * compared. */
+/* The Relu or Clip that alone reads what a layer computes is part of the layer, as it is when the model runs:
+ * its output is compared. */
 static int after_activation(const nw_graph *graph, const nw_uses *uses, int value) {
     if (nw_uses_count(uses, value) != 1 || uses->outputs[value]) return value;
     const nw_node *reader = &graph->nodes[uses->users[uses->first[value]]];
     bool activation = strcmp(reader->op_type, "Relu") == 0 || strcmp(reader->op_type, "Clip") == 0;
-    return activation && nw_node_in(reader, 0) == value && nw_node_out(reader, 0) >= 0 ? reader->out[0] : value;
+    return activation && nw_node_in(reader, 0) == value && nw_node_out(reader, 0) >= 0 ? reader->out[0]
+                                                                                       : value;
 }
 
 /* The computed value of that name, or NW_ABSENT. */
@@ -68,13 +74,14 @@ static int computed(const nw_graph *graph, const nw_uses *uses, const char *name
     return v >= 0 && !graph->values[v].constant && uses->producer[v] >= 0 ? v : NW_ABSENT;
 }
 
-/* Integer operators (QLinearConv and its like) give their tensors of codes other names, but are called like the operator they
- * stand for, with "_quant" behind. Output of the node of that name, or NW_ABSENT. */
+/* Integer operators (QLinearConv and its like) give their tensors of codes other names, but are called like
+ * the operator they stand for, with "_quant" behind. Output of the node of that name, or NW_ABSENT. */
 static int output_of_namesake(const nw_graph *graph, const nw_node *node) {
     size_t length = strlen(node->name);
     for (int n = 0; length && n < graph->node_count; n++) {
         const nw_node *other = &graph->nodes[n];
-        if (strcmp(other->op_type, node->op_type) != 0 || strncmp(other->name, node->name, length) != 0) continue;
+        if (strcmp(other->op_type, node->op_type) != 0 || strncmp(other->name, node->name, length) != 0)
+            continue;
         if (!other->name[length] || strcmp(other->name + length, "_quant") == 0) return nw_node_out(other, 0);
     }
     return NW_ABSENT;
@@ -84,7 +91,8 @@ static int output_of_namesake(const nw_graph *graph, const nw_node *node) {
 static const nw_node *maker_of(const nw_graph *graph, const nw_uses *uses, int value) {
     for (int steps = 0; value >= 0 && uses->producer[value] >= 0; steps++) {
         const nw_node *node = &graph->nodes[uses->producer[value]];
-        bool thin = is_fake_quant(node) || strcmp(node->op_type, "Relu") == 0 || strcmp(node->op_type, "Clip") == 0;
+        bool thin =
+            is_fake_quant(node) || strcmp(node->op_type, "Relu") == 0 || strcmp(node->op_type, "Clip") == 0;
         if (!thin || steps == 3) return node;
         value = nw_node_in(node, 0);
     }
@@ -118,7 +126,8 @@ static nw_status pair_layers(inspection *in, const nw_uses uses[2]) {
     in->layers = nw_arena_array(&in->arena, (size_t)a->node_count, sizeof *in->layers);
     if (!in->layers) return NW_E_MEMORY;
     for (int m = 0; m < 2; m++) {
-        in->layer_of[m] = nw_arena_array(&in->arena, (size_t)in->graphs[m]->value_count, sizeof **in->layer_of);
+        in->layer_of[m] =
+            nw_arena_array(&in->arena, (size_t)in->graphs[m]->value_count, sizeof **in->layer_of);
         if (!in->layer_of[m]) return NW_E_MEMORY;
         for (int v = 0; v < in->graphs[m]->value_count; v++) in->layer_of[m][v] = -1;
     }
@@ -129,9 +138,11 @@ static nw_status pair_layers(inspection *in, const nw_uses uses[2]) {
         if (pair(in, uses, l)) in->layer_of[0][l->value] = in->layer_of[1][l->other_value] = (int)in->count++;
     }
     if (in->count == 0)
-        return nw_fail(&in->env->ctx, NW_E_ARGUMENT,
-                       "%s and %s have no tensors of the same name: layers can be compared only between a model and "
-                       "the one made from it", in->models[0]->path, in->models[1]->path);
+        return nw_fail(
+            &in->env->ctx, NW_E_ARGUMENT,
+            "%s and %s have no tensors of the same name: layers can be compared only between a model and "
+            "the one made from it",
+            in->models[0]->path, in->models[1]->path);
     return NW_OK;
 }
 
@@ -147,7 +158,7 @@ static nw_status match(inspection *in) {
     return status;
 }
 
-/* ---- watching ------------------------------------------------------------------------------------------------------ */
+/* ---- watching ---------------------------------------------------------------------------------------- */
 
 static void watch_reference(void *user, int value, const nw_tensor *t) {
     inspection *in = user;
@@ -179,7 +190,8 @@ static void watch_quantized(void *user, int value, const nw_tensor *t) {
     int index = in->layer_of[1][value];
     if (index < 0) return;
     layer *l = &in->layers[index];
-    if (l->seen && l->seen_count == nw_tensor_count(t)) nw_noise_add(&l->noise, l->seen, t->data, l->seen_count);
+    if (l->seen && l->seen_count == nw_tensor_count(t))
+        nw_noise_add(&l->noise, l->seen, t->data, l->seen_count);
 }
 
 static nw_status start(inspection *in, int m) {
@@ -225,7 +237,8 @@ static nw_status inspect(inspection *in, const nw_data *data, size_t wanted) {
             NW_TRY(nw_dataset_rewind(data->dataset));
             for (size_t i = 0; i < in->count; i++) {
                 layer *l = &in->layers[i];
-                *l = (layer){l->node, l->other, l->value, l->other_value, l->grid, .min = FLT_MAX, .max = -FLT_MAX};
+                *l = (layer){l->node, l->other,       l->value,       l->other_value,
+                             l->grid, .min = FLT_MAX, .max = -FLT_MAX};
             }
             continue;
         }
@@ -236,7 +249,7 @@ static nw_status inspect(inspection *in, const nw_data *data, size_t wanted) {
     }
 }
 
-/* ---- parameters ---------------------------------------------------------------------------------------------------- */
+/* ---- parameters -------------------------------------------------------------------------------------- */
 
 typedef struct statistics {
     double min, max, sum, squares, noise;
@@ -265,7 +278,8 @@ static void write_statistics(nw_record *r, const statistics *s, bool labels) {
 }
 
 /* The weight of a layer in both graphs: constants of the same shape, the second one packed. */
-static bool find_weight(const inspection *in, const layer *l, const nw_tensor **a, const nw_tensor **b, int *axis) {
+static bool find_weight(const inspection *in, const layer *l, const nw_tensor **a, const nw_tensor **b,
+                        int *axis) {
     nw_roles roles = nw_node_roles(l->node);
     if (!l->other) return false;
     for (int i = 0; i < l->node->in_count && i < l->other->in_count && i < NW_MAX_ROLES; i++) {
@@ -305,7 +319,8 @@ static nw_status write_weight(inspection *in, const layer *l, nw_record *r) {
     nw_record_text(r, "weight_type", "weight", nw_tensor_describe(b, shape, sizeof shape));
     nw_record_number(r, "weight_scales", NULL, NW_UNIT_COUNT, (double)b->qparam->groups);
     write_statistics(r, &all, true);
-    nw_record_number(r, "weight_saturated", "saturated", NW_UNIT_SHARE, all.count ? (double)clipped / (double)all.count : 0);
+    nw_record_number(r, "weight_saturated", "saturated", NW_UNIT_SHARE,
+                     all.count ? (double)clipped / (double)all.count : 0);
     for (size_t c = 0; c < channels; c++)
         write_statistics(nw_record_item(r, "channels", NULL, NW_LAYOUT_ROWS), &each[c], false);
     return NW_OK;
@@ -347,7 +362,7 @@ static int worst_first(const void *a, const void *b) {
     return (x->node > y->node) - (x->node < y->node); /* nodes of one array: graph order */
 }
 
-/* ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the whole -------------------------------------------------------------------------------------- */
 
 static nw_status hold(inspection *in, const nw_data *data, size_t batch, nw_record *r) {
     nw_context *ctx = &in->env->ctx;

@@ -6,7 +6,9 @@
 
 #include <string.h>
 
-static bool is_free_input(const nw_graph *graph, int i) { return !graph->values[graph->inputs[i]].constant; }
+static bool is_free_input(const nw_graph *graph, int i) {
+    return !graph->values[graph->inputs[i]].constant;
+}
 
 static void describe(const nw_value *value, nw_array *out) {
     *out = (nw_array){value->name, (nw_type)value->format, value->rank, {0}, NULL};
@@ -19,7 +21,8 @@ static nw_status describe_borders(nw_model *model) {
     model->outputs = nw_arena_array(&model->arena, (size_t)graph->output_count, sizeof *model->outputs);
     if (!model->inputs || !model->outputs) return NW_E_MEMORY;
     for (int i = 0; i < graph->input_count; i++)
-        if (is_free_input(graph, i)) describe(&graph->values[graph->inputs[i]], &model->inputs[model->input_count++]);
+        if (is_free_input(graph, i))
+            describe(&graph->values[graph->inputs[i]], &model->inputs[model->input_count++]);
     for (int i = 0; i < graph->output_count; i++)
         describe(&graph->values[graph->outputs[i]], &model->outputs[model->output_count++]);
     return NW_OK;
@@ -37,8 +40,10 @@ nw_status nw_model_of_graph(nw_env *env, nw_graph *graph, const char *path, nw_m
     nw_arena_init(&model->results, &env->ctx);
     model->path = nw_arena_strdup(&model->arena, path);
     nw_status status = model->path ? describe_borders(model) : NW_E_MEMORY;
-    if (status == NW_OK) *out = model;
-    else nw_model_free(model);
+    if (status == NW_OK)
+        *out = model;
+    else
+        nw_model_free(model);
     return status;
 }
 
@@ -70,8 +75,12 @@ void nw_model_free(nw_model *model) {
     nw_free(&model->env->ctx, model);
 }
 
-size_t nw_model_input_count(const nw_model *model) { return model ? model->input_count : 0; }
-size_t nw_model_output_count(const nw_model *model) { return model ? model->output_count : 0; }
+size_t nw_model_input_count(const nw_model *model) {
+    return model ? model->input_count : 0;
+}
+size_t nw_model_output_count(const nw_model *model) {
+    return model ? model->output_count : 0;
+}
 
 const nw_array *nw_model_input(const nw_model *model, size_t i) {
     return model && i < model->input_count ? &model->inputs[i] : NULL;
@@ -98,7 +107,8 @@ nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **ou
 uint64_t nw_model_constant_bytes(const nw_model *model) {
     uint64_t bytes = 0;
     for (int v = 0; v < model->graph->value_count; v++)
-        if (model->graph->values[v].constant) bytes += nw_tensor_bytes(&model->graph->values[v].constant->tensor);
+        if (model->graph->values[v].constant)
+            bytes += nw_tensor_bytes(&model->graph->values[v].constant->tensor);
     return bytes;
 }
 
@@ -120,7 +130,8 @@ static nw_status check_names(const nw_model *model, size_t count, const nw_array
         if (known) continue;
         char list[512] = "";
         for (size_t i = 0, at = 0; i < model->input_count && at < sizeof list; i++)
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s\"%s\"", i ? ", " : "", model->inputs[i].name);
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s\"%s\"", i ? ", " : "",
+                                   model->inputs[i].name);
         return nw_fail(&model->env->ctx, NW_E_ARGUMENT, "%s has no input \"%s\"; it has %s", model->path,
                        inputs[k].name ? inputs[k].name : "(no name)", list);
     }
@@ -137,7 +148,8 @@ static nw_status feeds_of(const nw_model *model, size_t count, const nw_array *i
         memcpy(t.dims, a->dims, sizeof t.dims);
         NW_TRY(nw_tensor_check(ctx, &t));
         if (!t.data && nw_tensor_bytes(&t))
-            return nw_fail(ctx, NW_E_ARGUMENT, "%s: input \"%s\" has no data", model->path, model->inputs[i].name);
+            return nw_fail(ctx, NW_E_ARGUMENT, "%s: input \"%s\" has no data", model->path,
+                           model->inputs[i].name);
         nw_type wanted = model->inputs[i].type;
         if (wanted != NW_TYPE_NONE && wanted != a->type)
             return nw_fail(ctx, NW_E_TYPE, "%s: input \"%s\" holds %s, but the model wants %s", model->path,
@@ -163,8 +175,10 @@ nw_result nw_model_run(nw_model *model, size_t count, const nw_array *inputs, co
     for (size_t i = 0; i < model->output_count; i++) {
         const nw_tensor *t = &tensors[i];
         if (t->format == NW_STR)
-            return nw_result_of(nw_fail(&model->env->ctx, NW_E_UNSUPPORTED, "%s: output \"%s\" is text, which cannot be "
-                                        "given out", model->path, model->outputs[i].name));
+            return nw_result_of(nw_fail(&model->env->ctx, NW_E_UNSUPPORTED,
+                                        "%s: output \"%s\" is text, which cannot be "
+                                        "given out",
+                                        model->path, model->outputs[i].name));
         arrays[i] = (nw_array){model->outputs[i].name, (nw_type)t->format, t->rank, {0}, t->data};
         memcpy(arrays[i].dims, t->dims, sizeof arrays[i].dims);
     }
@@ -173,7 +187,8 @@ nw_result nw_model_run(nw_model *model, size_t count, const nw_array *inputs, co
 }
 
 nw_result nw_model_explain(const nw_model *model, void (*print)(void *user, const char *line), void *user) {
-    if (!model || !print) return nw_misuse(model ? model->env : NULL, "nw_model_explain: an argument is missing");
+    if (!model || !print)
+        return nw_misuse(model ? model->env : NULL, "nw_model_explain: an argument is missing");
     if (!model->runner) return nw_misuse(model->env, "nw_model_explain: the model has not run yet");
     nw_session_explain(model->runner->session, print, user);
     return NW_SUCCESS;

@@ -18,14 +18,18 @@ static nw_status word_of(nw_env *env, const char *what, const char *word, nw_wor
             return NW_OK;
         }
         if (!at[length])
-            return nw_fail(&env->ctx, NW_E_ARGUMENT, "%s \"%s\" is unknown: use one of %s", what, word, nw_words(list));
+            return nw_fail(&env->ctx, NW_E_ARGUMENT, "%s \"%s\" is unknown: use one of %s", what, word,
+                           nw_words(list));
         at += length + 1;
     }
 }
 
-static void relay(void *user, size_t done, size_t total) { nw_env_progress(user, "calibrating", done, total); }
+static void relay(void *user, size_t done, size_t total) {
+    nw_env_progress(user, "calibrating", done, total);
+}
 
-static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_options *out, nw_quant_style *style) {
+static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_options *out,
+                          nw_quant_style *style) {
     static const nw_quant_scheme schemes[] = {NW_QUANT_STATIC, NW_QUANT_DYNAMIC, NW_QUANT_WEIGHTS};
     static const nw_quant_style styles[] = {NW_STYLE_QDQ, NW_STYLE_QOPERATOR};
     int mode, form, unused;
@@ -57,8 +61,10 @@ static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_op
     q.products = (nw_choice)o->products;
     q.embeddings = (nw_choice)o->embeddings;
     q.recurrent = (nw_choice)o->recurrent;
+    q.inputs = (nw_choice)o->inputs;
     if (o->float_bias) q.float_bias = true;
-    if (o->bias_correction) q.bias_correction = true;
+    if (o->bias_correction != NW_SWITCH_AUTO) q.bias_correction = o->bias_correction == NW_SWITCH_ON;
+    if (o->dynamic_rows) q.dynamic_rows = true;
     if (o->quantize_outputs) q.quantize_outputs = true;
     if (o->known_ranges) q.known_ranges = true;
     q.exclude_count = o->exclude_count;
@@ -74,20 +80,26 @@ static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_op
     return nw_quant_options_check(&env->ctx, out);
 }
 
-/* ---- the report ---------------------------------------------------------------------------------------------------- */
+/* ---- the report -------------------------------------------------------------------------------------- */
 
 static void write_scheme(nw_record *r, const nw_quantize_options *o, const nw_quant_options *q) {
-    const char *mode = q->scheme == NW_QUANT_STATIC ? "static" : q->scheme == NW_QUANT_DYNAMIC ? "dynamic" : "weights";
+    const char *mode = q->scheme == NW_QUANT_STATIC    ? "static"
+                       : q->scheme == NW_QUANT_DYNAMIC ? "dynamic"
+                                                       : "weights";
     char grain[64] = "per channel";
-    if (q->weight_block > 0) snprintf(grain, sizeof grain, "blocks of %lld", (long long)q->weight_block);
-    else if (q->weight_per_tensor) snprintf(grain, sizeof grain, "per tensor");
+    if (q->weight_block > 0)
+        snprintf(grain, sizeof grain, "blocks of %lld", (long long)q->weight_block);
+    else if (q->weight_per_tensor)
+        snprintf(grain, sizeof grain, "per tensor");
     nw_record_text(r, "mode", NULL, mode);
     nw_record_text(r, "form", NULL, o->form ? o->form : "qdq");
     nw_record_textf(r, "weights_scheme", "weights", "%s %s, %s%s", nw_format_name(q->weight),
-                    q->weight_asymmetric ? "asymmetric" : "symmetric", grain, q->reduce_range ? ", reduced range" : "");
+                    q->weight_asymmetric ? "asymmetric" : "symmetric", grain,
+                    q->reduce_range ? ", reduced range" : "");
     if (q->scheme == NW_QUANT_STATIC) {
-        nw_record_textf(r, "activations_scheme", "activations", "%s %s, observer %s", nw_format_name(q->activation),
-                        q->activation_symmetric ? "symmetric" : "asymmetric", nw_observer_name(q->observer.kind));
+        nw_record_textf(r, "activations_scheme", "activations", "%s %s, observer %s",
+                        nw_format_name(q->activation), q->activation_symmetric ? "symmetric" : "asymmetric",
+                        nw_observer_name(q->observer.kind));
         nw_record_text(r, "observer", NULL, nw_observer_name(q->observer.kind));
     } else {
         nw_record_text(r, "activations_scheme", "activations",
@@ -96,11 +108,12 @@ static void write_scheme(nw_record *r, const nw_quantize_options *o, const nw_qu
 }
 
 static void write_overview(nw_record *r, const nw_quant_report *q) {
-    for (size_t i = 0; i < q->activation_count; i++) { /* what the model was fed: a wrong preprocessing shows here */
+    for (size_t i = 0; i < q->activation_count;
+         i++) { /* what the model was fed: a wrong preprocessing shows here */
         const nw_quant_activation *a = &q->activations[i];
         if (!*a->producer && a->count)
-            nw_record_textf(r, NULL, "input seen", "\"%s\" %.4g … %.4g, mean %.4g, std %.4g", a->value, (double)a->min,
-                            (double)a->max, a->mean, a->sigma);
+            nw_record_textf(r, NULL, "input seen", "\"%s\" %.4g … %.4g, mean %.4g, std %.4g", a->value,
+                            (double)a->min, (double)a->max, a->mean, a->sigma);
     }
     size_t integer = 0, packed = 0;
     for (size_t i = 0; i < q->layer_count; i++) {
@@ -110,7 +123,8 @@ static void write_overview(nw_record *r, const nw_quant_report *q) {
     nw_record_number(r, "layers_quantized", NULL, NW_UNIT_COUNT, (double)integer);
     nw_record_number(r, "layers_weights_only", NULL, NW_UNIT_COUNT, (double)packed);
     nw_record_number(r, "layers_float", NULL, NW_UNIT_COUNT, (double)(q->layer_count - integer - packed));
-    if (integer || !packed) nw_record_textf(r, NULL, "quantized", "%zu of %zu layers", integer, q->layer_count);
+    if (integer || !packed)
+        nw_record_textf(r, NULL, "quantized", "%zu of %zu layers", integer, q->layer_count);
     if (packed) nw_record_textf(r, NULL, "weights only", "%zu of %zu layers", packed, q->layer_count);
 }
 
@@ -174,7 +188,9 @@ static void write_activations(nw_record *r, const nw_quant_report *q) {
         nw_record_number(item, "max", "max", NW_UNIT_NUMBER, seen ? a->max : NAN);
         nw_record_number(item, "mean", "mean", NW_UNIT_NUMBER, seen ? a->mean : NAN);
         nw_record_number(item, "std", "std", NW_UNIT_NUMBER, seen ? a->sigma : NAN);
-        nw_record_number(item, "saturated", "saturated", NW_UNIT_SHARE, seen && a->saturated >= 0 ? a->saturated : NAN);
+        nw_record_number(item, "saturated", "saturated", NW_UNIT_SHARE,
+                         seen && a->saturated >= 0 ? a->saturated : NAN);
+        nw_record_number(item, "sqnr_db", "SQNR", NW_UNIT_DB, seen ? a->sqnr : NAN);
         nw_record_number(item, "not_finite", NULL, NW_UNIT_COUNT, (double)a->rejected);
     }
 }
@@ -192,7 +208,7 @@ static void write_cost(nw_record *r, const nw_model *before, const nw_model *aft
     nw_record_number(r, "peak_memory_bytes", "peak memory", NW_UNIT_BYTES, (double)usage.ru_maxrss * 1024);
 }
 
-/* ---- the work ------------------------------------------------------------------------------------------------------ */
+/* ---- the work ---------------------------------------------------------------------------------------- */
 
 static bool is_quantized(const nw_graph *graph) {
     for (int n = 0; n < graph->node_count; n++)
@@ -200,8 +216,8 @@ static bool is_quantized(const nw_graph *graph) {
     return false;
 }
 
-/* Older models list their initializers as inputs too. One that nobody reads any more, a float weight that was packed, would stay
- * in the file for that. */
+/* Older models list their initializers as inputs too. One that nobody reads any more, a float weight that was
+ * packed, would stay in the file for that. */
 static nw_status drop_idle_inputs(nw_graph *graph) {
     nw_uses uses;
     NW_TRY(nw_uses_init(&uses, graph));
@@ -215,15 +231,17 @@ static nw_status drop_idle_inputs(nw_graph *graph) {
     return nw_graph_prune(graph);
 }
 
-static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_options *q, nw_quant_style style,
-                          const char *save_as, nw_model **out, nw_quant_report **report) {
+static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_options *q,
+                          nw_quant_style style, const char *save_as, nw_model **out,
+                          nw_quant_report **report) {
     nw_context *ctx = &model->env->ctx;
     nw_graph *graph;
     nw_model *made;
     uint64_t bytes = 0;
     if (data) NW_TRY(nw_dataset_rewind(data->dataset));
     NW_TRY(nw_model_prepare(model, ctx, &graph));
-    if (is_quantized(graph)) nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
+    if (is_quantized(graph))
+        nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
     nw_status status = nw_quantize_graph(ctx, graph, data ? data->dataset : NULL, q, report);
     if (status == NW_OK) status = drop_idle_inputs(graph);
     if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style);
@@ -241,7 +259,8 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_o
 
 nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quantize_options *options,
                             nw_model **quantized, nw_report **report) {
-    if (!model || !quantized) return nw_misuse(model ? model->env : NULL, "nw_model_quantize: an argument is missing");
+    if (!model || !quantized)
+        return nw_misuse(model ? model->env : NULL, "nw_model_quantize: an argument is missing");
     static const nw_quantize_options defaults;
     const nw_quantize_options *o = options ? options : &defaults;
     nw_env *env = model->env;

@@ -21,8 +21,10 @@ nw_status nw_report_new(nw_env *env, const char *command, nw_report **out) {
 
 nw_result nw_report_finish(nw_report *report, nw_status status, nw_report **out) {
     if (status == NW_OK) status = nw_sheet_check(report->sheet);
-    if (status == NW_OK) *out = report;
-    else nw_report_free(report);
+    if (status == NW_OK)
+        *out = report;
+    else
+        nw_report_free(report);
     return nw_result_of(status);
 }
 
@@ -50,7 +52,8 @@ const char *nw_report_json(nw_report *report) {
 }
 
 nw_result nw_report_save_json(nw_report *report, const char *path) {
-    if (!report || !path) return nw_misuse(report ? report->env : NULL, "nw_report_save_json: an argument is missing");
+    if (!report || !path)
+        return nw_misuse(report ? report->env : NULL, "nw_report_save_json: an argument is missing");
     const char *json = nw_report_json(report);
     if (!json) return NW_ERROR_MEMORY;
     nw_output out;

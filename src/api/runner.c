@@ -1,7 +1,7 @@
 /* runner.c: models made ready to run, and the memory that takes.
  *
- * Memory is counted where it is asked for and not read off the process: the figure is then that of one model, the same in
- * every run, and does not include what other models of a comparison hold. */
+ * Memory is counted where it is asked for and not read off the process: the figure is then that of one model,
+ * the same in every run, and does not include what other models of a comparison hold. */
 #include "api/api.h"
 
 #include <string.h>
@@ -18,7 +18,8 @@ static void *metered_alloc(void *user, size_t size) {
     size_t now = __atomic_add_fetch(&meter->now, size, __ATOMIC_RELAXED);
     size_t peak = __atomic_load_n(&meter->peak, __ATOMIC_RELAXED);
     while (now > peak &&
-           !__atomic_compare_exchange_n(&meter->peak, &peak, now, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+           !__atomic_compare_exchange_n(&meter->peak, &peak, now, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
     return block + PREFIX;
 }
 
@@ -62,7 +63,8 @@ void nw_runner_free(nw_runner *runner) {
     nw_free(&runner->model->env->ctx, runner);
 }
 
-nw_status nw_runner_run(nw_runner *runner, size_t count, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs) {
+nw_status nw_runner_run(nw_runner *runner, size_t count, const nw_feed *feeds, nw_arena *arena,
+                        nw_tensor *outputs) {
     nw_status status = nw_session_run(runner->session, count, feeds, arena, outputs);
     if (status == NW_OK) return NW_OK;
     nw_fail_where(&runner->ctx, status, "%s", runner->model->path);

@@ -34,7 +34,8 @@ static void count_op(summary *s, const nw_node *node) {
         }
     if (s->status == NW_OK)
         s->status = nw_arena_grow(&s->arena, (void **)&s->ops, &s->op_capacity, s->op_count, sizeof *s->ops);
-    if (s->status == NW_OK) s->ops[s->op_count++] = (tally){node->op_type, node->domain, 1, 0, node->op != NULL};
+    if (s->status == NW_OK)
+        s->ops[s->op_count++] = (tally){node->op_type, node->domain, 1, 0, node->op != NULL};
 }
 
 static void count_constant(summary *s, const nw_constant *constant) {
@@ -73,7 +74,8 @@ static int most_first(const void *a, const void *b) {
 
 /* "f32 [N,3,224,224]", with the symbolic names the model gives its free dimensions. */
 static char *shape_of(const nw_value *value, char *buffer, size_t size) {
-    size_t at = (size_t)snprintf(buffer, size, "%s", value->format == NW_NONE ? "?" : nw_format_name(value->format));
+    size_t at =
+        (size_t)snprintf(buffer, size, "%s", value->format == NW_NONE ? "?" : nw_format_name(value->format));
     if (value->rank < 0) return buffer;
     for (int d = 0; d <= value->rank && at < size; d++) {
         const char *before = d == 0 ? " [" : d < value->rank ? "," : "";
@@ -106,7 +108,8 @@ static void write_header(nw_record *r, const nw_model *model) {
     const nw_graph *graph = model->graph;
     const nw_model_info *info = graph->info;
     nw_record_text(r, "model", "model", model->path);
-    if (model->file_bytes) nw_record_number(r, "file_bytes", "file size", NW_UNIT_BYTES, (double)model->file_bytes);
+    if (model->file_bytes)
+        nw_record_number(r, "file_bytes", "file size", NW_UNIT_BYTES, (double)model->file_bytes);
     if (info && info->producer_name && *info->producer_name)
         nw_record_textf(r, "producer", "producer", "%s %s", info->producer_name,
                         info->producer_version ? info->producer_version : "");
@@ -129,7 +132,8 @@ static void write_counts(nw_record *r, summary *s) {
     size_t unknown = 0;
     for (size_t i = 0; i < s->op_count; i++) unknown += !s->ops[i].known;
     nw_record_number(r, "unsupported_operators", NULL, NW_UNIT_COUNT, (double)unknown);
-    nw_record_text(r, "runnable", "can run", unknown ? "no: operators marked \"unsupported\" are missing" : "yes");
+    nw_record_text(r, "runnable", "can run",
+                   unknown ? "no: operators marked \"unsupported\" are missing" : "yes");
     nw_record_list(r, "operators", "Operators", NW_LAYOUT_ROWS);
     if (s->op_count) qsort(s->ops, s->op_count, sizeof *s->ops, most_first);
     for (size_t i = 0; i < s->op_count; i++) {
@@ -160,11 +164,13 @@ static void write_nodes(nw_record *r, const nw_graph *graph) {
         nw_record_text(item, "name", "node", nw_node_label(graph, node));
         nw_record_text(item, "op", "operator", node->op_type);
         nw_record_text(item, "output", "output", out < 0 ? "" : graph->values[out].name);
-        nw_record_text(item, "shape", "declared", out < 0 ? "" : shape_of(&graph->values[out], text, sizeof text));
+        nw_record_text(item, "shape", "declared",
+                       out < 0 ? "" : shape_of(&graph->values[out], text, sizeof text));
     }
 }
 
-/* How much of the model works on integers, however the file spells it. A model that cannot be folded is not counted. */
+/* How much of the model works on integers, however the file spells it. A model that cannot be folded is not
+ * counted. */
 static void write_quantization(nw_record *r, const nw_model *model) {
     nw_context quiet; /* whatever fails here is no failure of the summary */
     nw_context_child(&quiet, &model->env->ctx);
@@ -174,18 +180,21 @@ static void write_quantization(nw_record *r, const nw_model *model) {
         size_t packed = 0, grids = 0;
         for (int v = 0; v < graph->value_count; v++)
             packed += graph->values[v].constant && graph->values[v].constant->tensor.qparam;
-        for (int n = 0; n < graph->node_count; n++) grids += strcmp(graph->nodes[n].op_type, "FakeQuant") == 0;
+        for (int n = 0; n < graph->node_count; n++)
+            grids += strcmp(graph->nodes[n].op_type, "FakeQuant") == 0;
         nw_record_number(r, "quantized_constants", NULL, NW_UNIT_COUNT, (double)packed);
         nw_record_number(r, "quantized_activations", NULL, NW_UNIT_COUNT, (double)grids);
         if (packed || grids)
             nw_record_textf(r, NULL, "quantized", "%zu constants, %zu activations", packed, grids);
-        else nw_record_text(r, NULL, "quantized", "no");
+        else
+            nw_record_text(r, NULL, "quantized", "no");
     }
     nw_graph_free(graph);
 }
 
 nw_result nw_model_summary(const nw_model *model, nw_report **report) {
-    if (!model || !report) return nw_misuse(model ? model->env : NULL, "nw_model_summary: an argument is missing");
+    if (!model || !report)
+        return nw_misuse(model ? model->env : NULL, "nw_model_summary: an argument is missing");
     nw_report *made = NULL;
     nw_status status = nw_report_new(model->env, "info", &made);
     if (status != NW_OK) return nw_result_of(status);

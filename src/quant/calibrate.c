@@ -11,7 +11,7 @@
 #define BATCH_BYTES ((size_t)4 << 20)
 #define BATCH_MOST  32
 
-/* ---- observing ---------------------------------------------------------------------------------------------------------- */
+/* ---- observing -------------------------------------------------------------------------------- */
 
 typedef struct watch {
     nw_quant_plan *plan;
@@ -20,7 +20,17 @@ typedef struct watch {
 } watch;
 
 static bool needs_data(const nw_quant_plan *plan, const nw_quant_point *point) {
-    return point->root == point->value && !point->known && plan->options.observer.kind != NW_OBSERVER_ABSOLUTE;
+    return point->root == point->value && !point->known &&
+           plan->options.observer.kind != NW_OBSERVER_ABSOLUTE;
+}
+
+static double sum_of(const float *x, size_t count) {
+    double part[4] = {0};
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        for (int l = 0; l < 4; l++) part[l] += (double)x[i + (size_t)l];
+    for (; i < count; i++) part[0] += (double)x[i];
+    return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
 /* Running means per channel: [outer][channels][inner] around the axis. */
@@ -37,10 +47,8 @@ static nw_status add_means(nw_quant_plan *plan, nw_quant_point *p, const nw_tens
     double share = 1 / (double)(p->rows + rows);
     for (size_t c = 0; c < channels; c++) {
         double sum = 0;
-        for (size_t o = 0; o < outer; o++) {
-            const float *x = (const float *)t->data + (o * channels + c) * inner;
-            for (size_t i = 0; i < inner; i++) sum += (double)x[i];
-        }
+        for (size_t o = 0; o < outer; o++)
+            sum += sum_of((const float *)t->data + (o * channels + c) * inner, inner);
         p->means[c] += (sum - p->means[c] * (double)rows) * share;
     }
     p->rows += rows;
@@ -51,22 +59,23 @@ static void tap(void *user, int value, const nw_tensor *t) {
     watch *w = user;
     nw_quant_point *point = nw_quant_point_of(w->plan, value);
     if (!point || !t->data || w->status != NW_OK) return;
-    if (needs_data(w->plan, point)) nw_observe(&w->seen->observers[point - w->plan->points], t->data, nw_tensor_count(t));
+    if (needs_data(w->plan, point))
+        nw_observe(&w->seen->observers[point - w->plan->points], t->data, nw_tensor_count(t));
     if (point->channel_axis) w->status = add_means(w->plan, point, t);
 }
 
-/* ---- feeding ------------------------------------------------------------------------------------------------------------ */
+/* ---- feeding ---------------------------------------------------------------------------------- */
 
 /* How a data set's inputs go into the model. */
 typedef struct feeder {
     nw_context *ctx;
     const nw_graph *graph;
     nw_dataset *dataset;
-    size_t count;     /* of inputs */
-    int *input;       /* [count] value ids of the model */
-    bool *unbatched;  /* [count] the model's input has no batch dimension */
-    size_t batch;     /* samples per run */
-    bool fixed;       /* the model takes no other number */
+    size_t count;    /* of inputs */
+    int *input;      /* [count] value ids of the model */
+    bool *unbatched; /* [count] the model's input has no batch dimension */
+    size_t batch;    /* samples per run */
+    bool fixed;      /* the model takes no other number */
 } feeder;
 
 static int only_input(const nw_graph *g) {
@@ -91,11 +100,13 @@ static nw_status find_input(feeder *f, size_t i) {
     int id = in->name ? input_named(f->graph, in->name) : NW_ABSENT;
     if (id < 0 && f->count == 1) id = only_input(f->graph);
     if (id < 0)
-        return nw_fail(f->ctx, NW_E_DATA,
-                       in->name ? "the model has no input \"%s\", which the calibration data offers"
-                                : "the model has several inputs: calibration data must name them (an .npz with one array "
-                                  "per input)%s",
-                       in->name ? in->name : "");
+        return nw_fail(
+            f->ctx, NW_E_DATA,
+            in->name
+                ? "the model has no input \"%s\", which the calibration data offers"
+                : "the model has several inputs: calibration data must name them (an .npz with one array "
+                  "per input)%s",
+            in->name ? in->name : "");
     f->input[i] = id;
     return NW_OK;
 }
@@ -113,7 +124,8 @@ static nw_status plan_feeding(feeder *f, nw_arena *arena, size_t wanted) {
         f->unbatched[i] = v->rank == in->rank;
         size_t fixed = f->unbatched[i] ? 1 : v->rank > 0 && v->dims[0] > 0 ? (size_t)v->dims[0] : 0;
         if (fixed && f->fixed && f->batch != fixed)
-            return nw_fail(f->ctx, NW_E_DATA, "the model's inputs take different numbers of samples at a time (%zu and %zu)",
+            return nw_fail(f->ctx, NW_E_DATA,
+                           "the model's inputs take different numbers of samples at a time (%zu and %zu)",
                            f->batch, fixed);
         if (fixed) {
             f->batch = fixed;
@@ -121,7 +133,8 @@ static nw_status plan_feeding(feeder *f, nw_arena *arena, size_t wanted) {
         }
         size_t elements = 1;
         for (int d = 0; d < in->rank; d++)
-            if (in->dims[d] > 0 && !nw_mul_size(elements, (size_t)in->dims[d], &elements)) elements = BATCH_BYTES;
+            if (in->dims[d] > 0 && !nw_mul_size(elements, (size_t)in->dims[d], &elements))
+                elements = BATCH_BYTES;
         bytes += elements < BATCH_BYTES / 4 ? elements * 4 : BATCH_BYTES;
     }
     if (f->fixed) return NW_OK;
@@ -140,8 +153,10 @@ static nw_status convert(nw_arena *arena, nw_format format, nw_tensor *t) {
     size_t count = nw_tensor_count(t);
     bool whole = nw_format_is_integer(format) && nw_format_is_integer(t->format);
     for (size_t i = 0; i < count; i++) {
-        if (whole) nw_store_s64(format, to.data, i, nw_load_s64(t->format, t->data, i));
-        else nw_store_f64(format, to.data, i, nw_load_f64(t->format, t->data, i));
+        if (whole)
+            nw_store_s64(format, to.data, i, nw_load_s64(t->format, t->data, i));
+        else
+            nw_store_f64(format, to.data, i, nw_load_f64(t->format, t->data, i));
     }
     *t = to;
     return NW_OK;
@@ -180,14 +195,15 @@ static nw_status stream(feeder *f, nw_session *session, nw_calibration *seen, co
     if (status == NW_OK && dropped)
         nw_warn(f->ctx, "calibration left out %zu samples: the model takes %zu at a time", dropped, f->batch);
     if (status == NW_OK && seen->samples == 0)
-        status = nw_fail(f->ctx, NW_E_DATA, "no calibration samples%s", dropped ? " that fill a whole batch" : "");
+        status =
+            nw_fail(f->ctx, NW_E_DATA, "no calibration samples%s", dropped ? " that fill a whole batch" : "");
 out:
     nw_arena_free(&arena);
     return status;
 }
 
-static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, const int *taps, size_t count,
-                             nw_arena *arena, nw_calibration *seen) {
+static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, const int *taps,
+                             size_t count, nw_arena *arena, nw_calibration *seen) {
     const nw_quant_options *o = &plan->options;
     feeder f = {.ctx = ctx, .graph = plan->graph, .dataset = dataset};
     NW_TRY(plan_feeding(&f, arena, o->batch));
@@ -203,13 +219,14 @@ static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *d
     return status == NW_OK ? NW_OK : nw_fail_where(ctx, status, "calibration");
 }
 
-/* ---- scales ------------------------------------------------------------------------------------------------------------- */
+/* ---- scales ----------------------------------------------------------------------------------- */
 
 static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_observer *seen) {
     const nw_quant_options *o = &plan->options;
     const char *name = plan->graph->values[point->value].name;
     nw_weight_spec codes = {.grain = NW_GRAIN_TENSOR};
-    bool positive = point->known ? point->lo >= 0 : seen->options.kind != NW_OBSERVER_ABSOLUTE && seen->min >= 0;
+    bool positive =
+        point->known ? point->lo >= 0 : seen->options.kind != NW_OBSERVER_ABSOLUTE && seen->min >= 0;
     nw_weight_codes(&codes, o->activation, o->activation_symmetric, false, false);
     if (codes.shift && positive) { /* unsigned codes without a sign to waste one on */
         codes.grid.qmax += codes.shift;
@@ -222,8 +239,8 @@ static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_
     if (seen->rejected)
         nw_warn(plan->arena.ctx, "calibration: %llu values of \"%s\" are NaN or infinite and were left out",
                 (unsigned long long)seen->rejected, name);
-    nw_choose_scale(point->lo, point->hi, codes.grid.symmetric, codes.grid.qmin, codes.grid.qmax, &point->scale,
-                    &point->zero);
+    nw_choose_scale(point->lo, point->hi, codes.grid.symmetric, codes.grid.qmin, codes.grid.qmax,
+                    &point->scale, &point->zero);
     point->format = o->activation;
     point->zero += codes.shift;
     point->qmin = codes.grid.qmin + codes.shift;
@@ -258,10 +275,11 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
         if (needed || plan->points[i].channel_axis) taps[count++] = plan->points[i].value;
     }
     if (needs && !dataset)
-        return nw_fail(ctx, NW_E_ARGUMENT,
-                       "activations cannot be quantized without calibration data (%zu ranges to measure): give some, or "
-                       "quantize dynamically or weights only",
-                       needs);
+        return nw_fail(
+            ctx, NW_E_ARGUMENT,
+            "activations cannot be quantized without calibration data (%zu ranges to measure): give some, or "
+            "quantize dynamically or weights only",
+            needs);
     if (count && dataset) NW_TRY(watch_model(ctx, plan, dataset, taps, count, arena, seen));
     for (int i = 0; i < plan->point_count; i++)
         if (plan->points[i].root == plan->points[i].value)
@@ -269,12 +287,13 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
     return NW_OK;
 }
 
-/* ---- inputs that fit no grid ---------------------------------------------------------------------------------------------- */
+/* ---- inputs that fit no grid ------------------------------------------------------------------ */
 
 #define RESOLVED 40.0 /* dB: a normal variable on 256 levels over ±4 standard deviations */
 
 /* Marks the model's inputs that their grid resolves badly; *any is set when there is one. */
-static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration *seen, bool *raw, bool *any) {
+static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration *seen, bool *raw,
+                                 bool *any) {
     for (int i = 0; i < plan->point_count; i++) {
         const nw_quant_point *p = &plan->points[i];
         if (plan->uses.producer[p->value] >= 0 || p->root != p->value) continue;
@@ -287,18 +306,20 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
     return NW_OK;
 }
 
-/* What was learnt for the points of one plan goes to another with fewer of them. A root there may have been tied here:
- * it keeps the scale it was tied to. */
+/* What was learnt for the points of one plan goes to another with fewer of them. A root there may have been
+ * tied here: it keeps the scale it was tied to. */
 static nw_status adopt(nw_context *ctx, const nw_quant_plan *from, nw_quant_plan *to, nw_calibration *seen) {
     nw_observer *observers = nw_calloc(ctx, (size_t)to->point_count, sizeof *observers);
     if (!observers) return NW_E_MEMORY;
     for (int i = 0; i < to->point_count; i++) {
         nw_quant_point *p = &to->points[i];
-        const nw_quant_point *old = nw_quant_point_of(from, p->value), *root = old ? nw_quant_root(from, old) : NULL;
+        const nw_quant_point *old = nw_quant_point_of(from, p->value),
+                             *root = old ? nw_quant_root(from, old) : NULL;
         double *means = old && old->means ? nw_arena_array(&to->arena, old->channels, sizeof *means) : NULL;
         if (!old || (old->means && !means)) {
             nw_free(ctx, observers);
-            return old ? NW_E_MEMORY : nw_fail(ctx, NW_E_INTERNAL, "a quantizer appeared where there was none");
+            return old ? NW_E_MEMORY
+                       : nw_fail(ctx, NW_E_INTERNAL, "a quantizer appeared where there was none");
         }
         if (means) memcpy(means, old->means, old->channels * sizeof *means);
         nw_quant_point fresh = *root;

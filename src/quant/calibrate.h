@@ -13,9 +13,10 @@ typedef struct nw_calibration {
     size_t samples, batch;
 } nw_calibration;
 
-/* Runs the plan's graph over the rest of the data set, in batches, and sets format, scale and zero point of every root.
- * Memory does not grow with the number of samples. dataset NULL: fine when every root's range is known or given.
- * Where inputs of the model turn out to fit no grid (option `inputs`), *plan is replaced by one that spares them. */
+/* Runs the plan's graph over the rest of the data set, in batches, and sets format, scale and zero point of
+ * every root. Memory does not grow with the number of samples. dataset NULL: fine when every root's range is
+ * known or given. Where inputs of the model turn out to fit no grid (option `inputs`), *plan is replaced by
+ * one that spares them. */
 nw_status nw_calibrate(nw_context *ctx, nw_quant_plan **plan, nw_dataset *dataset, nw_calibration *out);
 void nw_calibration_free(nw_calibration *calibration);
 

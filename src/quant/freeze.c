@@ -8,14 +8,14 @@
 
 /* A constant to be packed in one way; layers that read it alike share it. */
 typedef struct pack {
-    int value;     /* the constant */
-    int id;        /* what packed layers read: the same value, or a new one where others read it otherwise */
+    int value; /* the constant */
+    int id;    /* what packed layers read: the same value, or a new one where others read it otherwise */
     nw_weight_spec spec;
-    int readers;   /* inputs that read it so */
+    int readers; /* inputs that read it so */
     size_t groups;
-    float *least;  /* [groups] smallest scales that biases allow */
+    float *least; /* [groups] smallest scales that biases allow */
     nw_tensor packed;
-    int record;    /* index into the report's weights */
+    int record; /* index into the report's weights */
 } pack;
 
 typedef struct freezing {
@@ -31,7 +31,7 @@ typedef struct freezing {
     float **shift; /* [nodes] → [channels] what bias correction adds, or NULL */
 } freezing;
 
-/* ---- what to pack ------------------------------------------------------------------------------------------------------- */
+/* ---- what to pack ----------------------------------------------------------------------------- */
 
 /* One scale per output channel, per block of the input axis, or one. */
 static void choose_grain(const freezing *f, const nw_tensor *w, int axis, nw_weight_spec *spec) {
@@ -66,14 +66,16 @@ static bool spec_of(const freezing *f, const nw_node *node, nw_node_mode mode, i
     const nw_tensor *w = &f->g->values[node->in[i]].constant->tensor;
     *spec = (nw_weight_spec){.range = o->weight_range};
     if (role == NW_ROLE_WEIGHT) {
-        int axis = roles.same_grid ? table_axis(node, w) : roles.channel_axis[i < NW_MAX_ROLES ? i : NW_MAX_ROLES - 1];
+        int axis = roles.same_grid ? table_axis(node, w)
+                                   : roles.channel_axis[i < NW_MAX_ROLES ? i : NW_MAX_ROLES - 1];
         choose_grain(f, w, axis, spec);
         nw_weight_codes(spec, o->weight, !o->weight_asymmetric, o->weight_full_range, o->reduce_range);
         return true;
     }
     if (role != NW_ROLE_DATA || mode != NW_NODE_INTEGER || o->scheme != NW_QUANT_STATIC) return false;
     spec->range = NW_WEIGHT_MINMAX;
-    nw_weight_codes(spec, o->activation, o->activation_symmetric, false, false); /* a constant operand of Add or Mul */
+    /* a constant operand of Add or Mul */
+    nw_weight_codes(spec, o->activation, o->activation_symmetric, false, false);
     return true;
 }
 
@@ -85,7 +87,8 @@ static nw_status request(freezing *f, int value, const nw_weight_spec *spec, int
         *index = (int)i;
         return NW_OK;
     }
-    NW_TRY(nw_arena_grow(&f->scratch, (void **)&f->packs, &f->pack_capacity, f->pack_count, sizeof *f->packs));
+    void **packs = (void **)&f->packs;
+    NW_TRY(nw_arena_grow(&f->scratch, packs, &f->pack_capacity, f->pack_count, sizeof *f->packs));
     pack *k = &f->packs[f->pack_count];
     const nw_tensor *w = &f->g->values[value].constant->tensor;
     *k = (pack){.value = value, .id = value, .spec = *spec, .readers = 1};
@@ -104,7 +107,7 @@ static nw_status replace_constant(nw_graph *g, int id, const nw_tensor *packed) 
     return nw_graph_set_constant_copy(g, id, packed);
 }
 
-/* ---- biases --------------------------------------------------------------------------------------------------------------- */
+/* ---- biases ----------------------------------------------------------------------------------- */
 
 typedef struct bias_place {
     int input, axis; /* axis: of the bias, the channels */
@@ -116,7 +119,8 @@ typedef struct bias_place {
 /* Where a layer's bias, data and weight are; false: it has no bias to store as integers. */
 static bool bias_of(const freezing *f, int n, bias_place *b) {
     const nw_node *node = &f->g->nodes[n];
-    if (f->plan->mode[n] != NW_NODE_INTEGER || f->o->scheme != NW_QUANT_STATIC || f->o->float_bias) return false;
+    if (f->plan->mode[n] != NW_NODE_INTEGER || f->o->scheme != NW_QUANT_STATIC || f->o->float_bias)
+        return false;
     int at = nw_quant_input_of(node, NW_ROLE_BIAS), data = nw_quant_input_of(node, NW_ROLE_DATA);
     int weight = nw_quant_input_of(node, NW_ROLE_WEIGHT);
     if (at < 0 || data < 0 || weight < 0 || f->pack_of[n][weight] < 0) return false;
@@ -137,8 +141,8 @@ static nw_status pack_bias(freezing *f, int n) {
     if (!bias_of(f, n, &b)) return NW_OK;
     int id = f->g->nodes[n].in[b.input];
     nw_tensor packed;
-    NW_TRY(nw_bias_pack(&f->scratch, f->g->values[id].name, &f->g->values[id].constant->tensor, f->shift[n], b.data_scale,
-                        b.weight->packed.qparam, b.axis, &packed));
+    NW_TRY(nw_bias_pack(&f->scratch, f->g->values[id].name, &f->g->values[id].constant->tensor, f->shift[n],
+                        b.data_scale, b.weight->packed.qparam, b.axis, &packed));
     if (nw_uses_count(&f->plan->uses, id) == 1) return replace_constant(f->g, id, &packed);
     int fresh;
     NW_TRY(nw_graph_add_constant_copy(f->g, f->g->values[id].name, &packed, &fresh));
@@ -146,7 +150,7 @@ static nw_status pack_bias(freezing *f, int n) {
     return NW_OK;
 }
 
-/* ---- weights -------------------------------------------------------------------------------------------------------------- */
+/* ---- weights ---------------------------------------------------------------------------------- */
 
 static nw_status collect(freezing *f) {
     f->pack_of = nw_arena_array(&f->scratch, (size_t)f->g->node_count, sizeof *f->pack_of);
@@ -154,7 +158,8 @@ static nw_status collect(freezing *f) {
     for (int n = 0; n < f->plan->node_count; n++) {
         const nw_node *node = &f->g->nodes[n];
         nw_node_mode mode = f->plan->mode[n];
-        if (!(f->pack_of[n] = nw_arena_array(&f->scratch, (size_t)node->in_count, sizeof(int)))) return NW_E_MEMORY;
+        if (!(f->pack_of[n] = nw_arena_array(&f->scratch, (size_t)node->in_count, sizeof(int))))
+            return NW_E_MEMORY;
         for (int i = 0; i < node->in_count; i++) {
             nw_weight_spec spec;
             f->pack_of[n][i] = -1;
@@ -178,7 +183,8 @@ static nw_status add_record(nw_quant_report *r, size_t *capacity, nw_quant_weigh
 }
 
 static nw_status pack_weights(freezing *f) {
-    size_t capacity = f->report->weight_count; /* of the report's array: grown here only, one graph after the other */
+    size_t capacity =
+        f->report->weight_count; /* of the report's array: grown here only, one graph after the other */
     for (size_t i = 0; i < f->pack_count; i++) {
         pack *k = &f->packs[i];
         const char *name = f->g->values[k->value].name;
@@ -196,8 +202,10 @@ static nw_status pack_weights(freezing *f) {
 static nw_status store_weights(freezing *f) {
     for (size_t i = 0; i < f->pack_count; i++) {
         pack *k = &f->packs[i];
-        if (nw_uses_count(&f->plan->uses, k->value) == k->readers) NW_TRY(replace_constant(f->g, k->value, &k->packed));
-        else NW_TRY(nw_graph_add_constant_copy(f->g, f->g->values[k->value].name, &k->packed, &k->id));
+        if (nw_uses_count(&f->plan->uses, k->value) == k->readers)
+            NW_TRY(replace_constant(f->g, k->value, &k->packed));
+        else
+            NW_TRY(nw_graph_add_constant_copy(f->g, f->g->values[k->value].name, &k->packed, &k->id));
     }
     for (int n = 0; n < f->plan->node_count; n++)
         for (int i = 0; i < f->g->nodes[n].in_count; i++)
@@ -205,20 +213,24 @@ static nw_status store_weights(freezing *f) {
     return NW_OK;
 }
 
-/* ---- bias correction ------------------------------------------------------------------------------------------------------- */
+/* ---- bias correction -------------------------------------------------------------------------- */
 
-/* What channel m of a layer loses on average: Σ (W − W')[m, …]·E[x] over the channels it reads (Nagel et al. 2019, "Data-Free
- * Quantization Through Weight Equalization and Bias Correction"); padding counts as data. x has `channels` channels; W is
- * [M, channels/group, …] or, for products, [channels, M], or [M, channels] when transposed. */
-static nw_status mean_loss(freezing *f, const nw_node *node, const nw_quant_point *x, const pack *k, float *shift) {
+/* What channel m of a layer loses on average: Σ (W − W')[m, …]·E[x] over the channels it reads (Nagel et al.
+ * 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction"); padding counts as data. x
+ * has `channels` channels; W is [M, channels/group, …] or, for products, [channels, M], or [M, channels] when
+ * transposed. */
+static nw_status mean_loss(freezing *f, const nw_node *node, const nw_quant_point *x, const pack *k,
+                           float *shift) {
     nw_tensor w, restored;
     NW_TRY(nw_tensor_to_f32(&f->scratch, &f->g->values[k->value].constant->tensor, &w));
     NW_TRY(nw_tensor_to_f32(&f->scratch, &k->packed, &restored));
     const float *a = w.data, *b = restored.data;
     bool product = x->channel_axis < 0, transposed = product && !nw_node_int(node, "transB", 0);
     int64_t group = product ? 1 : nw_node_int(node, "group", 1);
-    size_t m_count = (size_t)w.dims[transposed], per_group = (size_t)w.dims[!transposed], taps = nw_dims_product(w.dims, 2, w.rank);
-    if (w.rank < 2 || group < 1 || per_group * (size_t)group != x->channels || m_count % (size_t)group) return NW_OK;
+    size_t m_count = (size_t)w.dims[transposed], per_group = (size_t)w.dims[!transposed],
+           taps = nw_dims_product(w.dims, 2, w.rank);
+    if (w.rank < 2 || group < 1 || per_group * (size_t)group != x->channels || m_count % (size_t)group)
+        return NW_OK;
     size_t m_step = transposed ? 1 : per_group * taps, c_step = transposed ? m_count : taps;
     for (size_t m = 0; m < m_count; m++) {
         const double *mean = x->means + m / (m_count / (size_t)group) * per_group;
@@ -234,7 +246,8 @@ static nw_status mean_loss(freezing *f, const nw_node *node, const nw_quant_poin
 }
 
 static nw_status correct_biases(freezing *f) {
-    if (!(f->shift = nw_arena_array(&f->scratch, (size_t)f->g->node_count, sizeof *f->shift))) return NW_E_MEMORY;
+    if (!(f->shift = nw_arena_array(&f->scratch, (size_t)f->g->node_count, sizeof *f->shift)))
+        return NW_E_MEMORY;
     for (int n = 0; n < f->plan->node_count; n++) {
         bias_place b;
         if (!bias_of(f, n, &b) || !b.data->means || b.weight->spec.grain == NW_GRAIN_BLOCK) continue;
@@ -249,9 +262,10 @@ static nw_status correct_biases(freezing *f) {
     return NW_OK;
 }
 
-/* ---- FakeQuants ------------------------------------------------------------------------------------------------------------ */
+/* ---- FakeQuants ------------------------------------------------------------------------------- */
 
-static nw_status add_scalar(nw_graph *g, const char *value, const char *what, nw_format format, void *data, int *id) {
+static nw_status add_scalar(nw_graph *g, const char *value, const char *what, nw_format format, void *data,
+                            int *id) {
     const char *name = nw_arena_printf(&g->arena, "%s%s", value, what);
     if (!name) return NW_E_MEMORY;
     nw_tensor t = {.format = format, .data = data};
@@ -280,7 +294,8 @@ static void rewire(freezing *f, const nw_quant_point *x, int from, int to) {
     }
 }
 
-/* x → FakeQuant → its readers. A graph output on a grid keeps its name: the FakeQuant makes it from a new value. */
+/* x → FakeQuant → its readers. A graph output on a grid keeps its name: the FakeQuant makes it from a new
+ * value. */
 static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, int zero) {
     nw_graph *g = f->g;
     const char *name = g->values[x->value].name;
@@ -307,7 +322,11 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
     nw_node *node;
     const nw_quant_point *root = nw_quant_root(f->plan, x);
     nw_format format = f->o->scheme == NW_QUANT_STATIC ? root->format : f->o->activation;
-    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", "", zero >= 0 ? 3 : scale >= 0 ? 2 : 1, in, 1, &out, &node));
+    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", "",
+                             zero >= 0    ? 3
+                             : scale >= 0 ? 2
+                                          : 1,
+                             in, 1, &out, &node));
     node->op = nw_op_find("ai.narrow", "FakeQuant");
     NW_TRY(nw_node_set_string(g, node, "format", nw_format_name(format)));
     if (scale < 0) return f->o->dynamic_rows ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
@@ -338,10 +357,11 @@ static nw_status add_fakequants(freezing *f) {
     return NW_OK;
 }
 
-/* ---- layers of the report -------------------------------------------------------------------------------------------------- */
+/* ---- layers of the report --------------------------------------------------------------------- */
 
 static bool is_layer(const nw_quant_plan *plan, int n, const nw_node *node) {
-    return plan->reason[n] || plan->mode[n] == NW_NODE_INTEGER || plan->mode[n] == NW_NODE_WEIGHTS || nw_node_roles(node).compute;
+    return plan->reason[n] || plan->mode[n] == NW_NODE_INTEGER || plan->mode[n] == NW_NODE_WEIGHTS ||
+           nw_node_roles(node).compute;
 }
 
 static int activation_of(const nw_quant_plan *plan, int value) {
@@ -354,7 +374,8 @@ static int output_point(const freezing *f, const nw_node *node) {
     int v = nw_node_out(node, 0), at = activation_of(f->plan, v);
     if (at >= 0 || v < 0 || nw_uses_count(&f->plan->uses, v) != 1) return at;
     int reader = f->plan->uses.outputs[v] ? NW_ABSENT : f->plan->uses.users[f->plan->uses.first[v]];
-    if (reader < 0 || f->plan->mode[reader] != NW_NODE_FLOAT || nw_node_roles(&f->g->nodes[reader]).compute) return -1;
+    if (reader < 0 || f->plan->mode[reader] != NW_NODE_FLOAT || nw_node_roles(&f->g->nodes[reader]).compute)
+        return -1;
     at = activation_of(f->plan, nw_node_out(&f->g->nodes[reader], 0));
     return at >= 0 && f->plan->points[at].everywhere ? at : -1;
 }
@@ -363,7 +384,8 @@ static nw_status describe_layer(freezing *f, int n, nw_quant_layer *layer) {
     const nw_node *node = &f->g->nodes[n];
     nw_arena *arena = &f->report->arena;
     int data = nw_quant_input_of(node, NW_ROLE_DATA), bias = nw_quant_input_of(node, NW_ROLE_BIAS);
-    *layer = (nw_quant_layer){.quantized = f->plan->mode[n] == NW_NODE_INTEGER, .input = -1, .output = -1, .weight = -1};
+    *layer = (nw_quant_layer){
+        .quantized = f->plan->mode[n] == NW_NODE_INTEGER, .input = -1, .output = -1, .weight = -1};
     layer->name = nw_arena_strdup(arena, nw_node_label(f->g, node));
     layer->op = nw_arena_strdup(arena, node->op_type);
     layer->reason = nw_arena_strdup(arena, f->plan->reason[n] ? f->plan->reason[n] : "");
@@ -390,7 +412,7 @@ static nw_status describe_layers(freezing *f) {
     return NW_OK;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------ */
+/* ---- the whole -------------------------------------------------------------------------------- */
 
 static nw_status freeze_subgraph(nw_graph *sub, const nw_quant_plan *outer, nw_quant_report *report) {
     nw_quant_options options = outer->options;

@@ -6,9 +6,9 @@
 
 #define BINS  NW_OBSERVER_BINS
 #define SIDES (2 * BINS)
-#define BLOCK 2048            /* elements scanned and binned while they are in the first cache */
-#define FLUSH (32 * BLOCK)    /* elements after which the 16-bit tables are added up: a quarter of them fits in 16 bits */
-#define TABLES 4              /* neighbours go to different tables: equal values do not wait for each other */
+#define BLOCK 2048 /* elements scanned and binned while they are in the first cache */
+#define FLUSH (32 * BLOCK) /* elements after which tables are added up: a quarter of them fits in 16 bits */
+#define TABLES         4      /* neighbours go to different tables: equal values do not wait for each other */
 #define LEAST_EXPONENT (-100) /* smaller values count as bin 0: 1/w stays a normal float */
 
 static const struct {
@@ -21,10 +21,16 @@ static const struct {
 #undef NW_OBSERVER
 };
 
-static bool known(nw_observer_kind kind) { return (unsigned)kind < NW_OBSERVER_COUNT; }
+static bool known(nw_observer_kind kind) {
+    return (unsigned)kind < NW_OBSERVER_COUNT;
+}
 
-const char *nw_observer_name(nw_observer_kind kind) { return known(kind) ? kinds[kind].name : "?"; }
-const char *nw_observer_help(nw_observer_kind kind) { return known(kind) ? kinds[kind].help : ""; }
+const char *nw_observer_name(nw_observer_kind kind) {
+    return known(kind) ? kinds[kind].name : "?";
+}
+const char *nw_observer_help(nw_observer_kind kind) {
+    return known(kind) ? kinds[kind].help : "";
+}
 
 bool nw_observer_by_name(const char *name, nw_observer_kind *out) {
     for (int i = 0; i < NW_OBSERVER_COUNT; i++)
@@ -36,7 +42,8 @@ bool nw_observer_by_name(const char *name, nw_observer_kind *out) {
 }
 
 nw_observer_options nw_observer_options_default(void) {
-    return (nw_observer_options){.kind = NW_OBSERVER_MINMAX, .momentum = 0.9, .percentile = 99.999, .sigmas = 4};
+    return (nw_observer_options){
+        .kind = NW_OBSERVER_MINMAX, .momentum = 0.9, .percentile = 99.999, .sigmas = 4};
 }
 
 nw_status nw_observer_options_check(nw_context *ctx, const nw_observer_options *o) {
@@ -48,14 +55,15 @@ nw_status nw_observer_options_check(nw_context *ctx, const nw_observer_options *
     if (o->kind == NW_OBSERVER_SIGMA && !(o->sigmas > 0 && isfinite(o->sigmas)))
         return nw_fail(ctx, NW_E_ARGUMENT, "%g standard deviations: expected more than 0", o->sigmas);
     if (o->kind == NW_OBSERVER_ABSOLUTE && !(isfinite(o->lo) && isfinite(o->hi) && o->lo < o->hi))
-        return nw_fail(ctx, NW_E_ARGUMENT, "range %g … %g: expected two numbers, the smaller one first", (double)o->lo,
-                       (double)o->hi);
+        return nw_fail(ctx, NW_E_ARGUMENT, "range %g … %g: expected two numbers, the smaller one first",
+                       (double)o->lo, (double)o->hi);
     return NW_OK;
 }
 
 nw_status nw_observer_init(nw_context *ctx, nw_observer *o, const nw_observer_options *options) {
     NW_TRY(nw_observer_options_check(ctx, options));
-    *o = (nw_observer){.ctx = ctx, .options = *options, .min = INFINITY, .max = -INFINITY, .exponent = LEAST_EXPONENT};
+    *o = (nw_observer){
+        .ctx = ctx, .options = *options, .min = INFINITY, .max = -INFINITY, .exponent = LEAST_EXPONENT};
     if (kinds[options->kind].bins && !(o->bins = nw_calloc(ctx, SIDES, sizeof *o->bins))) return NW_E_MEMORY;
     return NW_OK;
 }
@@ -65,14 +73,17 @@ void nw_observer_free(nw_observer *o) {
     o->bins = NULL;
 }
 
-/* ---- one block: extremes and moments ------------------------------------------------------------------------------ */
+/* ---- one block: extremes and moments ---------------------------------------------------------- */
 
 #define LANES 4 /* what every compiler keeps in one register, whatever the target */
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 
-/* Floats as integers of the same order: −inf < −1 < −0 < 0 < 1 < inf, NaN outside the infinities. An involution. */
-static int32_t ordered(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+/* Floats as integers of the same order: −inf < −1 < −0 < 0 < 1 < inf, NaN outside the infinities. An
+ * involution. */
+static int32_t ordered(int32_t bits) {
+    return bits ^ ((bits >> 31) & 0x7fffffff);
+}
 
 static int32_t bits_of(float x) {
     int32_t bits;
@@ -103,9 +114,12 @@ static void scan_one(scan *s, float x) {
     s->squares += d * d;
 }
 
-static scan empty_scan(float pivot) { return (scan){.lo = INT32_MAX, .hi = INT32_MIN, .pivot = pivot}; }
+static scan empty_scan(float pivot) {
+    return (scan){.lo = INT32_MAX, .hi = INT32_MIN, .pivot = pivot};
+}
 
-/* Sums run in f32, a lane of at most BLOCK/LANES terms each, around a pivot from the data: no cancellation. */
+/* Sums run in f32, a lane of at most BLOCK/LANES terms each, around a pivot from the data: no cancellation.
+ */
 static scan scan_block(const float *x, size_t count) {
     scan s = empty_scan(x[0]);
     ints lo = (ints){0} + INT32_MAX, hi = (ints){0} + INT32_MIN, plus = {0}, minus = {0};
@@ -150,7 +164,7 @@ static void merge_moments(nw_observer *o, uint64_t count, double mean, double m2
     o->count += count;
 }
 
-/* ---- histogram ------------------------------------------------------------------------------------------------------ */
+/* ---- histogram -------------------------------------------------------------------------------- */
 
 static void merge_bins(uint64_t *bins, int shift) {
     for (int side = 0; side < 2; side++, bins += BINS)
@@ -181,7 +195,9 @@ static void flush(nw_observer *o, tables t) {
     memset(t, 0, sizeof(tables));
 }
 
-static int bin_of(float x, float inverse) { return (int)(fabsf(x) * inverse) + (bits_of(x) < 0 ? BINS : 0); }
+static int bin_of(float x, float inverse) {
+    return (int)(fabsf(x) * inverse) + (bits_of(x) < 0 ? BINS : 0);
+}
 
 /* Few values go straight to the histogram: emptying the tables would take longer. */
 static void count_few(nw_observer *o, const float *x, size_t count) {
@@ -204,7 +220,7 @@ static void count_block(const nw_observer *o, const float *x, size_t count, tabl
     for (; i < count; i++) t[0][bin_of(x[i], inverse)]++;
 }
 
-/* ---- observing ------------------------------------------------------------------------------------------------------ */
+/* ---- observing -------------------------------------------------------------------------------- */
 
 /* What a call has seen so far. */
 typedef struct batch {
@@ -288,7 +304,7 @@ void nw_observer_merge(nw_observer *into, const nw_observer *from) {
     merge_moments(into, from->count, from->mean, from->m2);
 }
 
-/* ---- asking --------------------------------------------------------------------------------------------------------- */
+/* ---- asking ----------------------------------------------------------------------------------- */
 
 nw_status nw_observer_range(const nw_observer *o, const nw_codes *grid, float *lo, float *hi) {
     float low = 0, high = 0;
@@ -326,7 +342,8 @@ nw_status nw_observer_outside(const nw_observer *o, float lo, float hi, double *
     return NW_OK;
 }
 
-nw_status nw_observer_sqnr(const nw_observer *o, const nw_codes *grid, float scale, int32_t zero, double *decibels) {
+nw_status nw_observer_sqnr(const nw_observer *o, const nw_codes *grid, float scale, int32_t zero,
+                           double *decibels) {
     double signal = o->m2 + (double)o->count * o->mean * o->mean;
     double noise = (double)(o->count - o->zeros[0] - o->zeros[1]) * (double)scale * (double)scale / 12;
     if (o->bins) {

@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-void nw_range_sigma(const nw_observer *observer, const nw_profile *profile, const nw_codes *grid, float *lo, float *hi) {
+void nw_range_sigma(const nw_observer *observer, const nw_profile *profile, const nw_codes *grid, float *lo,
+                    float *hi) {
     (void)profile, (void)grid;
     double reach = observer->options.sigmas * nw_observer_sigma(observer);
     *lo = fmaxf(observer->min, (float)(observer->mean - reach));

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- questions about nodes and values ------------------------------------------------------------------------------- */
+/* ---- questions about nodes and values --------------------------------------------------------- */
 
 static bool glob(const char *p, const char *text) {
     const char *star = NULL, *resume = NULL;
@@ -28,10 +28,12 @@ static bool glob(const char *p, const char *text) {
 
 bool nw_quant_matches(const char *pattern, const nw_graph *g, const nw_node *node) {
     int out = nw_node_out(node, 0);
-    return glob(pattern, node->name) || glob(pattern, node->op_type) || (out >= 0 && glob(pattern, g->values[out].name));
+    return glob(pattern, node->name) || glob(pattern, node->op_type) ||
+           (out >= 0 && glob(pattern, g->values[out].name));
 }
 
-static const char *first_match(const char *const *patterns, size_t count, const nw_graph *g, const nw_node *node) {
+static const char *first_match(const char *const *patterns, size_t count, const nw_graph *g,
+                               const nw_node *node) {
     for (size_t i = 0; i < count; i++)
         if (nw_quant_matches(patterns[i], g, node)) return patterns[i];
     return NULL;
@@ -59,9 +61,11 @@ static bool is_one_of(const nw_node *node, const char *const *types) {
     return false;
 }
 
-/* Real numbers, as far as is known: a value of an unknown type is taken for one next to layers that compute on reals. */
+/* Real numbers, as far as is known: a value of an unknown type is taken for one next to layers that compute
+ * on reals. */
 static bool is_real(const nw_graph *g, int value) {
-    return value >= 0 && !g->values[value].type && (g->values[value].format == NW_F32 || !g->values[value].format);
+    return value >= 0 && !g->values[value].type &&
+           (g->values[value].format == NW_F32 || !g->values[value].format);
 }
 
 /* Relu and Clip to constant limits: saturation does their work in the layer before. */
@@ -87,7 +91,7 @@ static bool has_known_range(const nw_node *node, float *lo, float *hi) {
     return *lo < 0 || is_one_of(node, unit);
 }
 
-/* ---- which layers ------------------------------------------------------------------------------------------------------ */
+/* ---- which layers ----------------------------------------------------------------------------- */
 
 typedef struct placing {
     nw_quant_plan *plan;
@@ -95,7 +99,7 @@ typedef struct placing {
     const nw_uses *uses;
     const nw_quant_options *o;
     bool *whole; /* [value_count] comes from an integer layer: itself, through a clamp, or moved */
-    bool *raw;   /* [value_count] an input of the model that is not to be quantized, itself, clamped or moved */
+    bool *raw; /* [value_count] an input of the model that is not to be quantized, itself, clamped or moved */
     bool *inner; /* [value_count] between a layer and the clamp that belongs to it */
 } placing;
 
@@ -107,12 +111,12 @@ static const char *say(placing *p, const char *format, const char *text) {
 /* What a node offers to quantize. */
 typedef struct offer {
     nw_roles roles;
-    bool weighted;   /* a constant weight that can be packed, or is */
-    bool product;    /* a weight input that is computed */
-    int data;        /* data inputs that are computed */
-    bool all_whole;  /* all of them come from integer layers */
-    bool real;       /* all of them are real numbers */
-    bool raw;        /* one of them is not to be quantized */
+    bool weighted;  /* a constant weight that can be packed, or is */
+    bool product;   /* a weight input that is computed */
+    int data;       /* data inputs that are computed */
+    bool all_whole; /* all of them come from integer layers */
+    bool real;      /* all of them are real numbers */
+    bool raw;       /* one of them is not to be quantized */
 } offer;
 
 static offer offer_of(const placing *p, const nw_node *node) {
@@ -164,11 +168,16 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
     if (f.raw && o->scheme == NW_QUANT_STATIC) *reason = "its input is left in float";
     if (f.weighted) return *reason || o->scheme == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
     if (*reason) return NW_NODE_FLOAT;
-    if (o->scheme != NW_QUANT_STATIC) *reason = "has no weights";
-    else if (f.product) *reason = o->products == NW_NO ? "products of activations are left in float" : NULL;
-    else if (o->elementwise == NW_NO) *reason = "layers without weights are left in float";
-    else if (f.data == 0) *reason = "all its operands are constants";
-    else if (o->elementwise == NW_AUTO && !f.all_whole) *reason = "not all its operands come from integer layers";
+    if (o->scheme != NW_QUANT_STATIC)
+        *reason = "has no weights";
+    else if (f.product)
+        *reason = o->products == NW_NO ? "products of activations are left in float" : NULL;
+    else if (o->elementwise == NW_NO)
+        *reason = "layers without weights are left in float";
+    else if (f.data == 0)
+        *reason = "all its operands are constants";
+    else if (o->elementwise == NW_AUTO && !f.all_whole)
+        *reason = "not all its operands come from integer layers";
     return *reason ? NW_NODE_FLOAT : NW_NODE_INTEGER;
 }
 
@@ -190,7 +199,7 @@ static void mark_outputs(placing *p, const nw_node *node, nw_node_mode mode) {
     p->inner[in] = layer && nw_uses_count(p->uses, in) == 1;
 }
 
-/* ---- which values -------------------------------------------------------------------------------------------------------- */
+/* ---- which values ----------------------------------------------------------------------------- */
 
 static void add_point(placing *p, int v) {
     nw_quant_plan *plan = p->plan;
@@ -224,7 +233,8 @@ static void add_points(placing *p) {
     }
     if (p->o->scheme != NW_QUANT_STATIC) return;
     for (int v = 0; v < p->g->value_count; v++)
-        if (p->whole[v] && !p->inner[v] && nw_uses_count(p->uses, v) > 0 && !is_only_output(p, v)) add_point(p, v);
+        if (p->whole[v] && !p->inner[v] && nw_uses_count(p->uses, v) > 0 && !is_only_output(p, v))
+            add_point(p, v);
     for (int i = 0; i < p->g->output_count && p->o->quantize_outputs; i++) add_point(p, p->g->outputs[i]);
 }
 
@@ -249,7 +259,7 @@ static nw_status order_points(placing *p, nw_arena *scratch) {
     return NW_OK;
 }
 
-/* ---- which values share a grid ------------------------------------------------------------------------------------------- */
+/* ---- which values share a grid ---------------------------------------------------------------- */
 
 static void tie_moved(placing *p, const nw_node *node) {
     nw_quant_point *x = nw_quant_point_of(p->plan, nw_node_in(node, 0));
@@ -262,7 +272,8 @@ static void tie_moved(placing *p, const nw_node *node) {
     }
 }
 
-/* What a Concat puts together would be requantized to its output's grid anyway: give it that one from the start. */
+/* What a Concat puts together would be requantized to its output's grid anyway: give it that one from the
+ * start. */
 static void tie_joined(placing *p, const nw_node *node) {
     nw_quant_point *y = nw_quant_point_of(p->plan, nw_node_out(node, 0));
     if (!y || y->root != y->value) return;
@@ -279,7 +290,7 @@ nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *p
     return &plan->points[point - plan->points];
 }
 
-/* ---- the plan -------------------------------------------------------------------------------------------------------------- */
+/* ---- the plan --------------------------------------------------------------------------------- */
 
 static void mark_inputs(placing *p, const bool *raw) {
     for (int i = 0; i < p->g->input_count; i++) {
@@ -299,7 +310,8 @@ static nw_status place(nw_quant_plan *plan, const bool *raw, nw_arena *scratch) 
     plan->reason = nw_arena_array(&plan->arena, nodes, sizeof *plan->reason);
     plan->point_of = nw_arena_array(&plan->arena, values, sizeof *plan->point_of);
     plan->points = nw_arena_array(&plan->arena, values, sizeof *plan->points);
-    if (!p.whole || !p.raw || !p.inner || !plan->mode || !plan->reason || !plan->point_of || !plan->points) return NW_E_MEMORY;
+    if (!p.whole || !p.raw || !p.inner || !plan->mode || !plan->reason || !plan->point_of || !plan->points)
+        return NW_E_MEMORY;
     for (int v = 0; v < g->value_count; v++) plan->point_of[v] = -1;
     mark_inputs(&p, raw);
     for (int n = 0; n < g->node_count; n++) {
@@ -316,8 +328,8 @@ static nw_status place(nw_quant_plan *plan, const bool *raw, nw_arena *scratch) 
     return NW_OK;
 }
 
-nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options, const bool *raw,
-                         nw_quant_plan **out) {
+nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options,
+                         const bool *raw, nw_quant_plan **out) {
     NW_TRY(nw_quant_options_check(ctx, options));
     nw_quant_plan *plan = nw_calloc(ctx, 1, sizeof *plan);
     if (!plan) return NW_E_MEMORY;

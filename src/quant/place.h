@@ -1,5 +1,5 @@
-/* place.h: where quantizers go. A plan only: the graph stays as it is until nw_quant_freeze; calibration runs the float graph
- * and watches the plan's roots, and training starts from the same plan.
+/* place.h: where quantizers go. A plan only: the graph stays as it is until nw_quant_freeze; calibration runs
+ * the float graph and watches the plan's roots, and training starts from the same plan.
  * Must not include anything but base/, num/, ir/, op/ and quant/. */
 #ifndef NW_QUANT_PLACE_H
 #define NW_QUANT_PLACE_H
@@ -18,8 +18,8 @@ typedef enum nw_node_mode {
 typedef struct nw_quant_point {
     int value;
     int root;        /* the value whose range decides the scale: itself, or the one it shares a grid with */
-    bool everywhere; /* all its readers read it restricted (the layer before it makes integers); else only integer and
-                        grid-keeping layers do, and float layers read what was computed */
+    bool everywhere; /* all its readers read it restricted (the layer before it makes integers); else only
+                        integer and grid-keeping layers do, and float layers read what was computed */
     bool known;      /* range [lo, hi] follows from its operator (Softmax) */
     float lo, hi;
     /* set by calibration, at roots: */
@@ -27,9 +27,9 @@ typedef struct nw_quant_point {
     int32_t qmin, qmax, zero;
     float scale;
     /* of bias correction: mean of each channel over the calibration data, or NULL */
-    int channel_axis; /* 1 before convolutions, −1 (the last) before matrix products */
+    int channel_axis;      /* 1 before convolutions, −1 (the last) before matrix products */
     size_t channels, rows; /* rows: values per channel so far */
-    double *means;    /* [channels] in the plan's arena */
+    double *means;         /* [channels] in the plan's arena */
 } nw_quant_point;
 
 typedef struct nw_quant_plan {
@@ -37,31 +37,34 @@ typedef struct nw_quant_plan {
     const nw_graph *graph;
     nw_quant_options options;
     int node_count, value_count, point_count;
-    nw_node_mode *mode;   /* [node_count] */
-    const char **reason;  /* [node_count] why a layer stays in float; NULL: it does not, or is no layer */
-    int *point_of;        /* [value_count] index into points, or −1 */
+    nw_node_mode *mode;  /* [node_count] */
+    const char **reason; /* [node_count] why a layer stays in float; NULL: it does not, or is no layer */
+    int *point_of;       /* [value_count] index into points, or −1 */
     nw_quant_point *points;
-    nw_uses uses;         /* of the graph */
+    nw_uses uses; /* of the graph */
 } nw_quant_plan;
 
-/* Rules, in this order (docs/quantization.md gives the reasons):
- * - a layer with constant weights becomes integer; so does a product of two activations (option `products`);
- * - a layer without weights becomes integer where all its operands come from integer layers (option `elementwise`);
- * - every data input of an integer layer gets a point, and so does its output. A Relu or Clip that alone reads the output is
- *   part of the layer. Graph outputs get none unless asked for. The output of a matrix product gets one only for the
- *   sake of its readers: integer products with float results exist everywhere;
- * - layers that move elements pass their input's grid on; values that only feed a Concat share its output's grid.
- * raw [value_count] or NULL: inputs of the model that stay as they are; layers that read them, moved or clamped or not,
- * only get their weights packed. With option `inputs` NO all do.
+/* Rules, in this order:
+ *   1. A layer with constant weights becomes integer; so does a product of two activations (option `products`).
+ *   2. A layer without weights becomes integer where all its operands come from integer layers (option
+ *      `elementwise`): residual sums of convolutions do, those of transformers stay float.
+ *   3. Every data input of an integer layer gets a point, and so does its output. A Relu or Clip that alone
+ *      reads the output is part of the layer. Graph outputs get none unless asked for. The output of a matrix
+ *      product gets one only for the sake of its readers: integer products with float results exist everywhere.
+ *   4. Layers that move elements pass their input's grid on; values that only feed a Concat share its output's.
+ * raw [value_count] or NULL: inputs of the model that stay as they are; layers that read them, moved or clamped
+ * or not, only get their weights packed. With option `inputs` NO that is all of them.
  * The graph is resolved and topologically sorted, and must not change while the plan lives. */
-nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options, const bool *raw,
-                         nw_quant_plan **out);
+nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options,
+                         const bool *raw, nw_quant_plan **out);
 void nw_quant_plan_free(nw_quant_plan *plan); /* NULL is fine */
 
 /* The point at the end of a point's chain of roots. */
 nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *point);
 static inline nw_quant_point *nw_quant_point_of(const nw_quant_plan *plan, int value) {
-    return value < 0 || value >= plan->value_count || plan->point_of[value] < 0 ? NULL : &plan->points[plan->point_of[value]];
+    return value < 0 || value >= plan->value_count || plan->point_of[value] < 0
+               ? NULL
+               : &plan->points[plan->point_of[value]];
 }
 
 /* The first input of a role, or NW_ABSENT. */

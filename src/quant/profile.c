@@ -1,4 +1,5 @@
-/* profile.c: a histogram seen as running sums: quantiles, the squared error of a grid, and the search for a range. */
+/* profile.c: a histogram seen as running sums: quantiles, the squared error of a grid, and the search for a
+ * range. */
 #include "quant/observe.h"
 
 #include <math.h>
@@ -42,7 +43,8 @@ typedef struct sums {
     double mass, first, second;
 } sums;
 
-/* Running sums up to x: a bin's part below x is mass·f of values spread evenly over [left, left + f·width). */
+/* Running sums up to x: a bin's part below x is mass·f of values spread evenly over [left, left + f·width).
+ */
 static sums sums_below(const nw_profile *p, double x) {
     double f;
     int i = bin_of(p, x, &f);
@@ -56,7 +58,9 @@ static sums sums_below(const nw_profile *p, double x) {
     return s;
 }
 
-double nw_profile_below(const nw_profile *p, double x) { return sums_below(p, x).mass; }
+double nw_profile_below(const nw_profile *p, double x) {
+    return sums_below(p, x).mass;
+}
 
 /* Values at most x, zeros in their place. */
 static double count_to(const nw_profile *p, double x, bool magnitudes) {
@@ -71,8 +75,10 @@ double nw_profile_quantile(const nw_profile *p, double share, bool magnitudes) {
     if (share >= 1 || lo >= hi) return hi;
     for (int i = 0; i < 64; i++) { /* bisection: count_to is monotonic */
         double middle = lo + (hi - lo) / 2;
-        if (count_to(p, middle, magnitudes) < want) lo = middle;
-        else hi = middle;
+        if (count_to(p, middle, magnitudes) < want)
+            lo = middle;
+        else
+            hi = middle;
     }
     return hi;
 }
@@ -106,7 +112,7 @@ double nw_profile_error(const nw_profile *p, const nw_codes *grid, float scale, 
     return error;
 }
 
-/* ---- search ----------------------------------------------------------------------------------------------------------- */
+/* ---- search ----------------------------------------------------------------------------------- */
 
 typedef struct search {
     const nw_profile *profile;
@@ -128,7 +134,8 @@ static bool try_range(search *s, double lo, double hi) {
     return true;
 }
 
-/* Tries base·from, base·from·ratio, … for the ends named in the mask, the other end staying where it is best. */
+/* Tries base·from, base·from·ratio, … for the ends named in the mask, the other end staying where it is best.
+ */
 static bool search_line(search *s, int mask, const double *base, double from, double ratio, int steps) {
     double start[2] = {base[0], base[1]}, fixed[2] = {s->ends[0], s->ends[1]};
     bool better = false;
@@ -141,7 +148,8 @@ static bool search_line(search *s, int mask, const double *base, double from, do
 }
 
 /* Coarse: from everything down to 1/256 of it in steps of 2^(1/8); then finer around the best. */
-void nw_search_range(const nw_profile *p, const nw_codes *grid, nw_cost_fn *cost, void *user, float *lo, float *hi) {
+void nw_search_range(const nw_profile *p, const nw_codes *grid, nw_cost_fn *cost, void *user, float *lo,
+                     float *hi) {
     double low = fmin(p->min, 0), high = fmax(p->max, 0);
     search s = {p, grid, cost, user, {low, high}, {low, high}, INFINITY};
     const double coarse = exp2(-1.0 / 8), fine = exp2(-1.0 / 64);

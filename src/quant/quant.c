@@ -17,24 +17,29 @@ nw_quant_options nw_quant_options_default(void) {
 
 nw_status nw_quant_options_check(nw_context *ctx, const nw_quant_options *o) {
     if (!nw_format_is_integer(o->activation) || nw_format_bits(o->activation) > 16)
-        return nw_fail(ctx, NW_E_ARGUMENT, "activations cannot be %s: expected an integer format of at most 16 bits",
+        return nw_fail(ctx, NW_E_ARGUMENT,
+                       "activations cannot be %s: expected an integer format of at most 16 bits",
                        nw_format_name(o->activation));
     if (!nw_format_is_integer(o->weight) || nw_format_bits(o->weight) > 16)
-        return nw_fail(ctx, NW_E_ARGUMENT, "weights cannot be %s: expected an integer format of at most 16 bits",
+        return nw_fail(ctx, NW_E_ARGUMENT,
+                       "weights cannot be %s: expected an integer format of at most 16 bits",
                        nw_format_name(o->weight));
     if (o->weight_block < 0) return nw_fail(ctx, NW_E_ARGUMENT, "weight blocks cannot have a negative size");
     if (o->weight_block > 0 && o->scheme == NW_QUANT_STATIC)
         return nw_fail(ctx, NW_E_ARGUMENT,
-                       "blocks of weights need the scheme \"weights only\" or \"dynamic\": integer layers have one scale per "
+                       "blocks of weights need the scheme \"weights only\" or \"dynamic\": integer layers "
+                       "have one scale per "
                        "channel");
     return nw_observer_options_check(ctx, &o->observer);
 }
 
 /* A pattern without a node is most likely a misspelled name. */
-static void check_patterns(nw_context *ctx, const nw_graph *g, const char *const *patterns, size_t count, const char *list) {
+static void check_patterns(nw_context *ctx, const nw_graph *g, const char *const *patterns, size_t count,
+                           const char *list) {
     for (size_t i = 0; i < count; i++) {
         bool found = false;
-        for (int n = 0; n < g->node_count && !found; n++) found = nw_quant_matches(patterns[i], g, &g->nodes[n]);
+        for (int n = 0; n < g->node_count && !found; n++)
+            found = nw_quant_matches(patterns[i], g, &g->nodes[n]);
         if (!found) nw_warn(ctx, "%s \"%s\": the model has no such layer or operator", list, patterns[i]);
     }
 }
@@ -69,7 +74,8 @@ static nw_status describe_activation(const nw_graph *g, const nw_quant_plan *pla
 }
 
 /* Before the graph changes: nodes and values are the plan's. */
-static nw_status describe_activations(const nw_quant_plan *plan, const nw_calibration *seen, nw_quant_report *r) {
+static nw_status describe_activations(const nw_quant_plan *plan, const nw_calibration *seen,
+                                      nw_quant_report *r) {
     r->activations = nw_arena_array(&r->arena, (size_t)plan->point_count, sizeof *r->activations);
     if (!r->activations) return NW_E_MEMORY;
     for (int i = 0; i < plan->point_count; i++) {
@@ -93,8 +99,8 @@ static nw_status carry_out(nw_context *ctx, nw_graph *graph, nw_quant_plan **pla
     return nw_quant_freeze(graph, *plan, report);
 }
 
-nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset, const nw_quant_options *options,
-                            nw_quant_report **out) {
+nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset,
+                            const nw_quant_options *options, nw_quant_report **out) {
     NW_TRY(nw_quant_options_check(ctx, options));
     check_patterns(ctx, graph, options->exclude, options->exclude_count, "exclude");
     check_patterns(ctx, graph, options->only, options->only_count, "only");
@@ -108,8 +114,10 @@ nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *datase
         status = carry_out(ctx, graph, &plan, dataset, report);
         nw_quant_plan_free(plan);
     }
-    if (status != NW_OK || !out) nw_quant_report_free(report);
-    else *out = report;
+    if (status != NW_OK || !out)
+        nw_quant_report_free(report);
+    else
+        *out = report;
     return status;
 }
 

@@ -1,5 +1,6 @@
-/* quant.h: post-training quantization: decides where quantizers go (place.h), watches the float model on data (observe.h),
- * sets scales and stores weights packed. Graph in, graph out; spelling the result as ONNX is onnx/'s business.
+/* quant.h: post-training quantization: decides where quantizers go (place.h), watches the float model on data
+ * (observe.h), sets scales and stores weights packed. Graph in, graph out; spelling the result as ONNX is
+ * onnx/'s business.
  * Must not include anything but base/, num/, kern/, ir/, op/, run/, data/ and quant/. */
 #ifndef NW_QUANT_QUANT_H
 #define NW_QUANT_QUANT_H
@@ -24,43 +25,44 @@ typedef enum nw_weight_range {
 
 typedef void nw_quant_progress_fn(void *user, size_t done, size_t total); /* samples */
 
-/* All zero is not a default: start from nw_quant_options_default(). Patterns name nodes ("encoder.*", * any run of letters,
- * ? one) or operators ("Conv"); they are matched against both. */
+/* All zero is not a default: start from nw_quant_options_default(). Patterns name nodes ("encoder.*", * any
+ * run of letters, ? one) or operators ("Conv"); they are matched against both. */
 typedef struct nw_quant_options {
     nw_quant_scheme scheme;
 
-    nw_format activation;          /* u8 (default), s8, u16, s16 … any integer format up to 16 bits */
-    bool activation_symmetric;     /* zero point 0 */
-    nw_observer_options observer;  /* of activations */
+    nw_format activation;         /* u8 (default), s8, u16, s16 … any integer format up to 16 bits */
+    bool activation_symmetric;    /* zero point 0 */
+    nw_observer_options observer; /* of activations */
 
-    nw_format weight;              /* s8 (default), u8, s4, u4, s2, u2, s16 … */
+    nw_format weight; /* s8 (default), u8, s4, u4, s2, u2, s16 … */
     bool weight_asymmetric;
-    bool weight_per_tensor;        /* one scale instead of one per output channel */
-    int64_t weight_block;          /* > 0: one scale per so many elements along the input axis, for weights of two dimensions
-                                      (the others get one per channel); schemes WEIGHTS and DYNAMIC */
-    bool weight_full_range;        /* symmetric codes −128…127 instead of −127…127 */
-    bool reduce_range;             /* one bit less (−63…63): no saturation on x86 without VNNI in other runtimes */
+    bool weight_per_tensor; /* one scale instead of one per output channel */
+    int64_t weight_block;   /* > 0: one scale per so many elements along the input axis, for weights of two
+                               dimensions (the others get one per channel); schemes WEIGHTS and DYNAMIC */
+    bool weight_full_range; /* symmetric codes −128…127 instead of −127…127 */
+    bool reduce_range; /* one bit less (−63…63): no saturation on x86 without VNNI in other runtimes */
     nw_weight_range weight_range;
 
-    bool float_bias;               /* biases stay float; else they become s32 at s_x·s_w */
-    bool bias_correction;          /* default true; STATIC with integer biases: moves each bias by the mean error that its layer's quantized weights make */
-    bool dynamic_rows;             /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
-    nw_choice elementwise;         /* layers without weights (Add, Mul, Concat, pools, …). AUTO: where every operand comes from
-                                      an integer layer anyway; NO: never; YES: always */
-    nw_choice products;            /* MatMul of two activations (attention). AUTO: YES */
-    nw_choice embeddings;          /* tables read by Gather, stored packed. AUTO: YES */
-    nw_choice recurrent;           /* weights of LSTM, GRU, RNN, stored packed. AUTO: YES */
-    nw_choice inputs;              /* the model's own inputs. AUTO: those that a grid resolves as well as it would a normal
-                                      distribution (40 dB): pixels do, spectra rarely. Layers that read the others compute
-                                      in float, their weights packed */
-    bool quantize_outputs;         /* the graph's own outputs too */
-    bool known_ranges;             /* Softmax, Sigmoid, Tanh … cover their mathematical range instead of what was seen */
+    bool float_bias;       /* biases stay float; else they become s32 at s_x·s_w */
+    bool bias_correction;  /* default true; STATIC with integer biases: moves each bias by the mean error that
+                              its layer's quantized weights make */
+    bool dynamic_rows;     /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
+    nw_choice elementwise; /* layers without weights (Add, Mul, Concat, pools, …). AUTO: where every operand
+                              comes from an integer layer anyway; NO: never; YES: always */
+    nw_choice products;    /* MatMul of two activations (attention). AUTO: YES */
+    nw_choice embeddings;  /* tables read by Gather, stored packed. AUTO: YES */
+    nw_choice recurrent;   /* weights of LSTM, GRU, RNN, stored packed. AUTO: YES */
+    nw_choice inputs; /* the model's own inputs. AUTO: those that a grid resolves as well as it would a normal
+                         distribution (40 dB): pixels do, spectra rarely. Layers that read the others compute
+                         in float, their weights packed */
+    bool quantize_outputs; /* the graph's own outputs too */
+    bool known_ranges; /* Softmax, Sigmoid, Tanh … cover their mathematical range instead of what was seen */
 
     size_t exclude_count, only_count; /* only: no other node is quantized; exclude wins */
     const char *const *exclude, *const *only;
 
-    size_t batch;                  /* samples per run in calibration; 0: chosen so that memory stays small */
-    int threads;                   /* 0: one per core */
+    size_t batch; /* samples per run in calibration; 0: chosen so that memory stays small */
+    int threads;  /* 0: one per core */
     nw_isa isa;
     nw_quant_progress_fn *progress; /* or NULL */
     void *progress_user;
@@ -69,14 +71,14 @@ typedef struct nw_quant_options {
 nw_quant_options nw_quant_options_default(void);
 nw_status nw_quant_options_check(nw_context *ctx, const nw_quant_options *options);
 
-/* ---- what was done: plain records for report/ -------------------------------------------------------------------- */
+/* ---- what was done: plain records for report/ ------------------------------------------------- */
 
 /* An activation that got a FakeQuant of its own scale, or (tied) that of the value it is a copy of. */
 typedef struct nw_quant_activation {
     const char *value, *producer; /* names; producer "" for a graph input */
     bool tied;
     nw_format format;
-    float lo, hi;         /* range covered */
+    float lo, hi; /* range covered */
     float scale;
     int32_t zero;
     const char *observer; /* name, or "known range" */
@@ -84,8 +86,8 @@ typedef struct nw_quant_activation {
     uint64_t count, rejected;
     float min, max;
     double mean, sigma;
-    double sqnr;          /* signal to noise of the value on its grid, dB */
-    double saturated;     /* share of values outside the range; −1 when the observer keeps no histogram */
+    double sqnr;      /* signal to noise of the value on its grid, dB */
+    double saturated; /* share of values outside the range; −1 when the observer keeps no histogram */
 } nw_quant_activation;
 
 typedef struct nw_quant_weight {
@@ -98,37 +100,37 @@ typedef struct nw_quant_weight {
     int64_t dims[NW_MAX_RANK];
     size_t bytes_before, bytes_after; /* scales and zero points included */
     double min, max, mean, sigma;
-    double saturated;         /* share of elements clipped (rounding at the edge is no clipping) */
-    double sqnr;              /* 10·log10(Σw²/Σ(w−w')²) dB; INFINITY when exact */
+    double saturated; /* share of elements clipped (rounding at the edge is no clipping) */
+    double sqnr;      /* 10·log10(Σw²/Σ(w−w')²) dB; INFINITY when exact */
     float scale_min, scale_max;
 } nw_quant_weight;
 
 typedef struct nw_quant_layer {
     const char *name, *op;
-    bool quantized;           /* runs on integers */
-    const char *reason;       /* why it stays in float, or partly; "" otherwise */
-    int input, output;        /* activations[] of its data input and of its output; −1: float */
-    int weight;               /* weights[] of its weight; −1: none */
-    bool bias;                /* stored as integers */
+    bool quantized;     /* runs on integers */
+    const char *reason; /* why it stays in float, or partly; "" otherwise */
+    int input, output;  /* activations[] of its data input and of its output; −1: float */
+    int weight;         /* weights[] of its weight; −1: none */
+    bool bias;          /* stored as integers */
 } nw_quant_layer;
 
 typedef struct nw_quant_report {
     nw_arena arena;
     size_t layer_count, activation_count, weight_count;
-    nw_quant_layer *layers;   /* every node that could have been quantized, in graph order */
+    nw_quant_layer *layers; /* every node that could have been quantized, in graph order */
     nw_quant_activation *activations;
     nw_quant_weight *weights;
-    size_t samples;           /* calibration samples used */
-    size_t batch;             /* of them per run */
+    size_t samples; /* calibration samples used */
+    size_t batch;   /* of them per run */
 } nw_quant_report;
 
 void nw_quant_report_free(nw_quant_report *report); /* NULL is fine */
 
-/* Quantizes `graph` in place. It is resolved and simplified (run/simplify.h). dataset: read from where it stands to its end;
- * needed by NW_QUANT_STATIC unless every range is given or known, otherwise NULL is fine. report NULL: not wanted.
- * Deterministic: the same model, data and options give the same bytes. After a failure the graph may be changed in part:
- * free it. */
-nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset, const nw_quant_options *options,
-                            nw_quant_report **report);
+/* Quantizes `graph` in place. It is resolved and simplified (run/simplify.h). dataset: read from where it
+ * stands to its end; needed by NW_QUANT_STATIC unless every range is given or known, otherwise NULL is fine.
+ * report NULL: not wanted. Deterministic: the same model, data and options give the same bytes. After a
+ * failure the graph may be changed in part: free it. */
+nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset,
+                            const nw_quant_options *options, nw_quant_report **report);
 
 #endif

@@ -27,11 +27,11 @@ void nw_weight_codes(nw_weight_spec *spec, nw_format format, bool symmetric, boo
 
 bool nw_weight_spec_equal(const nw_weight_spec *a, const nw_weight_spec *b) {
     return a->format == b->format && a->grain == b->grain && a->axis == b->axis && a->block == b->block &&
-           a->grid.qmin == b->grid.qmin && a->grid.qmax == b->grid.qmax && a->grid.symmetric == b->grid.symmetric &&
-           a->shift == b->shift && a->range == b->range;
+           a->grid.qmin == b->grid.qmin && a->grid.qmax == b->grid.qmax &&
+           a->grid.symmetric == b->grid.symmetric && a->shift == b->shift && a->range == b->range;
 }
 
-/* ---- one group's range ---------------------------------------------------------------------------------------------- */
+/* ---- one group's range ------------------------------------------------------------------------ */
 
 /* Where the elements of group g are, as `outer` runs of `run` elements, `step` apart. */
 typedef struct group {
@@ -48,12 +48,13 @@ static group group_of(const nw_group_walk *w, nw_grain grain, size_t g) {
 }
 
 static size_t gather(const float *x, group at, float *out) {
-    for (size_t o = 0; o < at.outer; o++) memcpy(out + o * at.run, x + at.first + o * at.step, at.run * sizeof *out);
+    for (size_t o = 0; o < at.outer; o++)
+        memcpy(out + o * at.run, x + at.first + o * at.step, at.run * sizeof *out);
     return at.outer * at.run;
 }
 
-/* Σ (x − x')² on one grid. Rounding to even by adding 1.5·2^23, which is exact below 2^22: a plain loop for every
- * processor. Larger codes (16 bits and more fit) do not occur in a search. */
+/* Σ (x − x')² on one grid. Rounding to even by adding 1.5·2^23, which is exact below 2^22: a plain loop for
+ * every processor. Larger codes (16 bits and more fit) do not occur in a search. */
 static double grid_error(const float *x, size_t count, const nw_codes *grid, float scale, int32_t zero) {
     const float magic = 12582912.0f, lo = (float)(grid->qmin - zero), hi = (float)(grid->qmax - zero);
     double error = 0;
@@ -107,15 +108,16 @@ static choice search_error(const float *x, size_t count, float lo, float hi, con
     return best;
 }
 
-/* ---- packing ---------------------------------------------------------------------------------------------------------- */
+/* ---- packing ---------------------------------------------------------------------------------- */
 
 static nw_status check_finite(nw_context *ctx, const char *name, const float *x, size_t count) {
     for (size_t i = 0; i < count; i++)
         if (!isfinite(x[i]))
-            return nw_fail(ctx, NW_E_DATA,
-                           "weight \"%s\": element %zu is %g; a tensor with infinities or NaN cannot be quantized "
-                           "(exclude its layer, or repair the model)",
-                           name, i, (double)x[i]);
+            return nw_fail(
+                ctx, NW_E_DATA,
+                "weight \"%s\": element %zu is %g; a tensor with infinities or NaN cannot be quantized "
+                "(exclude its layer, or repair the model)",
+                name, i, (double)x[i]);
     return NW_OK;
 }
 
@@ -136,9 +138,10 @@ static void measure(const float *x, const float *restored, size_t count, nw_quan
     r->sqnr = noise > 0 ? 10 * log10(squares / noise) : INFINITY;
 }
 
-/* Scales and zero points of every group. A group of zeros takes the smallest scale of the others, for its bias's sake. */
-static void choose_groups(const nw_weight_spec *spec, const nw_group_walk *walk, const float *x, const float *least,
-                          float *room, size_t groups, float *scales, int32_t *zeros) {
+/* Scales and zero points of every group. A group of zeros takes the smallest scale of the others, for its
+ * bias's sake. */
+static void choose_groups(const nw_weight_spec *spec, const nw_group_walk *walk, const float *x,
+                          const float *least, float *room, size_t groups, float *scales, int32_t *zeros) {
     float smallest = INFINITY;
     for (size_t g = 0; g < groups; g++) {
         size_t count = gather(x, group_of(walk, spec->grain, g), room);
@@ -154,7 +157,8 @@ static void choose_groups(const nw_weight_spec *spec, const nw_group_walk *walk,
         if (spec->range == NW_WEIGHT_MSE && count > 1) c = search_error(room, count, lo, hi, &spec->grid);
         if (least && c.scale < least[g]) {
             c.scale = least[g];
-            double z = spec->grid.symmetric ? 0 : rint((double)spec->grid.qmin - (double)lo / (double)c.scale);
+            double z =
+                spec->grid.symmetric ? 0 : rint((double)spec->grid.qmin - (double)lo / (double)c.scale);
             c.zero = (int32_t)fmin(fmax(z, spec->grid.qmin), spec->grid.qmax);
         }
         scales[g] = c.scale;
@@ -169,7 +173,8 @@ static void choose_groups(const nw_weight_spec *spec, const nw_group_walk *walk,
 }
 
 static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, const nw_tensor *w,
-                      const nw_weight_spec *spec, const float *least, nw_tensor *out, nw_quant_weight *record) {
+                      const nw_weight_spec *spec, const float *least, nw_tensor *out,
+                      nw_quant_weight *record) {
     nw_tensor x;
     NW_TRY(nw_tensor_to_f32(scratch, w, &x));
     size_t count = nw_tensor_count(&x);
@@ -231,9 +236,10 @@ nw_status nw_weight_pack(nw_arena *arena, const char *name, const nw_tensor *w, 
     return status;
 }
 
-/* ---- biases ----------------------------------------------------------------------------------------------------------- */
+/* ---- biases ----------------------------------------------------------------------------------- */
 
-nw_status nw_bias_least(nw_arena *arena, const nw_tensor *bias, float data_scale, size_t groups, float *least) {
+nw_status nw_bias_least(nw_arena *arena, const nw_tensor *bias, float data_scale, size_t groups,
+                        float *least) {
     nw_tensor b;
     NW_TRY(nw_tensor_to_f32(arena, bias, &b));
     size_t count = nw_tensor_count(&b);
@@ -245,8 +251,8 @@ nw_status nw_bias_least(nw_arena *arena, const nw_tensor *bias, float data_scale
     return NW_OK;
 }
 
-nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, const float *shift, float data_scale,
-                       const nw_qparam *weight, int axis, nw_tensor *out) {
+nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, const float *shift,
+                       float data_scale, const nw_qparam *weight, int axis, nw_tensor *out) {
     nw_tensor b;
     NW_TRY(nw_tensor_to_f32(arena, bias, &b));
     size_t count = nw_tensor_count(&b);
@@ -260,7 +266,8 @@ nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias,
     float *scales = nw_arena_array(arena, weight->groups, sizeof *scales);
     if (!p || !scales) return NW_E_MEMORY;
     for (size_t g = 0; g < weight->groups; g++) scales[g] = fmaxf(data_scale * weight->scales[g], FLT_MIN);
-    *p = (nw_qparam){.format = NW_S32, .grain = weight->groups == 1 ? NW_GRAIN_TENSOR : NW_GRAIN_AXIS, .axis = axis};
+    *p = (nw_qparam){
+        .format = NW_S32, .grain = weight->groups == 1 ? NW_GRAIN_TENSOR : NW_GRAIN_AXIS, .axis = axis};
     p->groups = weight->groups;
     p->scales = scales;
     p->qmin = -INT32_MAX;

@@ -11,26 +11,30 @@ typedef struct nw_weight_spec {
     nw_grain grain;
     int axis;
     int64_t block;
-    nw_codes grid;   /* codes used, before `shift` is added */
-    int32_t shift;  /* zero point of a symmetric grid in unsigned codes: 128 for u8; else 0 */
+    nw_codes grid; /* codes used, before `shift` is added */
+    int32_t shift; /* zero point of a symmetric grid in unsigned codes: 128 for u8; else 0 */
     nw_weight_range range;
 } nw_weight_spec;
 
-/* Codes of a format: all of them; symmetric: as many below zero as above unless `full`, and unsigned formats shifted by a
- * half; `reduce`: one bit less. Sets grid and shift of *spec and keeps the rest. */
+/* Codes of a format: all of them; symmetric: as many below zero as above unless `full`, and unsigned formats
+ * shifted by a half; `reduce`: one bit less. Sets grid and shift of *spec and keeps the rest. */
 void nw_weight_codes(nw_weight_spec *spec, nw_format format, bool symmetric, bool full, bool reduce);
 bool nw_weight_spec_equal(const nw_weight_spec *a, const nw_weight_spec *b);
 
-/* *out ← w packed, its data and qparam in `arena`; w is float of any width, all finite, else NW_E_DATA naming `name` and the
- * place. least [groups] or NULL: scales are at least these. record gets everything but `value`; its strings none. */
+/* *out ← w packed, its data and qparam in `arena`; w is float of any width, all finite, else NW_E_DATA naming
+ * `name` and the place. least [groups] or NULL: scales are at least these. record gets everything but
+ * `value`; its strings none. */
 nw_status nw_weight_pack(nw_arena *arena, const char *name, const nw_tensor *w, const nw_weight_spec *spec,
                          const float *least, nw_tensor *out, nw_quant_weight *record);
 
-/* The bias [count], plus `shift` [count] unless NULL, as s32 with scales s_data·w.scales (grain AXIS over `axis`, or TENSOR when the weight has one scale).
- * Its codes fit when w's scales are at least those of nw_bias_least. */
-nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, const float *shift, float data_scale,
-                       const nw_qparam *weight, int axis, nw_tensor *out);
-/* least[g] ← max(least[g], scale of weight group g that keeps the bias codes below 2^30); groups is 1 or the bias's count. */
-nw_status nw_bias_least(nw_arena *arena, const nw_tensor *bias, float data_scale, size_t groups, float *least);
+/* The bias [count], plus `shift` [count] unless NULL, as s32 with scales s_data·w.scales (grain AXIS over
+ * `axis`, or TENSOR when the weight has one scale). Its codes fit when w's scales are at least those of
+ * nw_bias_least. */
+nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias, const float *shift,
+                       float data_scale, const nw_qparam *weight, int axis, nw_tensor *out);
+/* least[g] ← max(least[g], scale of weight group g that keeps the bias codes below 2^30); groups is 1 or the
+ * bias's count. */
+nw_status nw_bias_least(nw_arena *arena, const nw_tensor *bias, float data_scale, size_t groups,
+                        float *least);
 
 #endif

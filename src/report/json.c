@@ -24,7 +24,8 @@ static cJSON *array_of(const nw_record *items) {
 static cJSON *value_of(const nw_field *field) {
     switch (field->kind) {
     case NW_FIELD_TEXT: return cJSON_CreateString(field->text);
-    case NW_FIELD_NUMBER: return isfinite(field->number) ? cJSON_CreateNumber(field->number) : cJSON_CreateNull();
+    case NW_FIELD_NUMBER:
+        return isfinite(field->number) ? cJSON_CreateNumber(field->number) : cJSON_CreateNull();
     case NW_FIELD_FLAG: return cJSON_CreateBool(field->number != 0);
     case NW_FIELD_LIST: return array_of(field->items);
     }

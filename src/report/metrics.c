@@ -26,7 +26,9 @@ double nw_noise_db(const nw_noise *n) {
     return fmin(10 * log10(n->signal / n->noise), NW_DB_EXACT);
 }
 
-void nw_score_init(nw_score *score, nw_context *ctx) { *score = (nw_score){.ctx = ctx}; }
+void nw_score_init(nw_score *score, nw_context *ctx) {
+    *score = (nw_score){.ctx = ctx};
+}
 
 void nw_score_free(nw_score *score) {
     if (score->ctx) nw_free(score->ctx, score->per_class);
@@ -49,8 +51,8 @@ static size_t place_of(const float *scores, size_t count, size_t label) {
     return before;
 }
 
-nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float *scores, const int64_t *labels,
-                       const float *reference) {
+nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float *scores,
+                       const int64_t *labels, const float *reference) {
     if (classes == 0) return nw_fail(score->ctx, NW_E_SHAPE, "the output has no classes");
     if (!score->per_class) {
         score->per_class = nw_calloc(score->ctx, classes, sizeof *score->per_class);
@@ -58,7 +60,8 @@ nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float
         score->classes = classes;
     }
     if (classes != score->classes)
-        return nw_fail(score->ctx, NW_E_SHAPE, "the number of classes changes from %zu to %zu", score->classes, classes);
+        return nw_fail(score->ctx, NW_E_SHAPE, "the number of classes changes from %zu to %zu",
+                       score->classes, classes);
     for (size_t r = 0; r < rows; r++, scores += classes) {
         size_t answer = nw_best(scores, classes);
         score->rows++;
@@ -68,10 +71,11 @@ nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float
         }
         if (!labels) continue;
         if (labels[r] < 0 || (uint64_t)labels[r] >= classes)
-            return nw_fail(score->ctx, NW_E_DATA,
-                           "a sample has label %lld, but the model knows classes 0 … %zu: these are not this model's "
-                           "labels, or --output should name another output",
-                           (long long)labels[r], classes - 1);
+            return nw_fail(
+                score->ctx, NW_E_DATA,
+                "a sample has label %lld, but the model knows classes 0 … %zu: these are not this model's "
+                "labels, or --output should name another output",
+                (long long)labels[r], classes - 1);
         size_t label = (size_t)labels[r];
         bool right = answer == label && !isnan(scores[answer]);
         score->labelled++;
@@ -84,7 +88,9 @@ nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float
     return NW_OK;
 }
 
-static double share(uint64_t part, uint64_t whole) { return whole ? (double)part / (double)whole : 0; }
+static double share(uint64_t part, uint64_t whole) {
+    return whole ? (double)part / (double)whole : 0;
+}
 
 void nw_score_write(const nw_score *score, nw_record *record) {
     if (score->labelled) {
@@ -101,13 +107,16 @@ void nw_score_write(const nw_score *score, nw_record *record) {
         nw_record_number(record, "top1", "top-1", NW_UNIT_SHARE, share(score->top1, score->labelled));
         if (score->classes > 5)
             nw_record_number(record, "top5", "top-5", NW_UNIT_SHARE, share(score->top5, score->labelled));
-        else nw_record_number(record, "top5", NULL, NW_UNIT_SHARE, NAN);
-        nw_record_number(record, "precision_macro", "precision (macro)", NW_UNIT_SHARE, precision / (double)seen);
+        else
+            nw_record_number(record, "top5", NULL, NW_UNIT_SHARE, NAN);
+        nw_record_number(record, "precision_macro", "precision (macro)", NW_UNIT_SHARE,
+                         precision / (double)seen);
         nw_record_number(record, "recall_macro", "recall (macro)", NW_UNIT_SHARE, recall / (double)seen);
         nw_record_number(record, "f1_macro", "F1 (macro)", NW_UNIT_SHARE, f1 / (double)seen);
     }
     if (score->compared)
-        nw_record_number(record, "agreement", "agreement", NW_UNIT_SHARE, share(score->agreed, score->compared));
+        nw_record_number(record, "agreement", "agreement", NW_UNIT_SHARE,
+                         share(score->agreed, score->compared));
 }
 
 static int ascending(const void *a, const void *b) {

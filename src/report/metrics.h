@@ -1,6 +1,6 @@
-/* metrics.h: how good answers are: class scores against labels and against a reference model, signal-to-noise ratios, and
- * how long runs take. Streaming: memory does not grow with the number of samples.
- * Must not include anything but base/ and report/. */
+/* metrics.h: how good answers are: class scores against labels and against a reference model, signal-to-noise
+ * ratios, and how long runs take. Streaming: memory does not grow with the number of samples. Must not
+ * include anything but base/ and report/. */
 #ifndef NW_REPORT_METRICS_H
 #define NW_REPORT_METRICS_H
 
@@ -14,7 +14,8 @@ typedef struct nw_noise {
 } nw_noise;
 
 void nw_noise_add(nw_noise *n, const float *reference, const float *x, size_t count);
-/* 10·log10(signal/noise) dB; NW_DB_EXACT when nothing differs, −NW_DB_EXACT when something is broken, NaN when empty. */
+/* 10·log10(signal/noise) dB; NW_DB_EXACT when nothing differs, −NW_DB_EXACT when something is broken, NaN
+ * when empty. */
 double nw_noise_db(const nw_noise *n);
 
 typedef struct nw_class_count {
@@ -35,16 +36,18 @@ typedef struct nw_score {
 void nw_score_init(nw_score *score, nw_context *ctx);
 void nw_score_free(nw_score *score);
 
-/* Index of the largest of `count` scores, the first of equals; NaN is never the largest. 0 when all are NaN. */
+/* Index of the largest of `count` scores, the first of equals; NaN is never the largest. 0 when all are NaN.
+ */
 size_t nw_best(const float *scores, size_t count);
 
-/* rows answers of `classes` scores each, [rows, classes]. labels [rows] or NULL; a label outside 0 … classes−1 fails
- * with NW_E_DATA. reference: scores of the model compared with, [rows, classes], or NULL. */
-nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float *scores, const int64_t *labels,
-                       const float *reference);
+/* rows answers of `classes` scores each, [rows, classes]. labels [rows] or NULL; a label outside 0 …
+ * classes−1 fails with NW_E_DATA. reference: scores of the model compared with, [rows, classes], or NULL. */
+nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float *scores,
+                       const int64_t *labels, const float *reference);
 
-/* Writes top1, top5, precision_macro, recall_macro, f1_macro (labelled data only) and agreement (when compared): keys and
- * definitions in docs/json.md. Macro averages are over classes that occur among labels or answers, with 0 for 0/0. */
+/* Writes top1, top5, precision_macro, recall_macro, f1_macro (labelled data only) and agreement (when
+ * compared): keys and definitions in docs/json.md. Macro averages are over classes that occur among labels or
+ * answers, with 0 for 0/0. */
 void nw_score_write(const nw_score *score, nw_record *record);
 
 /* Times of single runs, in milliseconds. */
@@ -53,7 +56,8 @@ typedef struct nw_latency {
     size_t runs;
 } nw_latency;
 
-/* Sorts ms[count]; count ≥ 1. p90 is the nearest rank: the smallest time that 90 % of the runs do not exceed. */
+/* Sorts ms[count]; count ≥ 1. p90 is the nearest rank: the smallest time that 90 % of the runs do not exceed.
+ */
 nw_latency nw_latency_of(double *ms, size_t count);
 double nw_now_ms(void); /* a monotonic clock */
 

@@ -20,12 +20,17 @@ void nw_sheet_free(nw_sheet *sheet) {
     nw_free(sheet->arena.ctx, sheet);
 }
 
-nw_status nw_sheet_check(const nw_sheet *sheet) { return sheet->failed ? NW_E_MEMORY : NW_OK; }
+nw_status nw_sheet_check(const nw_sheet *sheet) {
+    return sheet->failed ? NW_E_MEMORY : NW_OK;
+}
 
 /* Bytes of the UTF-8 sequence at p (at least 1), or 0 when it is not valid. */
 static size_t sequence(const unsigned char *p) {
     if (p[0] < 0x80) return 1;
-    size_t n = p[0] >= 0xC2 && p[0] < 0xE0 ? 2 : p[0] >= 0xE0 && p[0] < 0xF0 ? 3 : p[0] >= 0xF0 && p[0] < 0xF5 ? 4 : 0;
+    size_t n = p[0] >= 0xC2 && p[0] < 0xE0   ? 2
+               : p[0] >= 0xE0 && p[0] < 0xF0 ? 3
+               : p[0] >= 0xF0 && p[0] < 0xF5 ? 4
+                                             : 0;
     for (size_t i = 1; i < n; i++)
         if ((p[i] & 0xC0) != 0x80) return 0; /* also at the terminating zero */
     if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F)) return 0; /* overlong; surrogates */
@@ -38,8 +43,10 @@ static void clean(char *text) {
     for (unsigned char *p = (unsigned char *)text; *p;) {
         size_t n = sequence(p);
         bool control = *p < 0x20 || *p == 0x7F || (*p == 0xC2 && n == 2 && p[1] < 0xA0);
-        if (n && !control) p += n;
-        else *p++ = '?';
+        if (n && !control)
+            p += n;
+        else
+            *p++ = '?';
     }
 }
 
@@ -51,8 +58,10 @@ static nw_field *add(nw_record *record, const char *key, const char *label, nw_f
         return NULL;
     }
     *field = (nw_field){.key = key, .label = label, .kind = kind};
-    if (record->last) record->last->next = field;
-    else record->fields = field;
+    if (record->last)
+        record->last->next = field;
+    else
+        record->fields = field;
     record->last = field;
     return field;
 }
@@ -125,8 +134,10 @@ nw_record *nw_record_item(nw_record *record, const char *key, const char *label,
         return NULL;
     }
     item->sheet = record->sheet;
-    if (field->last_item) field->last_item->next = item;
-    else field->items = item;
+    if (field->last_item)
+        field->last_item->next = item;
+    else
+        field->items = item;
     field->last_item = item;
     return item;
 }
@@ -136,7 +147,8 @@ double nw_sheet_number(const nw_sheet *sheet, const char *path) {
     for (;;) {
         size_t length = strcspn(path, ".");
         const nw_field *field = record->fields;
-        while (field && !(field->key && strlen(field->key) == length && memcmp(field->key, path, length) == 0))
+        while (field &&
+               !(field->key && strlen(field->key) == length && memcmp(field->key, path, length) == 0))
             field = field->next;
         if (!field) return NAN;
         bool last = path[length] == 0;

@@ -1,6 +1,6 @@
-/* sheet.h: one set of facts, shown as text for people and as JSON for programs. Facts are written once, with a key (JSON), a
- * label (text) and a unit; the renderers decide how they look.
- * Must not include anything but base/. */
+/* sheet.h: one set of facts, shown as text for people and as JSON for programs. Facts are written once, with
+ * a key (JSON), a label (text) and a unit; the renderers decide how they look. Must not include anything but
+ * base/. */
 #ifndef NW_REPORT_SHEET_H
 #define NW_REPORT_SHEET_H
 
@@ -9,14 +9,14 @@
 #include <stdbool.h>
 
 typedef enum nw_unit {
-    NW_UNIT_NUMBER,  /* 0.0123 */
-    NW_UNIT_COUNT,   /* whole */
-    NW_UNIT_SHARE,   /* 0 … 1 in JSON, per cent in text */
-    NW_UNIT_DB,      /* decibel; see NW_DB_EXACT */
-    NW_UNIT_MS,      /* milliseconds */
+    NW_UNIT_NUMBER, /* 0.0123 */
+    NW_UNIT_COUNT,  /* whole */
+    NW_UNIT_SHARE,  /* 0 … 1 in JSON, per cent in text */
+    NW_UNIT_DB,     /* decibel; see NW_DB_EXACT */
+    NW_UNIT_MS,     /* milliseconds */
     NW_UNIT_SECONDS,
-    NW_UNIT_BYTES,   /* bytes in JSON, kB and MB (of 1000) in text */
-    NW_UNIT_FACTOR   /* 3.9× */
+    NW_UNIT_BYTES, /* bytes in JSON, kB and MB (of 1000) in text */
+    NW_UNIT_FACTOR /* 3.9× */
 } nw_unit;
 
 #define NW_DB_EXACT 200.0 /* stands for no difference at all: f32 cannot express better than about 150 dB */
@@ -62,9 +62,10 @@ void nw_sheet_free(nw_sheet *sheet);                     /* NULL is fine */
 /* NW_E_MEMORY when a fact could not be kept: writers need no checks of their own. */
 nw_status nw_sheet_check(const nw_sheet *sheet);
 
-/* Facts of a record, shown in the order written. key NULL: text only; label NULL: JSON only; both are kept as pointers (string
- * literals). Text is copied, with control characters and broken UTF-8 replaced; NULL text is left out. A NULL record
- * is what nw_record_item gives when memory runs out: it takes facts without effect. */
+/* Facts of a record, shown in the order written. key NULL: text only; label NULL: JSON only; both are kept as
+ * pointers (string literals). Text is copied, with control characters and broken UTF-8 replaced; NULL text is
+ * left out. A NULL record is what nw_record_item gives when memory runs out: it takes facts without effect.
+ */
 void nw_record_text(nw_record *record, const char *key, const char *label, const char *text);
 void nw_record_textf(nw_record *record, const char *key, const char *label, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

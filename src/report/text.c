@@ -14,8 +14,8 @@ typedef struct page {
 } page;
 
 static void put(page *out, const char *text, size_t length) {
-    if (out->failed ||
-        nw_grow(out->ctx, (void **)&out->data, &out->capacity, out->size, out->size + length + 1, 1) != NW_OK) {
+    if (out->failed || nw_grow(out->ctx, (void **)&out->data, &out->capacity, out->size,
+                               out->size + length + 1, 1) != NW_OK) {
         out->failed = true;
         return;
     }
@@ -24,7 +24,9 @@ static void put(page *out, const char *text, size_t length) {
     out->data[out->size] = 0;
 }
 
-static void put_text(page *out, const char *text) { put(out, text, strlen(text)); }
+static void put_text(page *out, const char *text) {
+    put(out, text, strlen(text));
+}
 
 /* Columns on a terminal: code points. */
 static int width_of(const char *text) {
@@ -52,8 +54,10 @@ char *nw_unit_format(nw_unit unit, double x, char *buffer, size_t size) {
     case NW_UNIT_COUNT: snprintf(buffer, size, "%.0f", x); break;
     case NW_UNIT_SHARE: snprintf(buffer, size, "%.2f %%", 100 * x); break;
     case NW_UNIT_DB:
-        if (x >= NW_DB_EXACT) snprintf(buffer, size, "exact");
-        else snprintf(buffer, size, "%.1f dB", x);
+        if (x >= NW_DB_EXACT)
+            snprintf(buffer, size, "exact");
+        else
+            snprintf(buffer, size, "%.1f dB", x);
         break;
     case NW_UNIT_MS: snprintf(buffer, size, x < 10 ? "%.3f ms" : x < 100 ? "%.2f ms" : "%.1f ms", x); break;
     case NW_UNIT_SECONDS: snprintf(buffer, size, x < 10 ? "%.2f s" : "%.1f s", x); break;
@@ -80,7 +84,9 @@ static const char *show(const nw_field *field, char *buffer, size_t size) {
     return "";
 }
 
-static bool shown(const nw_field *f) { return f->label && f->kind != NW_FIELD_LIST; }
+static bool shown(const nw_field *f) {
+    return f->label && f->kind != NW_FIELD_LIST;
+}
 
 static const nw_field *find(const nw_record *record, const char *label) {
     for (const nw_field *f = record->fields; f; f = f->next)
@@ -190,8 +196,10 @@ char *nw_sheet_text(const nw_sheet *sheet, nw_context *ctx, bool details) {
                 put_text(&out, f->label);
                 put_text(&out, "\n");
             }
-            if (f->layout == NW_LAYOUT_COLUMNS) put_columns(&out, f->items);
-            else put_rows(&out, f->items);
+            if (f->layout == NW_LAYOUT_COLUMNS)
+                put_columns(&out, f->items);
+            else
+                put_rows(&out, f->items);
             after_list = true;
         }
     }

@@ -1,17 +1,19 @@
-/* test_observers.c: observers: streaming, merging, re-binning, and the ranges they choose on known distributions. */
+/* test_observers.c: observers: streaming, merging, re-binning, and the ranges they choose on known
+ * distributions. */
 #include "quant/observe.h"
 
 #include <math.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <setjmp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-static const nw_codes s8 = {-127, 127, true}, u8 = {0, 255, false}, s4 = {-7, 7, true}, u16 = {0, 65535, false};
+static const nw_codes s8 = {-127, 127, true}, u8 = {0, 255, false}, s4 = {-7, 7, true},
+                      u16 = {0, 65535, false};
 
 /* Counts what is allocated, to show that observing takes no memory. */
 typedef struct meter {
@@ -64,12 +66,16 @@ static double normal(void) {
 }
 
 typedef double draw_fn(void);
-static double relu(void) { return fmax(normal(), 0); }
+static double relu(void) {
+    return fmax(normal(), 0);
+}
 static double gelu(void) {
     double x = normal();
     return x * 0.5 * (1 + erf(x * 0.70710678118654752));
 }
-static double heavy(void) { return normal() * exp(2 * normal()); }
+static double heavy(void) {
+    return normal() * exp(2 * normal());
+}
 
 static float *sample(size_t count, draw_fn *draw) {
     random_state = 88172645463325252u;
@@ -97,7 +103,8 @@ static void test_streaming_equals_one_shot(void **state) {
     nw_observe(&whole, x, COUNT);
     for (size_t s = 0; s < sizeof steps / sizeof *steps; s++) {
         nw_observer parts = observer_of(NW_OBSERVER_MSE);
-        for (size_t i = 0; i < COUNT; i += steps[s]) nw_observe(&parts, x + i, COUNT - i < steps[s] ? COUNT - i : steps[s]);
+        for (size_t i = 0; i < COUNT; i += steps[s])
+            nw_observe(&parts, x + i, COUNT - i < steps[s] ? COUNT - i : steps[s]);
         assert_same_counts(&parts, &whole);
         nw_observer_free(&parts);
     }
@@ -115,10 +122,12 @@ static void test_merging_equals_one(void **state) {
     nw_observer one = observer_of(NW_OBSERVER_PERCENTILE), workers[WORKERS], orders[2];
     nw_observe(&one, x, COUNT);
     for (int w = 0; w < WORKERS; w++) workers[w] = observer_of(NW_OBSERVER_PERCENTILE);
-    for (size_t i = 0, w = 0; i < COUNT; i += 1000, w = (w + 1) % WORKERS) nw_observe(&workers[w], x + i, 1000);
+    for (size_t i = 0, w = 0; i < COUNT; i += 1000, w = (w + 1) % WORKERS)
+        nw_observe(&workers[w], x + i, 1000);
     for (int order = 0; order < 2; order++) {
         orders[order] = observer_of(NW_OBSERVER_PERCENTILE);
-        for (int w = 0; w < WORKERS; w++) nw_observer_merge(&orders[order], &workers[order ? WORKERS - 1 - w : w]);
+        for (int w = 0; w < WORKERS; w++)
+            nw_observer_merge(&orders[order], &workers[order ? WORKERS - 1 - w : w]);
         assert_same_counts(&orders[order], &one);
         nw_observer_free(&orders[order]);
     }
@@ -127,7 +136,8 @@ static void test_merging_equals_one(void **state) {
     test_free(x);
 }
 
-/* Bins merge two to one as values grow by powers of two, in either sign; the other way round nothing has to merge. */
+/* Bins merge two to one as values grow by powers of two, in either sign; the other way round nothing has to
+ * merge. */
 static void test_growing_range(void **state) {
     (void)state;
     enum { COUNT = 4000 };
@@ -149,7 +159,8 @@ static void test_growing_range(void **state) {
 /* Powers of two, where bins and exponents change over, and the extremes of the format. */
 static void test_edges_of_the_range(void **state) {
     (void)state;
-    static const float x[] = {1.0f, -1.0f, 2.0f, 0x1p-149f, -0x1p-149f, 0x1p-126f, 0x1.fffffep127f, -0x1.fffffep127f, 0.0f, -0.0f};
+    static const float x[] = {
+        1.0f, -1.0f, 2.0f, 0x1p-149f, -0x1p-149f, 0x1p-126f, 0x1.fffffep127f, -0x1.fffffep127f, 0.0f, -0.0f};
     enum { COUNT = sizeof x / sizeof *x };
     nw_observer up = observer_of(NW_OBSERVER_ENTROPY), down = observer_of(NW_OBSERVER_ENTROPY);
     nw_observe(&up, x, COUNT);
@@ -168,8 +179,10 @@ static void test_infinities_are_counted_apart(void **state) {
     float *x = sample(5000, normal), *clean = sample(5000, normal);
     size_t kept = 0;
     for (int i = 0; i < 5000; i++) {
-        if (i % 7 == 0) x[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
-        else clean[kept++] = x[i];
+        if (i % 7 == 0)
+            x[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
+        else
+            clean[kept++] = x[i];
     }
     x[1] = -NAN;
     memmove(clean, clean + 1, --kept * sizeof *clean);
@@ -207,7 +220,8 @@ static void test_constant_memory(void **state) {
     test_free(x);
 }
 
-static void range(nw_observer_kind kind, const float *x, size_t count, const nw_codes *codes, float *lo, float *hi) {
+static void range(nw_observer_kind kind, const float *x, size_t count, const nw_codes *codes, float *lo,
+                  float *hi) {
     nw_observer o = observer_of(kind);
     nw_observe(&o, x, count);
     assert_int_equal(nw_observer_range(&o, codes, lo, hi), NW_OK);
@@ -227,7 +241,8 @@ static void test_closed_forms(void **state) {
     assert_true(fabsf(hi - 4.417f) < 0.15f);
     range(NW_OBSERVER_PERCENTILE, x, COUNT, &u8, &lo, &hi);
     assert_true(fabsf(hi - 4.417f) < 0.2f && fabsf(lo + 4.417f) < 0.2f);
-    /* the best uniform quantizers of a normal variable (Max 1960): 256 levels reach to 3.92 or so, 15 levels to 2.65 + half a step */
+    /* the best uniform quantizers of a normal variable (Max 1960): 256 levels reach to 3.92 or so, 15 levels
+     * to 2.65 + half a step */
     range(NW_OBSERVER_MSE, x, COUNT, &s8, &lo, &hi);
     assert_true(hi > 3.7f && hi < 4.2f);
     range(NW_OBSERVER_MSE, x, COUNT, &s4, &lo, &hi);
@@ -253,19 +268,23 @@ static double real_error(const float *x, size_t count, const nw_codes *codes, fl
     nw_choose_scale(lo, hi, codes->symmetric, codes->qmin, codes->qmax, &scale, &zero);
     double sum = 0;
     for (size_t i = 0; i < count; i++) {
-        double d = (double)x[i] - (double)(scale * (float)(nw_quantize_one(x[i], scale, zero, codes->qmin, codes->qmax) - zero));
+        double d =
+            (double)x[i] -
+            (double)(scale * (float)(nw_quantize_one(x[i], scale, zero, codes->qmin, codes->qmax) - zero));
         sum += d * d;
     }
     return sum;
 }
 
-/* The histogram's error is the real one within a few per cent, and the range of the smallest error beats every other. */
+/* The histogram's error is the real one within a few per cent, and the range of the smallest error beats
+ * every other. */
 static void test_squared_error(void **state) {
     (void)state;
     enum { COUNT = 100000 };
     static draw_fn *const draws[] = {normal, relu, gelu, heavy, uniform};
     static const nw_codes *const grids[] = {&s8, &u8, &s4, &u16};
-    static const nw_observer_kind others[] = {NW_OBSERVER_MINMAX, NW_OBSERVER_SIGMA, NW_OBSERVER_PERCENTILE, NW_OBSERVER_ENTROPY};
+    static const nw_observer_kind others[] = {NW_OBSERVER_MINMAX, NW_OBSERVER_SIGMA, NW_OBSERVER_PERCENTILE,
+                                              NW_OBSERVER_ENTROPY};
     for (size_t d = 0; d < 5; d++) {
         float *x = sample(COUNT, draws[d]);
         for (size_t g = 0; g < 4; g++) {
@@ -374,9 +393,9 @@ static void test_options(void **state) {
     const struct {
         nw_observer_kind kind;
         double number;
-    } bad[] = {{NW_OBSERVER_PERCENTILE, 0}, {NW_OBSERVER_PERCENTILE, 101}, {NW_OBSERVER_PERCENTILE, NAN},
-               {NW_OBSERVER_MOVING, 1},     {NW_OBSERVER_MOVING, -0.1},    {NW_OBSERVER_SIGMA, 0},
-               {NW_OBSERVER_SIGMA, INFINITY}, {NW_OBSERVER_ABSOLUTE, 0},   {NW_OBSERVER_COUNT, 0}};
+    } bad[] = {{NW_OBSERVER_PERCENTILE, 0},   {NW_OBSERVER_PERCENTILE, 101}, {NW_OBSERVER_PERCENTILE, NAN},
+               {NW_OBSERVER_MOVING, 1},       {NW_OBSERVER_MOVING, -0.1},    {NW_OBSERVER_SIGMA, 0},
+               {NW_OBSERVER_SIGMA, INFINITY}, {NW_OBSERVER_ABSOLUTE, 0},     {NW_OBSERVER_COUNT, 0}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         nw_observer_options o = nw_observer_options_default();
         o.kind = bad[i].kind;

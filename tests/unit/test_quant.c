@@ -1,13 +1,14 @@
-/* test_quant.c: where quantizers go, and what freezing makes of weights and biases, on small graphs built by hand. */
+/* test_quant.c: where quantizers go, and what freezing makes of weights and biases, on small graphs built by
+ * hand. */
 #include "op/op.h"
 #include "quant/calibrate.h"
 #include "quant/freeze.h"
 #include "quant/weights.h"
 
 #include <math.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <setjmp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,9 +21,9 @@ static nw_quant_options options;
 static nw_quant_plan *plan;
 static nw_quant_report *report;
 
-#define assert_ok(call)                                                                                     \
-    do {                                                                                                    \
-        if ((call) != NW_OK) fail_msg("%s: %s", #call, ctx.message);                                        \
+#define assert_ok(call)                                                                                      \
+    do {                                                                                                     \
+        if ((call) != NW_OK) fail_msg("%s: %s", #call, ctx.message);                                         \
     } while (0)
 
 static int set_up(void **state) {
@@ -44,7 +45,7 @@ static int tear_down(void **state) {
     return 0;
 }
 
-/* ---- building ----------------------------------------------------------------------------------------------------------- */
+/* ---- building --------------------------------------------------------------------------------- */
 
 static int value(const char *name) {
     int id = nw_graph_find(g, name);
@@ -67,8 +68,12 @@ static void node(const char *op, const char *inputs, const char *output) {
     assert_ok(nw_graph_resolve(g));
 }
 
-static void input(const char *name) { assert_ok(nw_graph_add_input(g, value(name))); }
-static void output(const char *name) { assert_ok(nw_graph_add_output(g, value(name))); }
+static void input(const char *name) {
+    assert_ok(nw_graph_add_input(g, value(name)));
+}
+static void output(const char *name) {
+    assert_ok(nw_graph_add_output(g, value(name)));
+}
 
 static void constant(const char *name, int rank, const int64_t *dims, const float *data) {
     nw_tensor t = {.format = NW_F32, .rank = rank};
@@ -91,7 +96,9 @@ static void matrix(const char *name, int64_t k, int64_t n) {
     constant(name, 2, (int64_t[]){k, n}, data);
 }
 
-static void place(void) { assert_ok(nw_quant_place(&ctx, g, &options, NULL, &plan)); }
+static void place(void) {
+    assert_ok(nw_quant_place(&ctx, g, &options, NULL, &plan));
+}
 
 /* Names of the values that have points, with "=root" where tied and "*" where everywhere. */
 static void expect_points(const char *expected) {
@@ -150,7 +157,7 @@ static int count_ops(const char *op) {
     return count;
 }
 
-/* ---- placement ---------------------------------------------------------------------------------------------------------- */
+/* ---- placement -------------------------------------------------------------------------------- */
 
 static void test_relu_belongs_to_its_layer(void **state) {
     (void)state;
@@ -334,8 +341,10 @@ static void test_patterns(void **state) {
     node("Relu", "x", "a/b.c");
     static const char *const yes[] = {"a/b.c", "*", "a*c", "*b*", "Re*", "a/?.c", "a/b.c*", "**c"};
     static const char *const no[] = {"", "a", "b", "a/b.", "?", "relu", "a*d", "x"};
-    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) assert_true(nw_quant_matches(yes[i], g, &g->nodes[0]));
-    for (size_t i = 0; i < sizeof no / sizeof *no; i++) assert_false(nw_quant_matches(no[i], g, &g->nodes[0]));
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
+        assert_true(nw_quant_matches(yes[i], g, &g->nodes[0]));
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        assert_false(nw_quant_matches(no[i], g, &g->nodes[0]));
 }
 
 static void test_dynamic_and_weights_only(void **state) {
@@ -362,7 +371,7 @@ static void test_dynamic_and_weights_only(void **state) {
     assert_int_equal(packed("y", 1)->format, NW_S8);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------------ */
+/* ---- weights ---------------------------------------------------------------------------------- */
 
 static void test_packed_weights_and_bias(void **state) {
     (void)state;
@@ -412,7 +421,8 @@ static void test_large_bias(void **state) {
     assert_true(fabsf(restored - 100) < 1e-3f);
 }
 
-/* One constant, two ways to read it: shared where the grids are equal, copied where not, float where a float layer reads. */
+/* One constant, two ways to read it: shared where the grids are equal, copied where not, float where a float
+ * layer reads. */
 static void test_tied_weights(void **state) {
     (void)state;
     matrix("m", 4, 4);
@@ -455,8 +465,8 @@ static void test_shared_bias_is_copied(void **state) {
     assert_int_equal(packed("c2", 2)->format, NW_S32);
 }
 
-static nw_quant_weight pack_of(const float *w, int64_t rows, int64_t columns, const nw_weight_spec *spec, nw_tensor *out,
-                               nw_arena *arena) {
+static nw_quant_weight pack_of(const float *w, int64_t rows, int64_t columns, const nw_weight_spec *spec,
+                               nw_tensor *out, nw_arena *arena) {
     nw_tensor t = {.format = NW_F32, .rank = 2, .dims = {rows, columns}, .data = (void *)(uintptr_t)w};
     nw_quant_weight record = {0};
     assert_ok(nw_weight_pack(arena, "w", &t, spec, NULL, out, &record));
@@ -469,13 +479,12 @@ static void test_weight_codes(void **state) {
         nw_format format;
         bool symmetric, full, reduce;
         int32_t qmin, qmax, shift;
-    } cases[] = {
-        {NW_S8, true, false, false, -127, 127, 0}, {NW_S8, true, true, false, -128, 127, 0},
-        {NW_S8, true, false, true, -63, 63, 0},    {NW_S8, false, false, false, -128, 127, 0},
-        {NW_U8, true, false, false, -127, 127, 128}, {NW_U8, false, false, false, 0, 255, 0},
-        {NW_U8, false, false, true, 0, 127, 0},    {NW_S4, true, false, false, -7, 7, 0},
-        {NW_U4, true, false, false, -7, 7, 8},     {NW_U4, false, false, false, 0, 15, 0},
-        {NW_S2, true, false, true, -1, 1, 0},      {NW_S16, true, false, false, -32767, 32767, 0}};
+    } cases[] = {{NW_S8, true, false, false, -127, 127, 0},   {NW_S8, true, true, false, -128, 127, 0},
+                 {NW_S8, true, false, true, -63, 63, 0},      {NW_S8, false, false, false, -128, 127, 0},
+                 {NW_U8, true, false, false, -127, 127, 128}, {NW_U8, false, false, false, 0, 255, 0},
+                 {NW_U8, false, false, true, 0, 127, 0},      {NW_S4, true, false, false, -7, 7, 0},
+                 {NW_U4, true, false, false, -7, 7, 8},       {NW_U4, false, false, false, 0, 15, 0},
+                 {NW_S2, true, false, true, -1, 1, 0},        {NW_S16, true, false, false, -32767, 32767, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nw_weight_spec spec = {.grain = NW_GRAIN_TENSOR};
         nw_weight_codes(&spec, cases[i].format, cases[i].symmetric, cases[i].full, cases[i].reduce);
@@ -490,7 +499,8 @@ static void test_weight_codes(void **state) {
         nw_quant_weight r = pack_of(w, 2, 3, &spec, &packed_tensor, &arena);
         nw_tensor back;
         assert_ok(nw_tensor_to_f32(&arena, &packed_tensor, &back));
-        for (int e = 0; e < 6; e++) assert_true(fabsf(((float *)back.data)[e] - w[e]) <= r.scale_max * 0.5001f);
+        for (int e = 0; e < 6; e++)
+            assert_true(fabsf(((float *)back.data)[e] - w[e]) <= r.scale_max * 0.5001f);
         nw_arena_free(&arena);
     }
 }
@@ -624,6 +634,113 @@ static void test_needs_data(void **state) {
     assert_int_equal(report->activations[0].zero, 64);
 }
 
+/* ---- the whole way, on data ------------------------------------------------------------------- */
+
+/* Samples [count, 2, 1, 2]: channel 0 cycles through −1 … 1, channel 1 is `offset` plus a quarter of that. */
+static nw_dataset *dataset(size_t count, float offset, float *data) {
+    for (size_t i = 0; i < count; i++)
+        for (size_t e = 0; e < 2; e++) {
+            float x = (float)((i * 2 + e) % 41) / 20 - 1;
+            data[i * 4 + e] = x;
+            data[i * 4 + 2 + e] = offset + x / 4;
+        }
+    nw_tensor t = {.format = NW_F32, .rank = 4, .dims = {(int64_t)count, 2, 1, 2}, .data = data};
+    nw_dataset *made;
+    assert_ok(nw_dataset_from_arrays(&ctx, 1, NULL, &t, NULL, NULL, &made));
+    return made;
+}
+
+static void one_conv(void) {
+    static const float w[4] = {0.31f, -1.0f, 0.77f, 0.123f}, b[2] = {0.5f, -0.5f};
+    constant("w", 4, (int64_t[]){2, 2, 1, 1}, w);
+    constant("b", 1, (int64_t[]){2}, b);
+    input("x");
+    node("Conv", "x w b", "c");
+    node("Relu", "c", "r");
+    node("Conv", "r w b", "d");
+    output("d");
+}
+
+static size_t progress_calls, progress_done;
+static void progress(void *user, size_t done, size_t total) {
+    (void)user;
+    progress_calls++;
+    progress_done = done;
+    assert_true(done <= total);
+}
+
+static void test_calibration(void **state) {
+    (void)state;
+    float data[100 * 4];
+    one_conv();
+    nw_dataset *ds = dataset(100, 0, data);
+    options.progress = progress;
+    options.batch = 7;
+    progress_calls = 0;
+    assert_ok(nw_quantize_graph(&ctx, g, ds, &options, &report));
+    assert_int_equal(progress_calls, 15); /* ⌈100/7⌉ */
+    assert_int_equal(progress_done, 100);
+    assert_int_equal(report->samples, 100);
+    assert_int_equal(report->activation_count, 2);
+    const nw_quant_activation *x = &report->activations[0];
+    assert_true(x->min == -1 && x->max == 1 && x->count == 400 && x->sqnr > 40);
+    assert_true(fabsf(x->scale - 2.0f / 255) < 1e-7f);
+    assert_true(report->layers[0].input == 0 && report->layers[0].output == 1 &&
+                report->layers[1].input == 1);
+    assert_int_equal(count_ops("FakeQuant"), 2);
+    nw_dataset_free(ds);
+}
+
+/* An input whose channels lie far apart leaves its small one no codes: the first layer stays in float. */
+static void test_coarse_inputs_are_spared(void **state) {
+    (void)state;
+    float data[100 * 4];
+    one_conv();
+    nw_dataset *ds = dataset(100, 0, data);
+    data[2] = 1000;
+    assert_ok(nw_quantize_graph(&ctx, g, ds, &options, &report));
+    assert_int_equal(report->activation_count, 1);
+    assert_string_equal(report->activations[0].value, "r");
+    assert_true(report->activations[0].count == 400);
+    assert_false(report->layers[0].quantized);
+    assert_true(report->layers[0].weight == 0 && strlen(report->layers[0].reason) > 0);
+    assert_true(report->layers[1].quantized);
+    nw_dataset_free(ds);
+}
+
+/* With channel means known, the mean of each output channel is that of the float layer. */
+static void test_bias_correction(void **state) {
+    (void)state;
+    double error[2];
+    for (int corrected = 0; corrected < 2; corrected++) {
+        float data[100 * 4];
+        tear_down(state);
+        set_up(state);
+        one_conv();
+        nw_dataset *ds = dataset(100, 3, data);
+        options.bias_correction = corrected;
+        options.weight = NW_S4;
+        options.inputs = NW_YES;
+        assert_ok(nw_quantize_graph(&ctx, g, ds, &options, &report));
+        nw_arena arena;
+        nw_arena_init(&arena, &ctx);
+        nw_tensor w, b;
+        assert_ok(nw_tensor_to_f32(&arena, packed("c", 1), &w));
+        assert_ok(nw_tensor_to_f32(&arena, packed("c", 2), &b));
+        const float *wq = w.data, *bq = b.data;
+        double means[2] = {0, 0};
+        for (size_t i = 0; i < 400; i++) means[i / 2 % 2] += (double)data[i] / 200;
+        error[corrected] = fabs((0.31 - (double)wq[0]) * means[0] + (-1.0 - (double)wq[1]) * means[1] + 0.5 -
+                                (double)bq[0]) +
+                           fabs((0.77 - (double)wq[2]) * means[0] + (0.123 - (double)wq[3]) * means[1] - 0.5 -
+                                (double)bq[1]);
+        nw_arena_free(&arena);
+        nw_dataset_free(ds);
+    }
+    assert_true(error[0] > 0.03);
+    assert_true(error[1] < 0.002);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
@@ -648,6 +765,9 @@ int main(void) {
         TEST(test_inputs_left_in_float),
         TEST(test_options),
         TEST(test_needs_data),
+        TEST(test_calibration),
+        TEST(test_coarse_inputs_are_spared),
+        TEST(test_bias_correction),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
