@@ -250,8 +250,8 @@ static nw_status measure_accuracy(contest *c) {
         for (size_t m = 0; m < c->count; m++) {
             entry *e = &c->entries[m];
             nw_status status = run_to_f32(e, &batch);
-            if (status != NW_OK && c->samples == 0 && c->batch > 1 && !e->feeder.batch &&
-                !c->options->batch) {
+            if (status != NW_OK && status != NW_E_MEMORY && c->samples == 0 && c->batch > 1 &&
+                !e->feeder.batch && !c->options->batch) {
                 c->batch = 1; /* some models say that they take any batch, and then reshape to one sample */
                 return measure_accuracy(c);
             }

@@ -232,7 +232,8 @@ static nw_status inspect(inspection *in, const nw_data *data, size_t wanted) {
         nw_arena_reset(&in->batch);
         for (size_t i = 0; i < in->count; i++) in->layers[i].seen = NULL;
         nw_status status = run(in, 0, &batch);
-        if (status != NW_OK && in->samples == 0 && batch_size > 1 && !wanted && !fixed) {
+        if (status != NW_OK && status != NW_E_MEMORY && in->samples == 0 && batch_size > 1 && !wanted &&
+            !fixed) {
             batch_size = 1; /* as in evaluate.c: not every model that says so takes any batch */
             NW_TRY(nw_dataset_rewind(data->dataset));
             for (size_t i = 0; i < in->count; i++) {

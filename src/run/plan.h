@@ -205,6 +205,7 @@ nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);        /* lower_move.c */
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* follow.c */
 nw_status nw_lower_rows(nw_planner *p, nw_node *node, bool *ok);        /* lower_rows.c: softmax, layer normalization */
+nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);         /* lower_rnn.c: LSTM, GRU */
 nw_status nw_lower_eval(nw_planner *p, nw_node *node);                  /* lower.c */
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */
 nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, const int *out);

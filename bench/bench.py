@@ -1,0 +1,171 @@
+"""bench.py: times narrow, onnxruntime and OpenVINO on the same networks, and narrow's kernels on the shapes of some of them.
+
+Each contestant runs in a process of its own, again and again in turn (A B C A B C …), because the speed of a machine drifts:
+a ratio compares neighbours in one round, and the table shows the median over the rounds. Batch 1, made-up inputs, warm-up,
+the median of the times of single calls. Tables go to standard output and build/bench/results.md, everything to
+build/bench/results.json."""
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+import kernels
+import tables
+from prepare import Missing, export, prepare
+from workloads import BUILD, OUT, ROOT, WORKLOADS
+
+RUNTIMES = ("narrow", "onnxruntime", "openvino")
+TIMEOUT = 600  # seconds for one process
+QUICK = ["lenet", "mobilenet_v2", "resnet18", "minilm"]
+
+
+def own_int8(runtime):
+    """The int8 file a runtime is judged by: our own for us, onnxruntime's for the peers."""
+    return "narrow int8" if runtime == "narrow" else "onnxruntime int8"
+
+
+def contestants(cross):
+    """(runtime, kind of file) in the order of the rounds."""
+    each = [(r, "float") for r in RUNTIMES] + [(r, own_int8(r)) for r in RUNTIMES]
+    if cross:
+        each += [(r, k) for k in ("narrow int8", "onnxruntime int8") for r in RUNTIMES if k != own_int8(r)]
+    return each
+
+
+def time_once(runtime, model, threads, warmup, runs):
+    """Milliseconds of one call: the median over `runs` calls in a new process. Raises Missing."""
+    if runtime == "narrow":
+        command = [BUILD / "narrow", "bench", model, "--threads", threads, "--warmup", warmup, "--runs", runs, "--json", "-"]
+    else:
+        command = [sys.executable, "-B", ROOT / "bench/peer.py", runtime, model, threads, warmup, runs]
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise Missing(f"stopped after {TIMEOUT} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+        raise Missing(next((line for line in reversed(lines) if "rror" in line), lines[-1])[:300])
+    answer = json.loads(done.stdout)
+    return answer["models"][0]["latency_ms_median"] if runtime == "narrow" else answer["median"]
+
+
+def runs_that_fill(seconds, runtime, model, threads):
+    """How many calls take about that long; the probe also tells what does not run at all."""
+    return min(max(int(1e3 * seconds / time_once(runtime, model, threads, 2, 3)), 5), 20000)
+
+
+def race(name, files, threads, options):
+    """All rounds of one network at one number of threads: {(runtime, kind): [ms of each round]}, {…: problem}."""
+    runs, times, problems = {}, {}, {}
+    for runtime, kind in contestants(options.cross):
+        try:
+            if isinstance(files[kind], Missing):
+                raise files[kind]
+            runs[runtime, kind] = runs_that_fill(options.seconds, runtime, files[kind], threads)
+        except Missing as problem:
+            problems[runtime, kind] = str(problem)
+    for at in range(options.rounds):
+        for (runtime, kind), count in list(runs.items()):
+            tables.progress(f"{name}, {threads} thread{'s' * (threads > 1)}, round {at + 1}: {runtime}, {kind}")
+            try:
+                ms = time_once(runtime, files[kind], threads, max(3, count // 10), count)
+                times.setdefault((runtime, kind), []).append(ms)
+            except Missing as problem:
+                problems[runtime, kind] = str(problem)
+                del runs[runtime, kind]
+                times.pop((runtime, kind), None)
+    tables.progress("")
+    return times, problems
+
+
+def measure(options):
+    """[{model, threads, times: {(runtime, kind): [ms]}, problems: {(runtime, kind): text}}]"""
+    results = []
+    for name in options.models:
+        tables.progress(f"{name}: quantizing")
+        files = prepare(name)
+        for threads in options.threads:
+            times, problems = race(name, files, threads, options)
+            results.append({"model": name, "threads": threads, "times": times, "problems": problems})
+    return results
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as info:
+        words = dict(line.split(":", 1) for line in info if ":" in line)
+    words = {key.strip(): value.strip() for key, value in words.items()}
+    model = words.get("model name", platform.machine())
+    return f"{model} (family {words['cpu family']}, model {words['model']})" if "cpu family" in words else model
+
+
+def conditions(options):
+    """What a reader must know to believe the numbers."""
+    version = subprocess.run([BUILD / "narrow", "--version"], capture_output=True, text=True).stdout.split()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "date": time.strftime("%Y-%m-%d"),
+        "narrow": " ".join(version[-1:] + commit.stdout.split()),
+        **{peer: metadata.version(peer) for peer in RUNTIMES[1:]},
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+    }
+
+
+def as_json(measured):
+    """Keys of JSON are text: "narrow, float"."""
+    text = {}
+    for part, values in measured.items():
+        text[part] = {", ".join(k): v for k, v in values.items()} if isinstance(values, dict) else values
+    text["medians_ms"] = {k: statistics.median(v) for k, v in text["times"].items()}
+    return text
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--models", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
+    parser.add_argument("--rounds", type=int, metavar="N", help="processes per contestant (5)")
+    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="thread counts (1 2)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="timed seconds per process (1)")
+    parser.add_argument("--kernels", choices=("yes", "no", "only"), default="yes", help="the table per kernel shape")
+    parser.add_argument("--cross", action="store_true", help="also every runtime on the other's int8 file")
+    parser.add_argument("--quick", action="store_true", help=f"one short round on one thread of {' '.join(QUICK)}")
+    options = parser.parse_args()
+    options.models = options.models or (QUICK if options.quick else list(WORKLOADS))
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.threads = options.threads or ([1] if options.quick else [1, 2])
+    options.seconds = options.seconds or (0.2 if options.quick else 1.0)
+    if min(options.rounds, *options.threads) < 1 or options.seconds <= 0:
+        parser.error("rounds, threads and seconds are positive")
+    return options
+
+
+def main():
+    options = arguments()
+    if not (BUILD / "narrow").exists() or not (BUILD / "check").exists():
+        sys.exit(f"bench: {BUILD} has no narrow and no check: run make first")
+    OUT.mkdir(parents=True, exist_ok=True)
+    wanted = [] if options.kernels == "only" else options.models
+    shaped = [] if options.kernels == "no" else [n for n in kernels.NETWORKS if n in options.models]
+    export(list(dict.fromkeys(wanted + shaped)))
+    facts = conditions(options)
+    if facts["load_average"] > 0.5:
+        print(f"WARNING: load average {facts['load_average']}: something else is running here; do not trust these numbers")
+    measured = measure(options) if wanted else []
+    timed = kernels.measure(shaped) if shaped else None
+    text = tables.report(facts, measured, timed)
+    print(text, end="")
+    (OUT / "results.md").write_text(text)
+    results = {"conditions": facts, "models": [as_json(m) for m in measured], "kernels": timed}
+    (OUT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""tables.py: measurements as Markdown tables: medians, ratios of neighbours in a round, geometric means."""
+import statistics
+import sys
+
+from workloads import WORKLOADS
+
+NONE = "–"
+
+
+def progress(text):
+    """What is going on, on one line of a terminal that the next one replaces."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
+def table(head, rows):
+    """Markdown whose columns also line up in a terminal: text to the left in the first column, numbers to the right."""
+    widths = [max(len(str(r[i])) for r in [head, *rows]) for i in range(len(head))]
+
+    def line(cells):
+        first, *rest = (str(c) for c in cells)
+        return "| " + " | ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:]))]) + " |"
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
+    return "\n".join([line(head), rule, *map(line, rows)]) + "\n"
+
+
+def milliseconds(times):
+    return f"{statistics.median(times):.3g}" if times else NONE
+
+
+def ratio(ours, theirs):
+    """The median over the rounds, or None."""
+    return statistics.median(a / b for a, b in zip(ours, theirs)) if ours and theirs else None
+
+
+def factor(x):
+    return NONE if x is None else f"{x:.2f}"
+
+
+def mean(ratios):
+    known = [r for r in ratios if r is not None]
+    return factor(statistics.geometric_mean(known)) if known else NONE
+
+
+def speed_table(results, kinds, goals):
+    """One row per network: milliseconds of each runtime, and narrow's ratio to each peer. kinds: {runtime: kind of file}."""
+    rows, columns = [], {peer: [] for peer in kinds if peer != "narrow"}
+    own_float = []
+    for r in results:
+        ours = r["times"].get(("narrow", kinds["narrow"]))
+        row = [r["model"], *(milliseconds(r["times"].get(c)) for c in kinds.items())]
+        for peer, ratios in columns.items():
+            ratios.append(ratio(ours, r["times"].get((peer, kinds[peer]))))
+            row.append(factor(ratios[-1]))
+        if goals:
+            goal = WORKLOADS[r["model"]].goal
+            met = columns["onnxruntime"][-1]
+            own_float.append(ratio(ours, r["times"].get(("narrow", "float"))))
+            row += [f"{goal:.2f}", NONE if met is None else "yes" if met <= goal else "no", factor(own_float[-1])]
+        rows.append(row)
+    last = ["geometric mean", *[""] * len(kinds), *map(mean, columns.values())]
+    head = ["model (ms)", *kinds, *(f"narrow / {peer}" for peer in columns)]
+    if goals:
+        head += ["goal", "met", "int8 / own float"]
+        last += [mean(WORKLOADS[r["model"]].goal for r in results), "", mean(own_float)]
+    return table(head, [*rows, last])
+
+
+def same_file_table(results):
+    """Every runtime on narrow's file and on onnxruntime's; empty unless they were measured."""
+    parts = []
+    for kind in ("narrow int8", "onnxruntime int8"):
+        kinds = {runtime: kind for runtime in ("narrow", "onnxruntime", "openvino")}
+        if any((r, kind) in m["times"] for m in results for r in kinds if (r == "narrow") != (kind == "narrow int8")):
+            parts.append(f"\nThe same file everywhere: {kind}.\n\n{speed_table(results, kinds, False)}")
+    return "".join(parts)
+
+
+def thread_table(measured, counts):
+    """How much faster narrow is on more threads than on the first count."""
+    kinds = ("float", "narrow int8")
+    base, rows = counts[0], []
+    by = {(m["model"], m["threads"]): m["times"] for m in measured}
+    for model in dict.fromkeys(m["model"] for m in measured):
+        row = [model]
+        for count in counts[1:]:
+            for kind in kinds:
+                row.append(factor(ratio(by[model, base].get(("narrow", kind)), by[model, count].get(("narrow", kind)))))
+        rows.append(row)
+    return table(["narrow's speedup", *(f"{k}, {base} → {c}" for c in counts[1:] for k in kinds)], rows)
+
+
+def problems(results):
+    lines = [f"- {r['model']}, {runtime}, {kind}: {text}" for r in results
+             for (runtime, kind), text in r["problems"].items()]
+    return "\nNot measured:\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def kernel_table(timed):
+    """One row per distinct shape of a network, then what the whole network's products need at these rates and at the peak."""
+    text = "\n## Kernels, one thread\n\nMeasured peak: " + ", ".join(
+        f"{kind} {peak:.0f} {unit}" for kind, (peak, unit) in timed["peaks"].items()) + ".\n"
+    for network, shapes in timed["networks"].items():
+        rows, sums = [], {"f32": [0.0, 0.0], "u8s8": [0.0, 0.0]}
+        for s in shapes:
+            row = [s["shape"], s["count"], f"{s['giga_operations']:.3g}"]
+            for kind, total in sums.items():
+                rate = s["rates"].get(kind)
+                peak = timed["peaks"].get(kind, (None,))[0]
+                row += [f"{rate:.0f}" if rate else NONE, f"{100 * rate / peak:.0f} %" if rate and peak else NONE]
+                if rate and peak:
+                    total[0] += 1e3 * s["count"] * s["giga_operations"] / rate
+                    total[1] += 1e3 * s["count"] * s["giga_operations"] / peak
+            rows.append(row)
+        total = ["together (ms, share of peak)", sum(s["count"] for s in shapes),
+                 f"{sum(s['count'] * s['giga_operations'] for s in shapes):.3g}"]
+        for spent, least in sums.values():
+            total += [f"{spent:.3g}", f"{100 * least / spent:.0f} %"] if spent else [NONE, NONE]
+        head = [network, "times", "GOP", "f32 GFLOP/s", "of peak", "int8 GOP/s", "of peak"]
+        text += "\n" + table(head, [*rows, total])
+    return text
+
+
+def report(facts, measured, timed):
+    """All of it as Markdown."""
+    text = f"# Speed\n\n{facts['cpu']}, {facts['cores']} cores, load average {facts['load_average']} at the start. " \
+           f"narrow {facts['narrow']}, onnxruntime {facts['onnxruntime']}, openvino {facts['openvino']}. Batch 1; medians of " \
+           f"{facts['rounds']} interleaved rounds of {facts['seconds']} s. {facts['date']}.\n\n" \
+           f"A ratio below 1 says that narrow is faster.\n"
+    counts = list(dict.fromkeys(m["threads"] for m in measured))
+    for threads in counts:
+        results = [m for m in measured if m["threads"] == threads]
+        title = f"{threads} thread{'s' * (threads > 1)}"
+        text += f"\n## Float, {title}\n\n" + speed_table(results, dict.fromkeys(("narrow", "onnxruntime", "openvino"), "float"),
+                                                        False)
+        int8 = {"narrow": "narrow int8", "onnxruntime": "onnxruntime int8", "openvino": "onnxruntime int8"}
+        text += f"\n## Int8, {title}\n\n" + speed_table(results, int8, True) + same_file_table(results) + problems(results)
+    if len(counts) > 1:
+        text += "\n## Threads\n\n" + thread_table(measured, counts)
+    return text + (kernel_table(timed) if timed else "")
