@@ -26,7 +26,6 @@ test-long: ## the same with all samples, all models and a few minutes of fuzzing
 	@tests/run.sh --long
 
 bench: all ## speed against other runtimes, as ratios
-	@tools/venv.sh
 	@bench/run.sh
 
 check: ## the quick part of the tests: layers, unit tests, kernels

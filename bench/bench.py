@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -19,22 +20,29 @@ import tables
 from prepare import Missing, export, prepare
 from workloads import BUILD, OUT, ROOT, WORKLOADS
 
-RUNTIMES = ("narrow", "onnxruntime", "openvino")
+# The int8 files each runtime is timed on. A peer is judged by the one it is fastest on; OpenVINO has no tool of its own here
+# and prefers static scales, which for transformers only our file has.
+INT8_FILES = {
+    "narrow": ["narrow int8"],
+    "onnxruntime": ["onnxruntime int8"],
+    "openvino": ["onnxruntime int8", "narrow int8"],
+}
 TIMEOUT = 600  # seconds for one process
 QUICK = ["lenet", "mobilenet_v2", "resnet18", "minilm"]
 
 
-def own_int8(runtime):
-    """The int8 file a runtime is judged by: our own for us, onnxruntime's for the peers."""
-    return "narrow int8" if runtime == "narrow" else "onnxruntime int8"
-
-
 def contestants(cross):
-    """(runtime, kind of file) in the order of the rounds."""
-    each = [(r, "float") for r in RUNTIMES] + [(r, own_int8(r)) for r in RUNTIMES]
-    if cross:
-        each += [(r, k) for k in ("narrow int8", "onnxruntime int8") for r in RUNTIMES if k != own_int8(r)]
-    return each
+    """(runtime, kind of file) in the order of the rounds; cross: every runtime on every int8 file."""
+    each = [(r, "float") for r in INT8_FILES] + [(r, kind) for r, kinds in INT8_FILES.items() for kind in kinds]
+    others = [(r, kind) for kind in INT8_FILES["openvino"] for r in INT8_FILES if kind not in INT8_FILES[r]]
+    return each + others * cross
+
+
+def complaint(stderr):
+    """What a process died of: from the last exception on, or the last line."""
+    text = stderr.strip()
+    at = [m.start() for m in re.finditer(r"^[\w.]*(?:Error|Exception)\b", text, re.MULTILINE)]
+    return " ".join((text[at[-1]:] if at else text.rpartition("\n")[2]).split())[:300]
 
 
 def time_once(runtime, model, threads, warmup, runs):
@@ -48,8 +56,7 @@ def time_once(runtime, model, threads, warmup, runs):
     except subprocess.TimeoutExpired:
         raise Missing(f"stopped after {TIMEOUT} s") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-        raise Missing(next((line for line in reversed(lines) if "rror" in line), lines[-1])[:300])
+        raise Missing(complaint(done.stderr) or f"exit {done.returncode}")
     answer = json.loads(done.stdout)
     return answer["models"][0]["latency_ms_median"] if runtime == "narrow" else answer["median"]
 
@@ -86,7 +93,8 @@ def race(name, files, threads, options):
 def measure(options):
     """[{model, threads, times: {(runtime, kind): [ms]}, problems: {(runtime, kind): text}}]"""
     results = []
-    for name in options.models:
+    for at, name in enumerate(options.models):
+        print(f"{name} ({at + 1} of {len(options.models)})", file=sys.stderr, flush=True)
         tables.progress(f"{name}: quantizing")
         files = prepare(name)
         for threads in options.threads:
@@ -113,7 +121,7 @@ def conditions(options):
         "load_average": round(os.getloadavg()[0], 2),
         "date": time.strftime("%Y-%m-%d"),
         "narrow": " ".join(version[-1:] + commit.stdout.split()),
-        **{peer: metadata.version(peer) for peer in RUNTIMES[1:]},
+        **{peer: metadata.version(peer) for peer in INT8_FILES if peer != "narrow"},
         "rounds": options.rounds,
         "seconds": options.seconds,
     }
@@ -135,7 +143,7 @@ def arguments():
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="thread counts (1 2)")
     parser.add_argument("--seconds", type=float, metavar="S", help="timed seconds per process (1)")
     parser.add_argument("--kernels", choices=("yes", "no", "only"), default="yes", help="the table per kernel shape")
-    parser.add_argument("--cross", action="store_true", help="also every runtime on the other's int8 file")
+    parser.add_argument("--cross", action="store_true", help="also narrow and onnxruntime on each other's int8 file")
     parser.add_argument("--quick", action="store_true", help=f"one short round on one thread of {' '.join(QUICK)}")
     options = parser.parse_args()
     options.models = options.models or (QUICK if options.quick else list(WORKLOADS))
@@ -156,8 +164,7 @@ def main():
     shaped = [] if options.kernels == "no" else [n for n in kernels.NETWORKS if n in options.models]
     export(list(dict.fromkeys(wanted + shaped)))
     facts = conditions(options)
-    if facts["load_average"] > 0.5:
-        print(f"WARNING: load average {facts['load_average']}: something else is running here; do not trust these numbers")
+    print(tables.warning(facts), end="", file=sys.stderr)
     measured = measure(options) if wanted else []
     timed = kernels.measure(shaped) if shaped else None
     text = tables.report(facts, measured, timed)

@@ -11,7 +11,7 @@ from workloads import BUILD, OUT
 
 NETWORKS = ("resnet50", "mobilenet_v2", "bert_base")
 FAMILIES = {"f32": ("gemm_f32__", "dwconv_f32__"), "u8s8": ("gemm_u8s8__", "dwconv_u8s8__")}
-LINE = re.compile(r"^(\w+) +(.+?) +([\d.]+) us +([\d.]+) (GF?L?OP/s)$")
+LINE = re.compile(r"^(\w+) +(.+?) +([\d.]+) us +([\d.]+) (G(?:FL)?OP/s)$")
 
 
 def dimensions(graph):

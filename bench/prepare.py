@@ -7,9 +7,11 @@ import os
 import subprocess
 
 import numpy as np
+import onnx
+from peer import made_up
 from workloads import BUILD, MODELS, OUT, ROOT, WORKLOADS
 
-SAMPLES = 8  # of random numbers: speed does not depend on how good the scales are
+SAMPLES = 8  # made up: speed does not depend on how good the scales are
 
 
 class Missing(Exception):
@@ -41,28 +43,25 @@ def export(names):
         subprocess.run(["/usr/bin/python3", ROOT / "bench/export_models.py", MODELS, *missing], check=True)
 
 
-def input_of(name):
-    """Name and shape of the only input of a model that is quantized statically."""
-    import onnx
-    port = onnx.load(float_file(name), load_external_data=False).graph.input[0]
-    return port.name, [d.dim_value for d in port.type.tensor_type.shape.dim]
-
-
 def samples(name):
-    """[SAMPLES,…] of normal numbers, and the file they are in."""
-    path = OUT / f"{name}-samples.npy"
-    shape = input_of(name)[1]
-    x = np.random.default_rng(0).standard_normal((SAMPLES, *shape[1:]), np.float32)
-    np.save(path, x)
-    return x, path
+    """Calibration data: [{input: array} of one run] and the npz file that holds all, samples along a first axis."""
+    random, batches = np.random.default_rng(0), []
+    ports = onnx.load(float_file(name)).graph.input
+    for _ in range(SAMPLES):
+        batches.append({p.name: made_up([d.dim_value for d in p.type.tensor_type.shape.dim],
+                                        onnx.helper.tensor_dtype_to_np_dtype(p.type.tensor_type.elem_type), random)
+                        for p in ports})
+    path = OUT / "samples.npz"
+    stack = {p.name: np.stack([b[p.name] for b in batches]) for p in ports}
+    np.savez(path, **{k: x[:, 0] if x.shape[1] == 1 else x for k, x in stack.items()})
+    return batches, path
 
 
 def narrow_quantize(name):
     source, target = float_file(name), narrow_file(name)
     if fresh(target, source, BUILD / "narrow", BUILD / "libnarrow.so"):
         return target
-    static = WORKLOADS[name].form == "static"
-    how = ["--calibrate", samples(name)[1]] if static else ["--mode", "dynamic"]
+    how = ["--calibrate", samples(name)[1]] if WORKLOADS[name].own == "static" else ["--mode", "dynamic"]
     done = subprocess.run([BUILD / "narrow", "quantize", source, "-o", target, "--quiet", *how], capture_output=True,
                           text=True, timeout=900)
     if done.returncode:
@@ -79,11 +78,10 @@ def onnxruntime_quantize(name):
     logging.disable(logging.WARNING)
     part = target.with_suffix(".part")
     try:
-        if WORKLOADS[name].form == "static":
+        if WORKLOADS[name].peer == "static":
             prepared = target.with_suffix(".prepared")
             oq.quant_pre_process(source, prepared, skip_symbolic_shape=True)
-            port = input_of(name)[0]
-            rows = iter([{port: x[None]} for x in samples(name)[0]])
+            rows = iter(samples(name)[0])
 
             class Reader(oq.CalibrationDataReader):
                 def get_next(self):

@@ -3,7 +3,7 @@
 # bench/bench.py; these variables say the same (make bench MODELS="resnet50 lenet" ROUNDS=3):
 #   MODELS    the workloads (default: all)        THREADS  "1 2": the thread counts
 #   ROUNDS    processes per contestant (5)        SECONDS_EACH  timed seconds per process (1)
-#   QUICK=1   one short round, one thread         CROSS=1  also every runtime on the other's int8 file
+#   QUICK=1   one short round, one thread         CROSS=1  also narrow and onnxruntime on each other's int8 file
 #   KERNELS   yes, no, or only
 set -eu
 cd "$(dirname "$0")/.."

@@ -7,6 +7,10 @@ from workloads import WORKLOADS
 NONE = "–"
 
 
+RUNTIMES = ("narrow", "onnxruntime", "openvino")
+INT8 = ("narrow int8", "onnxruntime int8")
+
+
 def progress(text):
     """What is going on, on one line of a terminal that the next one replaces."""
     if sys.stderr.isatty():
@@ -35,6 +39,12 @@ def ratio(ours, theirs):
     return statistics.median(a / b for a, b in zip(ours, theirs)) if ours and theirs else None
 
 
+def best(times, runtime, kinds):
+    """The rounds of a runtime on the kind of file where its median is least; None when it ran none of them."""
+    found = [times[runtime, kind] for kind in kinds if (runtime, kind) in times]
+    return min(found, key=statistics.median) if found else None
+
+
 def factor(x):
     return NONE if x is None else f"{x:.2f}"
 
@@ -44,43 +54,38 @@ def mean(ratios):
     return factor(statistics.geometric_mean(known)) if known else NONE
 
 
-def speed_table(results, kinds, goals):
-    """One row per network: milliseconds of each runtime, and narrow's ratio to each peer. kinds: {runtime: kind of file}."""
-    rows, columns = [], {peer: [] for peer in kinds if peer != "narrow"}
-    own_float = []
+def speed_table(results, own, peers, goals=False):
+    """One row per network: milliseconds of each runtime, and narrow's ratio to each peer. own, peers: kinds of file that count
+    for narrow and for the others; goals: the columns that make sense for int8 only."""
+    rows, columns, own_float = [], {peer: [] for peer in RUNTIMES[1:]}, []
     for r in results:
-        ours = r["times"].get(("narrow", kinds["narrow"]))
-        row = [r["model"], *(milliseconds(r["times"].get(c)) for c in kinds.items())]
+        times = {runtime: best(r["times"], runtime, peers if runtime in columns else own) for runtime in RUNTIMES}
+        row = [r["model"], *map(milliseconds, times.values())]
         for peer, ratios in columns.items():
-            ratios.append(ratio(ours, r["times"].get((peer, kinds[peer]))))
+            ratios.append(ratio(times["narrow"], times[peer]))
             row.append(factor(ratios[-1]))
         if goals:
-            goal = WORKLOADS[r["model"]].goal
-            met = columns["onnxruntime"][-1]
-            own_float.append(ratio(ours, r["times"].get(("narrow", "float"))))
-            row += [f"{goal:.2f}", NONE if met is None else "yes" if met <= goal else "no", factor(own_float[-1])]
+            goal, reached = WORKLOADS[r["model"]].goal, columns["onnxruntime"][-1]
+            own_float.append(ratio(times["narrow"], r["times"].get(("narrow", "float"))))
+            row += [f"{goal:.2f}", NONE if reached is None else "yes" if reached <= goal else "no", factor(own_float[-1])]
         rows.append(row)
-    last = ["geometric mean", *[""] * len(kinds), *map(mean, columns.values())]
-    head = ["model (ms)", *kinds, *(f"narrow / {peer}" for peer in columns)]
+    last = ["geometric mean", *[""] * len(RUNTIMES), *map(mean, columns.values())]
+    head = ["model (ms)", *RUNTIMES, *(f"narrow / {peer}" for peer in columns)]
     if goals:
         head += ["goal", "met", "int8 / own float"]
         last += [mean(WORKLOADS[r["model"]].goal for r in results), "", mean(own_float)]
     return table(head, [*rows, last])
 
 
-def same_file_table(results):
-    """Every runtime on narrow's file and on onnxruntime's; empty unless they were measured."""
-    parts = []
-    for kind in ("narrow int8", "onnxruntime int8"):
-        kinds = {runtime: kind for runtime in ("narrow", "onnxruntime", "openvino")}
-        if any((r, kind) in m["times"] for m in results for r in kinds if (r == "narrow") != (kind == "narrow int8")):
-            parts.append(f"\nThe same file everywhere: {kind}.\n\n{speed_table(results, kinds, False)}")
-    return "".join(parts)
+def same_file_tables(results):
+    """Every runtime on narrow's file, and on onnxruntime's; empty unless --cross measured them."""
+    crossed = any(("onnxruntime", "narrow int8") in {**r["times"], **r["problems"]} for r in results)
+    return "".join(f"\nThe same file everywhere: {kind}.\n\n{speed_table(results, [kind], [kind])}" for kind in INT8 * crossed)
 
 
 def thread_table(measured, counts):
     """How much faster narrow is on more threads than on the first count."""
-    kinds = ("float", "narrow int8")
+    kinds = ("float", INT8[0])
     base, rows = counts[0], []
     by = {(m["model"], m["threads"]): m["times"] for m in measured}
     for model in dict.fromkeys(m["model"] for m in measured):
@@ -123,9 +128,16 @@ def kernel_table(timed):
     return text
 
 
+def warning(facts):
+    """Empty on an idle machine."""
+    if facts["load_average"] <= 0.5:
+        return ""
+    return f"WARNING: load average {facts['load_average']}: other work was running here; do not trust these numbers.\n\n"
+
+
 def report(facts, measured, timed):
     """All of it as Markdown."""
-    text = f"# Speed\n\n{facts['cpu']}, {facts['cores']} cores, load average {facts['load_average']} at the start. " \
+    text = f"# Speed\n\n{warning(facts)}{facts['cpu']}, {facts['cores']} cores, load average {facts['load_average']} at the start. " \
            f"narrow {facts['narrow']}, onnxruntime {facts['onnxruntime']}, openvino {facts['openvino']}. Batch 1; medians of " \
            f"{facts['rounds']} interleaved rounds of {facts['seconds']} s. {facts['date']}.\n\n" \
            f"A ratio below 1 says that narrow is faster.\n"
@@ -133,10 +145,9 @@ def report(facts, measured, timed):
     for threads in counts:
         results = [m for m in measured if m["threads"] == threads]
         title = f"{threads} thread{'s' * (threads > 1)}"
-        text += f"\n## Float, {title}\n\n" + speed_table(results, dict.fromkeys(("narrow", "onnxruntime", "openvino"), "float"),
-                                                        False)
-        int8 = {"narrow": "narrow int8", "onnxruntime": "onnxruntime int8", "openvino": "onnxruntime int8"}
-        text += f"\n## Int8, {title}\n\n" + speed_table(results, int8, True) + same_file_table(results) + problems(results)
+        text += f"\n## Float, {title}\n\n{speed_table(results, ['float'], ['float'])}"
+        text += f"\n## Int8, {title}\n\n{speed_table(results, INT8[:1], INT8, goals=True)}"
+        text += same_file_tables(results) + problems(results)
     if len(counts) > 1:
         text += "\n## Threads\n\n" + thread_table(measured, counts)
     return text + (kernel_table(timed) if timed else "")

@@ -134,7 +134,7 @@ void split_name(const char *text, char *buffer, size_t size, const char **name, 
 nw_result open_data(nw_env *env, const settings *s, bool calibration, nw_data **data);
 nw_measure_options measure_options(const settings *s);
 /* Prints the report unless quiet, writes the JSON where asked, frees the report. */
-int show_report(nw_env *env, const settings *s, nw_report *report);
+int show_report(const settings *s, nw_report *report);
 
 /* progress.c: a bar with the time left, on stderr, when that is a terminal. */
 void progress_start(nw_env *env);

@@ -46,7 +46,7 @@ static int bench_models(nw_env *env, const settings *s, nw_model **models, nw_ar
         if (nw_model_load(env, s->arguments.items[i], &models[i]) != NW_SUCCESS) return EXIT_FAILED;
     nw_result result = nw_benchmark(s->arguments.count, (const nw_model *const *)models, s->shapes.count,
                                     shapes, &options, &report);
-    return result == NW_SUCCESS ? show_report(env, s, report) : EXIT_FAILED;
+    return result == NW_SUCCESS ? show_report(s, report) : EXIT_FAILED;
 }
 
 static int bench(nw_env *env, const settings *s) {

@@ -17,7 +17,7 @@ static int compare(nw_env *env, const settings *s) {
     if (result == NW_SUCCESS) result = open_data(env, s, false, &data);
     if (result == NW_SUCCESS)
         result = nw_compare(count, (const nw_model *const *)models, data, &options, &report);
-    int code = result == NW_SUCCESS ? show_report(env, s, report) : EXIT_FAILED;
+    int code = result == NW_SUCCESS ? show_report(s, report) : EXIT_FAILED;
     nw_data_free(data);
     for (size_t i = 0; i < count; i++) nw_model_free(models[i]);
     free(models);

@@ -10,7 +10,7 @@ static int eval(nw_env *env, const settings *s) {
     nw_result result = nw_model_load(env, s->arguments.items[0], &model);
     if (result == NW_SUCCESS) result = open_data(env, s, false, &data);
     if (result == NW_SUCCESS) result = nw_evaluate(model, data, &options, &report);
-    int code = result == NW_SUCCESS ? show_report(env, s, report) : EXIT_FAILED;
+    int code = result == NW_SUCCESS ? show_report(s, report) : EXIT_FAILED;
     nw_data_free(data);
     nw_model_free(model);
     return code;

@@ -6,7 +6,7 @@ static int info(nw_env *env, const settings *s) {
     nw_report *report = NULL;
     nw_result result = nw_model_load(env, s->arguments.items[0], &model);
     if (result == NW_SUCCESS) result = nw_model_summary(model, &report);
-    int code = result == NW_SUCCESS ? show_report(env, s, report) : EXIT_FAILED;
+    int code = result == NW_SUCCESS ? show_report(s, report) : EXIT_FAILED;
     nw_model_free(model);
     return code;
 }

@@ -18,7 +18,7 @@ static int layers(nw_env *env, const settings *s) {
     if (result == NW_SUCCESS) result = nw_model_load(env, s->arguments.items[1], &quantized);
     if (result == NW_SUCCESS) result = open_data(env, s, false, &data);
     if (result == NW_SUCCESS) result = nw_compare_layers(reference, quantized, data, &options, &report);
-    int code = result == NW_SUCCESS ? show_report(env, s, report) : EXIT_FAILED;
+    int code = result == NW_SUCCESS ? show_report(s, report) : EXIT_FAILED;
     nw_data_free(data);
     nw_model_free(quantized);
     nw_model_free(reference);

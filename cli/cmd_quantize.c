@@ -188,7 +188,7 @@ static int quantize(nw_env *env, const settings *s) {
     nw_result result = nw_model_load(env, s->arguments.items[0], &model);
     if (result == NW_SUCCESS && s->data) result = open_data(env, s, true, &data);
     if (result == NW_SUCCESS) result = nw_model_quantize(model, data, &o, &small, &report);
-    code = result == NW_SUCCESS ? show_report(env, s, report) : EXIT_FAILED;
+    code = result == NW_SUCCESS ? show_report(s, report) : EXIT_FAILED;
     nw_data_free(data);
     nw_model_free(small);
     nw_model_free(model);

@@ -48,15 +48,13 @@ nw_measure_options measure_options(const settings *s) {
     return (nw_measure_options){s->batch, s->judged, s->warmup, s->runs, s->no_latency};
 }
 
-int show_report(nw_env *env, const settings *s, nw_report *report) {
-    (void)env;
+int show_report(const settings *s, nw_report *report) {
     bool to_stdout = s->json && strcmp(s->json, "-") == 0;
+    nw_result result = s->json && !to_stdout ? nw_report_save_json(report, s->json) : NW_SUCCESS;
     const char *text = to_stdout  ? nw_report_json(report)
                        : s->quiet ? ""
                                   : nw_report_text(report, s->details);
-    nw_result result = text ? NW_SUCCESS : NW_ERROR_MEMORY;
     if (text) fputs(text, stdout);
-    if (text && s->json && !to_stdout) result = nw_report_save_json(report, s->json);
     nw_report_free(report);
-    return result == NW_SUCCESS ? EXIT_DONE : EXIT_FAILED;
+    return result == NW_SUCCESS && text ? EXIT_DONE : EXIT_FAILED;
 }

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -72,7 +71,6 @@ static int finish(int code) {
 }
 
 int main(int argc, char **argv) {
-    signal(SIGPIPE, SIG_IGN); /* `narrow … | head` ends with a message at most */
     if (argc < 2) {
         help_overview();
         return EXIT_USAGE;

@@ -128,23 +128,44 @@ static void write_overview(nw_record *r, const nw_quant_report *q) {
     if (packed) nw_record_textf(r, NULL, "weights only", "%zu of %zu layers", packed, q->layer_count);
 }
 
-static void write_layers(nw_record *r, const nw_quant_report *q) {
-    nw_record_list(r, "layers", NULL, NW_LAYOUT_ROWS);
+/* Float although it could be more, and for the same reason. */
+static bool same_fate(const nw_quant_layer *a, const nw_quant_layer *b) {
+    return strcmp(a->op, b->op) == 0 && strcmp(a->reason, b->reason) == 0;
+}
+
+/* One row per operator and reason: a transformer has hundreds of small layers that stay in float. */
+static void write_left(nw_record *r, const nw_quant_report *q) {
     for (size_t i = 0; i < q->layer_count; i++) {
         const nw_quant_layer *l = &q->layers[i];
-        nw_record *item = nw_record_item(r, "layers", NULL, NW_LAYOUT_ROWS);
-        nw_record_text(item, "name", NULL, l->name);
-        nw_record_text(item, "op", NULL, l->op);
-        nw_record_flag(item, "quantized", NULL, l->quantized);
-        nw_record_text(item, "reason", NULL, l->reason ? l->reason : "");
-        if (l->weight >= 0) nw_record_text(item, "weight", NULL, q->weights[l->weight].value);
-        nw_record_flag(item, "bias_quantized", NULL, l->bias);
-        bool changed = l->quantized || l->weight >= 0;
-        if (changed && !(l->reason && *l->reason)) continue;
-        item = nw_record_item(r, NULL, changed ? "Partly in float" : "Left in float", NW_LAYOUT_ROWS);
-        nw_record_text(item, NULL, "layer", l->name);
+        bool changed = l->quantized || l->weight >= 0, first = true;
+        if (changed && !*l->reason) continue;
+        size_t count = 0;
+        for (size_t k = 0; k < q->layer_count; k++) {
+            if (!same_fate(l, &q->layers[k])) continue;
+            if (k < i) first = false;
+            count++;
+        }
+        if (!first) continue;
+        nw_record *item = nw_record_item(r, NULL, "Left in float, or partly", NW_LAYOUT_ROWS);
+        nw_record_number(item, NULL, "layers", NW_UNIT_COUNT, (double)count);
         nw_record_text(item, NULL, "operator", l->op);
-        nw_record_text(item, NULL, "why", l->reason ? l->reason : "");
+        nw_record_textf(item, NULL, "named", "%s%s", l->name, count > 1 ? ", …" : "");
+        nw_record_text(item, NULL, "why", l->reason);
+    }
+}
+
+static void write_layers(nw_record *r, const nw_quant_report *q) {
+    write_left(r, q);
+    nw_record_list(r, "layers", "Layers", NW_LAYOUT_DETAILS);
+    for (size_t i = 0; i < q->layer_count; i++) {
+        const nw_quant_layer *l = &q->layers[i];
+        nw_record *item = nw_record_item(r, "layers", "Layers", NW_LAYOUT_DETAILS);
+        nw_record_text(item, "name", "layer", l->name);
+        nw_record_text(item, "op", "operator", l->op);
+        nw_record_flag(item, "quantized", "integer", l->quantized);
+        if (l->weight >= 0) nw_record_text(item, "weight", "weight", q->weights[l->weight].value);
+        nw_record_flag(item, "bias_quantized", NULL, l->bias);
+        nw_record_text(item, "reason", "note", l->reason);
     }
 }
 

@@ -67,9 +67,14 @@ nw_status nw_output_open(nw_context *ctx, nw_output *out, const char *path) {
     memcpy(out->path, path, length + 1);
     snprintf(out->temporary, length + 32, "%s.%ld.tmp", path, (long)getpid());
     struct stat st;
-    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+    bool exists = stat(path, &st) == 0;
+    if (exists && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) { /* a device or pipe is written to, never replaced */
+        nw_free(ctx, out->temporary);
+        out->temporary = NULL;
+    }
+    if (exists && S_ISDIR(st.st_mode)) {
         out->status = nw_fail(ctx, NW_E_IO, "cannot write %s: it is a folder", path);
-    } else if (!(out->file = fopen(out->temporary, "wb"))) {
+    } else if (!(out->file = fopen(out->temporary ? out->temporary : path, "wb"))) {
         out->status = nw_fail(ctx, NW_E_IO, "cannot write %s: %s", path, strerror(errno));
     }
     if (!out->file) {
@@ -98,12 +103,12 @@ nw_status nw_output_printf(nw_output *out, const char *format, ...) {
 }
 
 nw_status nw_output_commit(nw_output *out) {
-    if (out->status == NW_OK && (fflush(out->file) != 0 || fsync(fileno(out->file)) != 0))
+    if (out->status == NW_OK && (fflush(out->file) != 0 || (out->temporary && fsync(fileno(out->file)) != 0)))
         out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
     if (out->file && fclose(out->file) != 0 && out->status == NW_OK)
         out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
     out->file = NULL;
-    if (out->status == NW_OK && rename(out->temporary, out->path) != 0)
+    if (out->status == NW_OK && out->temporary && rename(out->temporary, out->path) != 0)
         out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
     nw_status status = out->status;
     if (status == NW_OK) { /* nothing temporary is left to remove */

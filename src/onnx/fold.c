@@ -69,6 +69,21 @@ static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int
 
 static bool same_grid(const grid *a, const grid *b) { return nw_qparam_equal(&a->p, &b->p); }
 
+/* What the real counterpart of codes is called: x_dq for x_q, x_quantized or x. */
+static const char *real_name(folder *f, int codes) {
+    const char *name = f->g->values[codes].name;
+    static const char *const endings[] = {"_q", "_quantized", "_QuantizeLinear_Output"};
+    size_t length = strlen(name);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t e = strlen(endings[i]);
+        if (length > e && strcmp(name + length - e, endings[i]) == 0) {
+            length -= e;
+            break;
+        }
+    }
+    return nw_arena_printf(&f->arena, "%.*s_dq", (int)length, name); /* NULL (no memory) gets a made-up name */
+}
+
 static nw_status add_fakequant(folder *f, const nw_node *like, int x, const grid *q, const char *name, int *out) {
     nw_graph *g = f->g;
     nw_tensor scale = {.format = NW_F32, .rank = 0, .data = (void *)(uintptr_t)q->p.scales};
@@ -149,7 +164,7 @@ static nw_status finish(folder *f, int from, const char *type, int in_count, con
     g->values[out].format = NW_F32;
     if (!has_scale) return NW_OK;
     f->grids[y] = q;
-    return add_fakequant(f, node, out, &q, NULL, &f->real[y]);
+    return add_fakequant(f, node, out, &q, real_name(f, y), &f->real[y]);
 }
 
 /* B of QLinearConv and C of QGemm: int32 at s_x·s_w, one scale per output channel. */
@@ -238,7 +253,22 @@ static nw_status fold_quantize(folder *f, int index, bool *ok) {
     int y = node->out[0];
     f->grids[y] = q;
     /* The node itself stays for readers of the codes; pruning drops it when there are none. */
-    return add_fakequant(f, node, node->in[0], &q, NULL, &f->real[y]);
+    return add_fakequant(f, node, node->in[0], &q, real_name(f, y), &f->real[y]);
+}
+
+/* DynamicQuantizeLinear, all three of whose outputs this DequantizeLinear reads: a FakeQuant that finds its scale. */
+static nw_status fold_dynamic(folder *f, int index, bool *ok) {
+    nw_graph *g = f->g;
+    const nw_node *node = &g->nodes[index];
+    int maker = node->in[0] < f->count ? f->uses.producer[node->in[0]] : NW_ABSENT;
+    *ok = maker >= 0 && is_op(&g->nodes[maker], "", "DynamicQuantizeLinear") && node->in_count == 3;
+    for (int i = 0; i < 3 && *ok; i++) *ok = node->in[i] == nw_node_out(&g->nodes[maker], i);
+    if (!*ok) return NW_OK;
+    int x = g->nodes[maker].in[0], y = node->out[0];
+    nw_node *fresh;
+    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", g->nodes[index].name, 1, &x, 1, &y, &fresh));
+    g->nodes[index].dead = true;
+    return nw_node_set_string(g, fresh, "format", "u8");
 }
 
 static nw_status fold_dequantize(folder *f, int index, bool *ok) {
@@ -247,6 +277,9 @@ static nw_status fold_dequantize(folder *f, int index, bool *ok) {
     int codes = nw_node_in(node, 0), y = node->out[0];
     *ok = false;
     if (codes < 0) return NW_OK;
+    NW_TRY(fold_dynamic(f, index, ok));
+    if (*ok) return NW_OK;
+    node = &g->nodes[index];
     const nw_constant *c = nw_graph_constant(g, codes), *z = nw_graph_constant(g, nw_node_in(node, 2));
     if (nw_node_int(node, "output_dtype", NW_F32) != NW_F32) return NW_OK;
     const nw_constant *s = nw_graph_constant(g, nw_node_in(node, 1));
@@ -369,7 +402,7 @@ nw_status nw_onnx_fold_quantization(nw_graph *g) {
     size_t count = (size_t)f.count + 1;
     f.real = nw_arena_array(&f.arena, count, sizeof *f.real);
     f.grids = nw_arena_array(&f.arena, count, sizeof *f.grids);
-    nw_status status = f.real && f.grids ? NW_OK : NW_E_MEMORY;
+    nw_status status = f.real && f.grids ? nw_uses_init(&f.uses, g) : NW_E_MEMORY;
     for (int v = 0; v < f.count && status == NW_OK; v++) f.real[v] = NW_ABSENT;
     int nodes = g->node_count; /* in topological order; new ones come behind */
     for (int n = 0; n < nodes && status == NW_OK; n++)

@@ -1,5 +1,6 @@
 /* spell.c: quantization as the portable graph means it → as ONNX spells it: QuantizeLinear/DequantizeLinear pairs, or the integer
- * operators where there is one. Names follow onnxruntime's habit (x_scale, x_zero_point, x_quantized). */
+ * operators where there is one. A small model has as many bytes in names as in weights: names are short (x_q: codes, x_scale),
+ * and zero points that are all alike are one initializer. */
 #include "onnx/onnx.h"
 #include "op/quantize.h"
 
@@ -28,14 +29,44 @@ typedef struct speller {
 
 /* ---- initializers ----------------------------------------------------------------------------------------------- */
 
+/* "x" of "x_dq", the name quantization gives a restricted x. */
+static const char *base_name(nw_graph *g, int v) {
+    const char *name = g->values[v].name;
+    size_t length = strlen(name);
+    if (length < 4 || strcmp(name + length - 3, "_dq") != 0) return name;
+    const char *base = nw_arena_strndup(&g->arena, name, length - 3);
+    return base ? base : name;
+}
+
 static nw_status add_named(nw_graph *g, const char *base, const char *suffix, const nw_tensor *t, int *id) {
     const char *name = nw_arena_printf(&g->arena, "%s%s", base, suffix);
     return name ? nw_graph_add_constant_copy(g, name, t, id) : NW_E_MEMORY;
 }
 
-/* Scale and zero point of a grid as initializers. Shapes: a scalar, [C], or the blocks'. */
+/* Zero points of a grid, in a tensor of zero's format and shape. */
+static nw_status add_zero(speller *s, const char *name, nw_tensor *zero, const nw_qparam *p, int *id) {
+    bool alike = zero->rank <= 1;
+    for (size_t i = 1; i < p->groups; i++) alike = alike && nw_qparam_zero(p, i) == nw_qparam_zero(p, 0);
+    const char *shared = NULL;
+    if (alike) {
+        const char *format = nw_format_name(p->format);
+        int value = nw_qparam_zero(p, 0);
+        shared = zero->rank ? nw_arena_printf(&s->g->arena, "zero_%s_%d_x%zu", format, value, p->groups)
+                            : nw_arena_printf(&s->g->arena, "zero_%s_%d", format, value);
+        if (!shared) return NW_E_MEMORY;
+        *id = nw_graph_find(s->g, shared);
+        if (*id >= s->count) return NW_OK; /* made here before, not a value of the model's own */
+    }
+    NW_TRY(nw_tensor_alloc(&s->arena, zero));
+    memset(zero->data, 0, nw_tensor_bytes(zero));
+    for (size_t i = 0; i < p->groups; i++) nw_store_s64(p->format, zero->data, i, nw_qparam_zero(p, i));
+    return alike ? nw_graph_add_constant_copy(s->g, shared, zero, id) : add_named(s->g, name, "_zero", zero, id);
+}
+
+/* Scale and zero point of a grid as initializers; out->scale may name one that fits. Shapes: a scalar, [C], or the blocks'. */
 static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int rank, const int64_t *dims, spelled *out) {
     nw_graph *g = s->g;
+    const nw_constant *have = nw_graph_constant(g, out->scale);
     nw_tensor scale = {.format = NW_F32, .data = (void *)(uintptr_t)p->scales};
     if (p->grain == NW_GRAIN_AXIS) {
         scale.rank = 1;
@@ -44,16 +75,14 @@ static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int 
         nw_tensor_set_shape(&scale, rank, dims);
         scale.dims[p->axis] = (dims[p->axis] + p->block - 1) / p->block;
     }
+    if (!have || have->tensor.format != NW_F32 || !nw_tensor_same_shape(&have->tensor, &scale))
+        NW_TRY(add_named(g, name, "_scale", &scale, &out->scale));
+    out->p = p;
+    out->zero = NW_ABSENT;
+    if (p->format == NW_S32) return NW_OK; /* int32 takes no zero point */
     nw_tensor zero = scale;
     zero.format = p->format;
-    NW_TRY(nw_tensor_alloc(&s->arena, &zero));
-    memset(zero.data, 0, nw_tensor_bytes(&zero));
-    for (size_t i = 0; i < p->groups; i++) nw_store_s64(p->format, zero.data, i, nw_qparam_zero(p, i));
-    NW_TRY(add_named(g, name, "_scale", &scale, &out->scale));
-    out->zero = NW_ABSENT;
-    if (p->format != NW_S32) NW_TRY(add_named(g, name, "_zero_point", &zero, &out->zero)); /* int32 takes none */
-    out->p = p;
-    return NW_OK;
+    return add_zero(s, name, &zero, p, &out->zero);
 }
 
 /* The codes of a packed constant as an initializer of their own. */
@@ -63,7 +92,7 @@ static nw_status spell_constant(speller *s, int v) {
     if (sp->codes >= 0) return NW_OK;
     const nw_constant *c = g->values[v].constant;
     const nw_qparam *p = c->tensor.qparam;
-    const char *base = g->values[v].name, *name = nw_arena_printf(&g->arena, "%s_quantized", base);
+    const char *base = g->values[v].name, *name = nw_arena_printf(&g->arena, "%s_q", base);
     if (!name) return NW_E_MEMORY;
     nw_tensor codes = c->tensor;
     codes.qparam = NULL;
@@ -79,13 +108,11 @@ static nw_status set_grain(speller *s, nw_node *node, const nw_qparam *p) {
     return p->grain == NW_GRAIN_BLOCK ? nw_node_set_int(s->g, node, "block_size", p->block) : NW_OK;
 }
 
-static nw_status add_linear(speller *s, const char *type, int x, const spelled *sp, int y, const char *label) {
+static nw_status add_linear(speller *s, const char *type, int x, const spelled *sp, int y) {
     nw_graph *g = s->g;
-    const char *name = nw_arena_printf(&g->arena, "%s_%s", label, type);
     int in[3] = {x, sp->scale, sp->zero};
-    nw_node *node;
-    if (!name) return NW_E_MEMORY;
-    NW_TRY(nw_graph_add_node(g, s->domain, type, name, sp->zero < 0 ? 2 : 3, in, 1, &y, &node));
+    nw_node *node; /* without a name: its output's tells */
+    NW_TRY(nw_graph_add_node(g, s->domain, type, NULL, sp->zero < 0 ? 2 : 3, in, 1, &y, &node));
     return set_grain(s, node, sp->p);
 }
 
@@ -174,7 +201,7 @@ static nw_status push_bias(speller *s, int v, const nw_qparam *x, const nw_qpara
         double unit = (double)x->scales[0] * (double)w->scales[w->groups == 1 ? 0 : i];
         nw_store_f64(NW_S32, q.data, i, (double)((const float *)c->tensor.data)[i] / unit);
     }
-    return add_named(s->g, s->g->values[v].name, "_quantized", &q, &in[(*count)++]);
+    return add_named(s->g, s->g->values[v].name, "_q", &q, &in[(*count)++]);
 }
 
 /* Replaces nodes[index] (with the clamp and the FakeQuant behind it) by an integer operator that makes the codes. */
@@ -182,10 +209,8 @@ static nw_status replace(speller *s, int index, const nw_node *through, const nw
                          const char *type, int count, const int *in, bool output_first) {
     nw_graph *g = s->g;
     int y = fq->out[0], codes, all[256], n = 0;
-    const char *label = nw_node_label(g, &g->nodes[index]);
-    const char *name = nw_arena_printf(&g->arena, "%s_quant", label);
-    const char *codes_name = nw_arena_printf(&g->arena, "%s_quantized", g->values[y].name);
-    if (!name || !codes_name) return NW_E_MEMORY;
+    const char *codes_name = nw_arena_printf(&g->arena, "%s_q", base_name(g, y));
+    if (!codes_name) return NW_E_MEMORY;
     if (output_first) {
         all[n++] = s->of[y].scale;
         all[n++] = s->of[y].zero;
@@ -197,7 +222,7 @@ static nw_status replace(speller *s, int index, const nw_node *through, const nw
     NW_TRY(nw_graph_add_value(g, codes_name, &codes));
     g->values[codes].format = s->of[y].p->format;
     nw_node *node;
-    NW_TRY(nw_graph_add_node(g, domain, type, name, n, all, 1, &codes, &node));
+    NW_TRY(nw_graph_add_node(g, domain, type, g->nodes[index].name, n, all, 1, &codes, &node));
     nw_node *source = &g->nodes[index];
     node->attrs = source->attrs;
     node->attr_count = source->attr_count;
@@ -263,6 +288,7 @@ static nw_status spell_move(speller *s, int index) {
 
 static nw_status spell_operator(speller *s, int index) {
     const nw_node *node = &s->g->nodes[index];
+    if (nw_graph_opset(s->g, "") < 10) return NW_OK; /* QLinearConv and QLinearMatMul are of opset 10 */
     for (int i = 0; i < node->out_count; i++)
         if (node->out[i] < 0 || (i > 0 && nw_uses_count(&s->uses, node->out[i]) > 0)) return NW_OK;
     if (is_op(node, "Conv")) return spell_weighted(s, index, "", "QLinearConv");
@@ -289,27 +315,48 @@ static nw_status collect(speller *s) {
         bool dynamic;
         if (!p) return NW_E_MEMORY;
         NW_TRY(nw_fakequant_qparam(g, node, &s->arena, p, &dynamic));
-        if (dynamic)
+        s->of[node->out[0]].p = dynamic ? NULL : p;
+        s->of[node->out[0]].scale = nw_node_in(node, 1);
+        if (dynamic && (p->format != NW_U8 || p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
-                           "FakeQuant \"%s\": dynamic quantization of activations cannot be written as ONNX yet",
+                           "FakeQuant \"%s\": scales found at run time can be written as ONNX for u8 per tensor, from opset 11 on",
                            nw_node_label(g, node));
-        s->of[node->out[0]].p = p;
     }
     for (int v = 0; v < s->count; v++)
-        if (g->values[v].constant) s->of[v].p = g->values[v].constant->tensor.qparam;
+        if (g->values[v].constant) {
+            s->of[v].p = g->values[v].constant->tensor.qparam;
+            s->of[v].scale = NW_ABSENT;
+        }
     return NW_OK;
+}
+
+/* Scales found at run time: DynamicQuantizeLinear, whose three outputs a DequantizeLinear turns back. */
+static nw_status spell_dynamic(speller *s, int index) {
+    nw_graph *g = s->g;
+    int x = g->nodes[index].in[0], y = g->nodes[index].out[0], out[3];
+    static const char *const suffix[3] = {"_q", "_scale", "_zero"};
+    for (int i = 0; i < 3; i++) {
+        const char *name = nw_arena_printf(&g->arena, "%s%s", base_name(g, y), suffix[i]);
+        if (!name) return NW_E_MEMORY;
+        NW_TRY(nw_graph_add_value(g, name, &out[i]));
+    }
+    nw_node *node;
+    NW_TRY(nw_graph_add_node(g, "", "DynamicQuantizeLinear", NULL, 1, &x, 3, out, &node));
+    g->nodes[index].dead = true;
+    return nw_graph_add_node(g, "", "DequantizeLinear", NULL, 3, out, 1, &y, &node);
 }
 
 static nw_status spell_fakequant(speller *s, int index) {
     nw_graph *g = s->g;
+    if (!s->of[g->nodes[index].out[0]].p) return spell_dynamic(s, index);
     int x = g->nodes[index].in[0], y = g->nodes[index].out[0];
     spelled *sp = &s->of[y];
-    const char *codes_name = nw_arena_printf(&g->arena, "%s_quantized", g->values[y].name);
+    const char *codes_name = nw_arena_printf(&g->arena, "%s_q", base_name(g, y));
     if (!codes_name) return NW_E_MEMORY;
     if (sp->codes < 0) {
         NW_TRY(nw_graph_add_value(g, codes_name, &sp->codes));
         g->values[sp->codes].format = sp->p->format;
-        NW_TRY(add_linear(s, "QuantizeLinear", x, sp, sp->codes, g->values[y].name));
+        NW_TRY(add_linear(s, "QuantizeLinear", x, sp, sp->codes));
     }
     g->nodes[index].dead = true;
     return NW_OK;
@@ -323,9 +370,9 @@ static nw_status spell(speller *s, int nodes) {
     /* Codes are made in order of computation, so that an integer operator finds its inputs' codes. */
     for (int n = 0; n < nodes; n++) {
         const nw_node *node = &g->nodes[n];
-        if (node->dead || node->op != &nw_op_narrow_FakeQuant) continue;
+        if (node->dead || node->op != &nw_op_narrow_FakeQuant || !s->of[node->out[0]].p) continue;
         const nw_value *x = &g->values[node->in[0]];
-        NW_TRY(add_grid(s, g->values[node->out[0]].name, s->of[node->out[0]].p, x->rank, x->dims, &s->of[node->out[0]]));
+        NW_TRY(add_grid(s, base_name(g, node->out[0]), s->of[node->out[0]].p, x->rank, x->dims, &s->of[node->out[0]]));
     }
     for (int n = 0; n < nodes; n++) {
         if (g->nodes[n].dead) continue;
@@ -341,7 +388,7 @@ static nw_status spell(speller *s, int nodes) {
             nw_bytes_free(g->values[v].constant->owner);
             g->values[v].constant = NULL;
         }
-        NW_TRY(add_linear(s, "DequantizeLinear", sp->codes, sp, v, g->values[v].name));
+        NW_TRY(add_linear(s, "DequantizeLinear", sp->codes, sp, v));
     }
     return NW_OK;
 }

@@ -301,7 +301,7 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
     const char *name = g->values[x->value].name;
     int maker = f->plan->uses.producer[x->value];
     bool output = f->o->quantize_outputs && nw_graph_is_output(g, x->value) && maker >= 0;
-    const char *fresh_name = nw_arena_printf(&g->arena, "%s_%s", name, output ? "real" : "quantized");
+    const char *fresh_name = nw_arena_printf(&g->arena, "%s_%s", name, output ? "real" : "dq");
     if (!fresh_name) return NW_E_MEMORY;
     int fresh;
     NW_TRY(nw_graph_add_value(g, fresh_name, &fresh));

@@ -156,8 +156,8 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
         *reason = "not among the layers asked for";
         return NW_NODE_FLOAT;
     }
-    if (!f.real) {
-        *reason = "computes on other numbers than f32";
+    if (!f.real) { /* without weights it is shape arithmetic: no layer at all */
+        *reason = f.weighted ? "computes on other numbers than f32" : NULL;
         return NW_NODE_FLOAT;
     }
     if (f.weighted && !f.roles.compute) {

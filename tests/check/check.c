@@ -1,6 +1,7 @@
-/* check.c: `check [--isa NAME] [--filter TEXT] [--bench] [--seed N]`: compares every kernel with its
- * reference. Must not include anything but kern/. */
+/* check.c: `check [--isa NAME] [--filter TEXT] [--bench] [--shapes FILE] [--seed N]`: compares every kernel
+ * with its reference, or times it. Must not include anything but kern/. */
 #include "check.h"
+#include "check_shapes.h"
 
 #include <math.h>
 #include <signal.h>
@@ -82,6 +83,10 @@ bool check_begin(nw_isa isa, const char *kernel, const char *shape, ...) {
     now.random = check_opt.seed;
     for (const char *c = strchr(now.name, ' '); *c; c++) now.random = now.random * 31 + (unsigned char)*c;
     return true;
+}
+
+bool check_wants(bool selected) {
+    return selected || !check_opt.shapes;
 }
 
 void check_fail(const char *format, ...) {
@@ -191,7 +196,7 @@ double check_ulp(float x) {
 /* ---- main ---------------------------------------------------------------------------------------------- */
 
 static int usage(void) {
-    printf("usage: check [--isa NAME] [--filter TEXT] [--bench] [--seed N]\n  ISA names:");
+    printf("usage: check [--isa NAME] [--filter TEXT] [--bench] [--shapes FILE] [--seed N]\n  ISA names:");
     for (int i = 0; i < NW_ISA_COUNT; i++)
         printf(" %s%s", nw_isa_name((nw_isa)i), nw_isa_supported((nw_isa)i) ? "" : " (not here)");
     printf("\n");
@@ -211,6 +216,8 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--bench"))
             check_opt.bench = true;
+        else if (!strcmp(argv[i], "--shapes") && i + 1 < argc && check_shapes_load(argv[i + 1]))
+            check_opt.bench = check_opt.shapes = true, i++;
         else if (!strcmp(argv[i], "--isa") && i + 1 < argc && nw_isa_by_name(argv[i + 1], &check_opt.ceiling))
             i++;
         else if (!strcmp(argv[i], "--filter") && i + 1 < argc)

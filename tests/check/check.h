@@ -14,6 +14,7 @@ typedef struct check_options {
     nw_isa ceiling;
     const char *filter; /* NULL: everything; else a part of "kernel shape" */
     bool bench;
+    bool shapes; /* bench only: time products and convolutions of the shapes that were loaded, no others */
     uint64_t seed;
 } check_options;
 extern check_options check_opt;
@@ -27,6 +28,9 @@ void check_fail(const char *format, ...)
     __attribute__((format(printf, 1, 2))); /* the first few are printed */
 bool check_failed(void);
 void check_end(void);
+
+/* Whether a kernel is tried at all: with --shapes only the one that a run would select. */
+bool check_wants(bool selected);
 
 /* Memory of one case, filled with random bytes. The bytes end at an inaccessible page and start behind
  * canaries that check_end verifies: reading or writing past the end stops the program with the case's

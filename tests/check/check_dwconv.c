@@ -2,6 +2,7 @@
 #include "check.h"
 #include "check_epilogue.h"
 #include "check_image.h"
+#include "check_shapes.h"
 #include "kern/dwconv.h"
 
 #include <math.h>
@@ -170,10 +171,12 @@ static void one_u8s8(const nw_dwconv_kernel *kernel, const check_geometry *g, nw
 void check_dwconv(void) {
     const check_geometry *list = check_opt.bench ? benches : tests;
     size_t count = check_opt.bench ? sizeof benches / sizeof *benches : sizeof tests / sizeof *tests;
+    if (check_opt.shapes) list = check_shapes_depthwise(&count);
     for (size_t i = 0; i < count; i++)
         for (int isa = 0; isa < NW_ISA_COUNT; isa++) {
             const nw_dwconv_kernel *kernel = nw_dwconv_select((nw_isa)isa);
-            if (kernel->isa != (nw_isa)isa) continue;
+            if (kernel->isa != (nw_isa)isa || !check_wants(nw_dwconv_select(check_opt.ceiling) == kernel))
+                continue;
             one_f32(kernel, &list[i]);
             for (int out = NW_OUT_S32; out <= NW_OUT_F32; out++)
                 for (int variant = 0; variant < 4; variant++)

@@ -3,19 +3,14 @@
 #include "check.h"
 #include "check_epilogue.h"
 #include "check_image.h"
+#include "check_shapes.h"
 #include "kern/gemm.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* A shape: geometry.h == 0: a plain m × n × k product; else a convolution to n channels. */
-typedef struct shape {
-    size_t m, n, k;
-    check_geometry conv;
-} shape;
-
-static const shape tests[] = {
+static const check_shape tests[] = {
     {1, 1, 1, {0}},
     {1, 17, 5, {0}},
     {1, 64, 67, {0}},
@@ -49,7 +44,7 @@ static const shape tests[] = {
     {0, 34, 0, {2, 14, 14, 64, 3, 3, 1, 1, 1}},
 };
 
-static const shape benches[] = {
+static const check_shape benches[] = {
     {784, 1024, 1024, {0}},
     {1024, 1024, 1024, {0}},
     {128, 3072, 768, {0}},
@@ -66,17 +61,31 @@ static const shape benches[] = {
     {0, 512, 0, {1, 7, 7, 512, 3, 3, 1, 1, 1}},
 };
 
-static void make_rows(const shape *s, check_image *image, size_t element, size_t align) {
-    size_t k = s->conv.h ? s->conv.k : s->k;
+static const check_shape *chosen(size_t *count) {
+    if (check_opt.shapes) return check_shapes_products(count);
+    *count = check_opt.bench ? sizeof benches / sizeof *benches : sizeof tests / sizeof *tests;
+    return check_opt.bench ? benches : tests;
+}
+
+/* Few channels: the planner makes every kernel line one tap. */
+static bool wants_lines(const check_geometry *g) {
+    return g->k < 16 && g->kernel_w > 1 && g->dilation == 1 && (check_opt.bench || check_below(2));
+}
+
+static void make_rows(const check_shape *s, check_image *image, size_t element, size_t align) {
+    bool lines = s->conv.h && wants_lines(&s->conv);
+    size_t k = s->conv.h ? s->conv.k * (lines ? s->conv.kernel_w : 1) : s->k;
     size_t slack = (k + align - 1) / align * align * element - k * element;
     size_t gap = check_opt.bench ? 0 : check_below(3) * check_below(9);
-    if (s->conv.h)
+    if (lines)
+        check_image_lines(image, &s->conv, element, slack);
+    else if (s->conv.h)
         check_image_window(image, &s->conv, gap, element, slack, !check_opt.bench && check_below(3) == 0);
     else
         check_image_strided(image, s->m, k, gap, element, slack);
 }
 
-static void describe(char *text, size_t size, const shape *s) {
+static void describe(char *text, size_t size, const check_shape *s) {
     const check_geometry *g = &s->conv;
     if (g->h)
         snprintf(text, size, "conv %zux%zux%zux%zu -> %zu, %zux%zu/%zu dil %zu pad %zu", g->batch, g->h, g->w,
@@ -134,7 +143,7 @@ static void verify_f32(const f32_call *c, const check_image *image, const float 
     }
 }
 
-static void one_f32(const nw_gemm_f32_kernel *kernel, const shape *s) {
+static void one_f32(const nw_gemm_f32_kernel *kernel, const check_shape *s) {
     char text[128];
     describe(text, sizeof text, s);
     if (!check_begin(kernel->isa, kernel->name, "%s", text)) return;
@@ -181,12 +190,13 @@ static void one_f32(const nw_gemm_f32_kernel *kernel, const shape *s) {
 }
 
 void check_gemm_f32(void) {
-    const shape *list = check_opt.bench ? benches : tests;
-    size_t count = check_opt.bench ? sizeof benches / sizeof *benches : sizeof tests / sizeof *tests;
+    size_t count;
+    const check_shape *list = chosen(&count);
     for (size_t i = 0; i < count; i++)
         for (int isa = 0; isa < NW_ISA_COUNT; isa++) {
             const nw_gemm_f32_kernel *kernel = nw_gemm_f32_select((nw_isa)isa);
-            if (kernel->isa == (nw_isa)isa) one_f32(kernel, &list[i]);
+            if (kernel->isa == (nw_isa)isa && check_wants(nw_gemm_f32_select(check_opt.ceiling) == kernel))
+                one_f32(kernel, &list[i]);
         }
 }
 
@@ -224,7 +234,8 @@ static void verify_u8s8(const u8s8_call *c, const check_image *image, const int8
     }
 }
 
-static void one_u8s8(const nw_gemm_u8s8_kernel *kernel, const shape *s, nw_epilogue_out out, int variant) {
+static void one_u8s8(const nw_gemm_u8s8_kernel *kernel, const check_shape *s, nw_epilogue_out out,
+                     int variant) {
     static const char *const outs[] = {"s32", "u8", "f32"};
     char text[128];
     describe(text, sizeof text, s);
@@ -269,17 +280,19 @@ static void one_u8s8(const nw_gemm_u8s8_kernel *kernel, const shape *s, nw_epilo
 }
 
 void check_gemm_u8s8(void) {
-    size_t count = check_opt.bench ? sizeof benches / sizeof *benches : sizeof tests / sizeof *tests;
+    size_t count;
+    const check_shape *list = chosen(&count);
     for (size_t i = 0; i < count; i++)
         for (int isa = 0; isa < NW_ISA_COUNT; isa++) {
             const nw_gemm_u8s8_kernel *kernel = nw_gemm_u8s8_select((nw_isa)isa);
-            if (kernel->isa != (nw_isa)isa) continue;
+            if (kernel->isa != (nw_isa)isa || !check_wants(nw_gemm_u8s8_select(check_opt.ceiling) == kernel))
+                continue;
             if (check_opt.bench) {
-                one_u8s8(kernel, &benches[i], NW_OUT_U8, 0);
+                one_u8s8(kernel, &list[i], NW_OUT_U8, 0);
                 continue;
             }
             for (int out = NW_OUT_S32; out <= NW_OUT_F32; out++)
                 for (int variant = 0; variant < 4; variant++)
-                    one_u8s8(kernel, &tests[i], (nw_epilogue_out)out, variant);
+                    one_u8s8(kernel, &list[i], (nw_epilogue_out)out, variant);
         }
 }

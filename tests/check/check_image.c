@@ -49,6 +49,28 @@ void check_image_window(check_image *image, const check_geometry *g, size_t gap,
     image->rows = (nw_rows){.table = image->table, .table_stride = image->m};
 }
 
+void check_image_lines(check_image *image, const check_geometry *g, size_t element, size_t slack) {
+    size_t pad_h = g->kernel_h > 1 ? g->pad : 0, pad_w = g->pad, line = g->w + 2 * pad_w;
+    *image = (check_image){.element = element, .k = g->k * g->kernel_w, .taps = g->kernel_h};
+    nw_window *w = &image->window;
+    *w = (nw_window){.in_h = g->h + 2 * pad_h,
+                     .in_w = line - g->kernel_w + 1, /* where a kernel line can begin */
+                     .kernel_h = g->kernel_h,
+                     .kernel_w = 1,
+                     .stride_h = g->stride,
+                     .stride_w = g->stride,
+                     .dilation_h = 1,
+                     .dilation_w = 1,
+                     .pixel_stride = g->k * element,
+                     .line_stride = line * g->k * element,
+                     .image_stride = line * g->k * element * (g->h + 2 * pad_h)};
+    w->out_h = nw_window_size(w->in_h, w->kernel_h, w->stride_h, 1, 0, 0);
+    w->out_w = nw_window_size(w->in_w, 1, w->stride_w, 1, 0, 0);
+    image->m = g->batch * w->out_h * w->out_w;
+    image->data = check_alloc(check_image_bytes(image) + slack);
+    image->rows = (nw_rows){.base = image->data, .window = w};
+}
+
 const void *check_image_row(const check_image *image, size_t m, size_t t) {
     const nw_window *w = &image->window;
     if (!w->kernel_h) return image->data + m * image->rows.stride;

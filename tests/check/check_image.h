@@ -31,6 +31,9 @@ void check_image_strided(check_image *image, size_t m, size_t k, size_t gap, siz
 /* Channels-last window; as_table: the same rows through a pointer table. gap: other groups' channels. */
 void check_image_window(check_image *image, const check_geometry *g, size_t gap, size_t element, size_t slack,
                         bool as_table);
+/* The same rows in the form for few channels: the image is a copy with its padding (bottom and right
+ * included), a tap is a whole line of the kernel, kernel_w·k elements, and rows overlap. Dilation must be 1. */
+void check_image_lines(check_image *image, const check_geometry *g, size_t element, size_t slack);
 size_t check_image_bytes(const check_image *image); /* of data */
 /* The row of tap t of output row m; the pad row outside the image. */
 const void *check_image_row(const check_image *image, size_t m, size_t t);

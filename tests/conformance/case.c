@@ -1,5 +1,6 @@
 /* case.c: runs one case of ONNX's backend tests: a model, its inputs, the outputs it must give.
- * The rules (which input file feeds what, tolerances, generated inputs) are those of onnx.backend.test.runner. */
+ * The rules (which input file feeds what, tolerances, generated inputs) are those of
+ * onnx.backend.test.runner. */
 #include "conformance.h"
 #include "onnx/onnx.h"
 #include "op/op.h"
@@ -24,7 +25,7 @@ static bool fail(conformance_result *result, const char *config, const char *whe
     return false;
 }
 
-/* onnx.backend.test.runner.generate_dummy_data: i/n, in double, rounded to float; unknown dimensions are 1. */
+/* As onnx.backend.test.runner.generate_dummy_data: i/n in double, rounded; unknown dimensions are 1. */
 static nw_status generate_input(nw_context *ctx, const nw_value *value, nw_arena *arena, nw_tensor *t) {
     int64_t dims[NW_MAX_RANK];
     if (value->format != NW_F32 || value->rank < 0)
@@ -39,8 +40,8 @@ static nw_status generate_input(nw_context *ctx, const nw_value *value, nw_arena
 }
 
 /* input_i.pb feeds the i-th input that has no initializer. */
-static nw_status read_feeds(nw_context *ctx, const nw_graph *g, const char *set, nw_arena *arena, nw_feed *feeds,
-                            size_t *count) {
+static nw_status read_feeds(nw_context *ctx, const nw_graph *g, const char *set, nw_arena *arena,
+                            nw_feed *feeds, size_t *count) {
     *count = 0;
     for (int i = 0; i < g->input_count; i++) {
         const nw_value *value = &g->values[g->inputs[i]];
@@ -60,14 +61,15 @@ static nw_status read_feeds(nw_context *ctx, const nw_graph *g, const char *set,
     return NW_OK;
 }
 
-static bool run_set(const conformance_case *c, const configuration *config, nw_context *ctx, const nw_graph *g,
-                    nw_session *session, const char *set, conformance_result *result) {
+static bool run_set(const conformance_case *c, const configuration *config, nw_context *ctx,
+                    const nw_graph *g, nw_session *session, const char *set, conformance_result *result) {
     nw_arena arena;
     nw_arena_init(&arena, ctx);
     nw_feed feeds[MAX_BORDER];
     nw_tensor outputs[MAX_BORDER] = {{.format = NW_NONE}};
     size_t count;
-    bool ok = g->output_count <= MAX_BORDER || fail(result, config->name, "", "too many outputs for this runner");
+    bool ok =
+        g->output_count <= MAX_BORDER || fail(result, config->name, "", "too many outputs for this runner");
     if (ok && read_feeds(ctx, g, set, &arena, feeds, &count) != NW_OK)
         ok = fail(result, config->name, "reading its inputs", ctx->message);
     if (ok && nw_session_run(session, count, feeds, &arena, outputs) != NW_OK)
@@ -75,8 +77,9 @@ static bool run_set(const conformance_case *c, const configuration *config, nw_c
     for (int i = 0; ok && i < g->output_count; i++) {
         nw_tensor want;
         char message[400], where[200];
-        char *path = set ? nw_arena_printf(&arena, "%s/output_%d.pb", set, i)
-                         : nw_arena_printf(&arena, "%.*s_output_%d.pb", (int)strlen(c->model) - 5, c->model, i);
+        char *path =
+            set ? nw_arena_printf(&arena, "%s/output_%d.pb", set, i)
+                : nw_arena_printf(&arena, "%.*s_output_%d.pb", (int)strlen(c->model) - 5, c->model, i);
         snprintf(where, sizeof where, "output \"%s\"", g->values[g->outputs[i]].name);
         if (!path || nw_onnx_read_tensor(ctx, path, &arena, &want) != NW_OK)
             ok = fail(result, config->name, where, ctx->message);
@@ -88,28 +91,32 @@ static bool run_set(const conformance_case *c, const configuration *config, nw_c
     return ok;
 }
 
-static bool run_sets(const conformance_case *c, const configuration *config, nw_context *ctx, const nw_graph *g,
-                     nw_session *session, conformance_result *result) {
+static bool run_sets(const conformance_case *c, const configuration *config, nw_context *ctx,
+                     const nw_graph *g, nw_session *session, conformance_result *result) {
     if (!c->dir) return run_set(c, config, ctx, g, session, NULL, result);
     char **sets;
     size_t count = test_list(c->dir, "test_data_set_", "", &sets);
     bool ok = count > 0 || fail(result, config->name, "", "it has no test data");
     for (size_t i = 0; ok && i < count; i++) {
         char *path = nw_path_join(ctx, c->dir, sets[i]);
-        ok = path ? run_set(c, config, ctx, g, session, path, result) : fail(result, config->name, "", ctx->message);
+        ok = path ? run_set(c, config, ctx, g, session, path, result)
+                  : fail(result, config->name, "", ctx->message);
         nw_free(ctx, path);
     }
     test_list_free(sets, count);
     return ok;
 }
 
-static bool run_configuration(const conformance_case *c, const configuration *config, conformance_result *result) {
+static bool run_configuration(const conformance_case *c, const configuration *config,
+                              conformance_result *result) {
     nw_context ctx;
     nw_context_init(&ctx, NULL);
     nw_graph *g = NULL;
     nw_session *session = NULL;
-    bool ok = nw_onnx_import(&ctx, c->model, false, &g) == NW_OK || fail(result, config->name, "", ctx.message);
-    if (ok && config->fold && nw_onnx_fold_quantization(g) != NW_OK) ok = fail(result, config->name, "", ctx.message);
+    bool ok =
+        nw_onnx_import(&ctx, c->model, false, &g) == NW_OK || fail(result, config->name, "", ctx.message);
+    if (ok && config->fold && nw_onnx_fold_quantization(g) != NW_OK)
+        ok = fail(result, config->name, "", ctx.message);
     if (ok && nw_session_new(&ctx, g, &config->options, &session) != NW_OK)
         ok = fail(result, config->name, "", ctx.message);
     if (ok) ok = run_sets(c, config, &ctx, g, session, result);
@@ -137,7 +144,8 @@ void conformance_inspect(const conformance_case *c, conformance_result *result) 
 
 void conformance_run(const conformance_case *c, nw_isa isa, conformance_result *result) {
     const configuration normal = {"default", true, {.threads = 1, .isa = isa}};
-    const configuration reference = {"reference", false, {.threads = 1, .isa = NW_ISA_SCALAR, .reference = true}};
+    const configuration reference = {
+        "reference", false, {.threads = 1, .isa = NW_ISA_SCALAR, .reference = true}};
     conformance_inspect(c, result);
     result->outcome = CASE_PASSED;
     if (run_configuration(c, &normal, result)) run_configuration(c, &reference, result);

@@ -1,6 +1,6 @@
 /* conformance.c: runs ONNX's backend tests (the unpacked folder holds node/, simple/, pytorch-converted/,
- * pytorch-operator/ and light/) and counts them per operator. Cases run in child processes, so that a crash or an endless
- * loop is one failed case with a name. Which cases are not run, and why, is in skips.def. */
+ * pytorch-operator/ and light/) and counts them per operator. Cases run in child processes, so that a crash
+ * or an endless loop is one failed case with a name. Which cases are not run, and why, is in skips.def. */
 #include "conformance.h"
 #include "support/support.h"
 
@@ -49,7 +49,8 @@ typedef struct suite {
     nw_isa isa;      /* ceiling */
 } suite;
 
-/* ---- cases ----------------------------------------------------------------------------------------------------- */
+/* ---- cases
+ * ----------------------------------------------------------------------------------------------------- */
 
 static char *text(const char *format, const char *a, const char *b, const char *c) {
     char *out;
@@ -92,8 +93,8 @@ static void find_cases(suite *s, const char *root) {
         char *folder = text("%s/%s", root, groups[g], "");
         size_t count = test_list(folder, "test_", "", &names);
         for (size_t i = 0; i < count; i++)
-            add_case(s, text("%s/%s", groups[g], names[i], ""), text("%s/%s/model.onnx", folder, names[i], ""),
-                     text("%s/%s", folder, names[i], ""));
+            add_case(s, text("%s/%s", groups[g], names[i], ""),
+                     text("%s/%s/model.onnx", folder, names[i], ""), text("%s/%s", folder, names[i], ""));
         test_list_free(names, count);
         free(folder);
     }
@@ -108,13 +109,16 @@ static void find_cases(suite *s, const char *root) {
     free(folder);
 }
 
-/* ---- running in children --------------------------------------------------------------------------------------- */
+/* ---- running in children
+ * --------------------------------------------------------------------------------------- */
 
 static void child_main(const suite *s, size_t from, int out) {
     for (size_t i = from; i < s->count; i += (size_t)s->jobs) {
         conformance_result result = {.outcome = CASE_SKIPPED};
-        if (s->cases[i].skip) conformance_inspect(&s->cases[i], &result);
-        else conformance_run(&s->cases[i], s->isa, &result);
+        if (s->cases[i].skip)
+            conformance_inspect(&s->cases[i], &result);
+        else
+            conformance_run(&s->cases[i], s->isa, &result);
         if (write(out, &result, sizeof result) != (ssize_t)sizeof result) _exit(3);
     }
 }
@@ -147,10 +151,15 @@ static void bury_child(suite *s, lane *l, bool late) {
     size_t at = unfinished ? l->next : l->next - (size_t)s->jobs;
     conformance_result *r = &s->results[at];
     r->outcome = CASE_FAILED;
-    if (late) snprintf(r->reason, sizeof r->reason, "not finished after %d seconds", s->limit);
-    else if (WIFSIGNALED(state)) snprintf(r->reason, sizeof r->reason, "crashed: %s", strsignal(WTERMSIG(state)));
-    else if (unfinished) snprintf(r->reason, sizeof r->reason, "the process ended with code %d", WEXITSTATUS(state));
-    else snprintf(r->reason, sizeof r->reason, "this or an earlier case leaks: exit code %d", WEXITSTATUS(state));
+    if (late)
+        snprintf(r->reason, sizeof r->reason, "not finished after %d seconds", s->limit);
+    else if (WIFSIGNALED(state))
+        snprintf(r->reason, sizeof r->reason, "crashed: %s", strsignal(WTERMSIG(state)));
+    else if (unfinished)
+        snprintf(r->reason, sizeof r->reason, "the process ended with code %d", WEXITSTATUS(state));
+    else
+        snprintf(r->reason, sizeof r->reason, "this or an earlier case leaks: exit code %d",
+                 WEXITSTATUS(state));
     if (unfinished) l->next += (size_t)s->jobs;
 }
 
@@ -186,7 +195,8 @@ static void run_lanes(suite *s) {
     }
 }
 
-/* ---- reporting ------------------------------------------------------------------------------------------------- */
+/* ---- reporting
+ * ------------------------------------------------------------------------------------------------- */
 
 typedef struct op_tally {
     char name[80];
@@ -194,12 +204,17 @@ typedef struct op_tally {
 } op_tally;
 
 static void count_outcome(test_tally *tally, conformance_outcome outcome) {
-    if (outcome == CASE_PASSED) tally->passed++;
-    else if (outcome == CASE_FAILED) tally->failed++;
-    else tally->skipped++;
+    if (outcome == CASE_PASSED)
+        tally->passed++;
+    else if (outcome == CASE_FAILED)
+        tally->failed++;
+    else
+        tally->skipped++;
 }
 
-static int by_op(const void *a, const void *b) { return strcmp(((const op_tally *)a)->name, ((const op_tally *)b)->name); }
+static int by_op(const void *a, const void *b) {
+    return strcmp(((const op_tally *)a)->name, ((const op_tally *)b)->name);
+}
 
 /* Every case counts for each distinct operator of its graph. */
 static op_tally *tally_ops(const suite *s, size_t *op_count) {
@@ -229,12 +244,16 @@ static op_tally *tally_ops(const suite *s, size_t *op_count) {
 static void print_ops(const suite *s, bool markdown) {
     size_t count;
     op_tally *ops = tally_ops(s, &count);
-    if (markdown) printf("| operator | cases passed | skipped |\n|---|---|---|\n");
-    else printf("%-44s %7s %7s %8s\n", "operator (cases that use it)", "passed", "failed", "skipped");
+    if (markdown)
+        printf("| operator | cases passed | skipped |\n|---|---|---|\n");
+    else
+        printf("%-44s %7s %7s %8s\n", "operator (cases that use it)", "passed", "failed", "skipped");
     for (size_t i = 0; i < count; i++) {
         const test_tally *t = &ops[i].tally;
-        if (!markdown) printf("%-44s %7d %7d %8d\n", ops[i].name, t->passed, t->failed, t->skipped);
-        else if (t->passed) printf("| %s | %d of %d | %d |\n", ops[i].name, t->passed, t->passed + t->failed, t->skipped);
+        if (!markdown)
+            printf("%-44s %7d %7d %8d\n", ops[i].name, t->passed, t->failed, t->skipped);
+        else if (t->passed)
+            printf("| %s | %d of %d | %d |\n", ops[i].name, t->passed, t->passed + t->failed, t->skipped);
     }
     free(ops);
 }
@@ -242,9 +261,12 @@ static void print_ops(const suite *s, bool markdown) {
 static void print_failures(const suite *s) {
     for (size_t i = 0; i < s->count; i++) {
         const conformance_result *r = &s->results[i];
-        if (r->outcome == CASE_FAILED) printf("FAILED %s: %s\n", s->cases[i].name, r->reason);
-        else if (s->verbose && r->outcome == CASE_PASSED) printf("passed %s\n", s->cases[i].name);
-        else if (s->verbose) printf("skipped %s: %s\n", s->cases[i].name, s->cases[i].skip);
+        if (r->outcome == CASE_FAILED)
+            printf("FAILED %s: %s\n", s->cases[i].name, r->reason);
+        else if (s->verbose && r->outcome == CASE_PASSED)
+            printf("passed %s\n", s->cases[i].name);
+        else if (s->verbose)
+            printf("skipped %s: %s\n", s->cases[i].name, s->cases[i].skip);
     }
 }
 
@@ -283,18 +305,23 @@ static void keep_op(suite *s) {
     for (size_t i = 0; i < s->count; i++) {
         conformance_result result = {.outcome = CASE_SKIPPED};
         conformance_inspect(&s->cases[i], &result);
-        if (strstr(result.ops, word)) s->cases[kept++] = s->cases[i];
-        else free_case(&s->cases[i]);
+        if (strstr(result.ops, word))
+            s->cases[kept++] = s->cases[i];
+        else
+            free_case(&s->cases[i]);
     }
     s->count = kept;
 }
 
 static int usage(void) {
-    fprintf(stderr, "conformance FOLDER [--filter TEXT] [--op OPERATOR] [--all] [--jobs N] [--limit SECONDS] [--isa NAME]\n"
-                    "            [--verbose] [--table] [--markdown]\n"
-                    "conformance --list-skips\n"
-                    "  --filter  cases with TEXT in their name (node/test_conv…)   --op     cases that use an operator\n"
-                    "  --all     runs the cases of skips.def too                   --table  counts per operator\n");
+    fprintf(
+        stderr,
+        "conformance FOLDER [--filter TEXT] [--op OPERATOR] [--all] [--jobs N] [--limit SECONDS] [--isa "
+        "NAME]\n"
+        "            [--verbose] [--table] [--markdown]\n"
+        "conformance --list-skips\n"
+        "  --filter  cases with TEXT in their name (node/test_conv…)   --op     cases that use an operator\n"
+        "  --all     runs the cases of skips.def too                   --table  counts per operator\n");
     return 2;
 }
 
@@ -309,17 +336,28 @@ int main(int argc, char **argv) {
                 if (exceptions[k].skip) printf("%-52s %s\n", exceptions[k].pattern, exceptions[k].reason);
             return 0;
         }
-        if (strcmp(arg, "--verbose") == 0) s.verbose = true;
-        else if (strcmp(arg, "--all") == 0) s.all = true;
-        else if (strcmp(arg, "--table") == 0) table = true;
-        else if (strcmp(arg, "--markdown") == 0) markdown = true;
-        else if (strcmp(arg, "--filter") == 0 && value) s.filter = argv[++i];
-        else if (strcmp(arg, "--op") == 0 && value) s.op = argv[++i];
-        else if (strcmp(arg, "--jobs") == 0 && value) s.jobs = atoi(argv[++i]);
-        else if (strcmp(arg, "--limit") == 0 && value) s.limit = atoi(argv[++i]);
-        else if (strcmp(arg, "--isa") == 0 && value && nw_isa_by_name(value, &s.isa)) i++;
-        else if (arg[0] != '-' && !root) root = arg;
-        else return usage();
+        if (strcmp(arg, "--verbose") == 0)
+            s.verbose = true;
+        else if (strcmp(arg, "--all") == 0)
+            s.all = true;
+        else if (strcmp(arg, "--table") == 0)
+            table = true;
+        else if (strcmp(arg, "--markdown") == 0)
+            markdown = true;
+        else if (strcmp(arg, "--filter") == 0 && value)
+            s.filter = argv[++i];
+        else if (strcmp(arg, "--op") == 0 && value)
+            s.op = argv[++i];
+        else if (strcmp(arg, "--jobs") == 0 && value)
+            s.jobs = atoi(argv[++i]);
+        else if (strcmp(arg, "--limit") == 0 && value)
+            s.limit = atoi(argv[++i]);
+        else if (strcmp(arg, "--isa") == 0 && value && nw_isa_by_name(value, &s.isa))
+            i++;
+        else if (arg[0] != '-' && !root)
+            root = arg;
+        else
+            return usage();
     }
     if (!root || s.jobs < 1 || s.limit < 1) return usage();
     find_cases(&s, root);

@@ -9,9 +9,9 @@
 #include <stddef.h>
 
 typedef struct conformance_case {
-    char *name;  /* "node/test_abs", "light/light_resnet50" */
-    char *model; /* its .onnx file */
-    char *dir;   /* holds test_data_set_*; NULL: inputs are generated, outputs lie beside the model */
+    char *name;       /* "node/test_abs", "light/light_resnet50" */
+    char *model;      /* its .onnx file */
+    char *dir;        /* holds test_data_set_*; NULL: inputs are generated, outputs lie beside the model */
     const char *skip; /* why it is not run, or NULL */
     double rtol, atol;
 } conformance_case;

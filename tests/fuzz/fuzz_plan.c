@@ -1,5 +1,5 @@
-/* fuzz_plan.c: any bytes as a model: import, plan, one run on zeros of the declared shapes. Unknown dimensions are 2. Memory
- * is limited, so that a model may ask for anything and merely fails. */
+/* fuzz_plan.c: any bytes as a model: import, plan, one run on zeros of the declared shapes. Unknown
+ * dimensions are 2. Memory is limited, so that a model may ask for anything and merely fails. */
 #include "onnx/onnx.h"
 #include "run/run.h"
 #include "support/model.h"

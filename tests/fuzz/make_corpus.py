@@ -30,14 +30,14 @@ def node(op, inputs, outputs, domain="", **attributes):
     return helper.make_node(op, *names, domain=domain, **attributes)
 
 
-def write(name, nodes, inputs, outputs, constants=(), opset=17, ir=8, extra=()):
-    """inputs and outputs: {name: shape or (type, shape)}."""
+def write(name, nodes, inputs, outputs, constants=(), opset=17, ir=8, extra=(), suffix="onnx"):
+    """inputs and outputs: {name: shape or (type, shape)}. Models that must be refused have the suffix bad."""
     def infos(values):
         pairs = {k: v if isinstance(v, tuple) else (F, v) for k, v in values.items()}
         return [helper.make_tensor_value_info(k, kind, shape) for k, (kind, shape) in pairs.items()]
     graph = helper.make_graph(nodes, "g", infos(inputs), infos(outputs), list(constants))
     opsets = [helper.make_opsetid("", opset)] + [helper.make_opsetid(d, 1) for d in extra]
-    (FOLDER / f"{name}.onnx").write_bytes(
+    (FOLDER / f"{name}.{suffix}").write_bytes(
         helper.make_model(graph, opset_imports=opsets, ir_version=ir, producer_name="narrow").SerializeToString())
 
 
@@ -150,7 +150,7 @@ def structure():
         node("Constant", "", "a", value=floats("a", 2)), node("Constant", "", "b", value_floats=[1.0, 2.0]),
         node("Constant", "", "c", value_int=3), node("ConstantOfShape", "n", "k", value=floats("v", 1)), node("Add", "a b", "s"),
         node("Add", "s x", "y")], {"x": [2]}, {"y": [2], "c": (I64, []), "k": None}, [ints("n", 2, 2)])
-    write("cycle", [node("Add", "x b", "a"), node("Relu", "a", "b")], {"x": [2]}, {"b": [2]})
+    write("cycle", [node("Add", "x b", "a"), node("Relu", "a", "b")], {"x": [2]}, {"b": [2]}, suffix="bad")
     write("unknown", [node("Frobnicate", "x", "y", domain="com.example", level=3)], {"x": [2]}, {"y": [2]}, extra=["com.example"])
     write("huge", [node("ConstantOfShape", "n", "y")], {}, {"y": None}, [ints("n", 1 << 20, 1 << 20, 1 << 20)])
     write("negative", [node("Conv", "x w", "y", strides=[0, 0], dilations=[-1, 1], group=0)], {"x": [1, 1, 3, 3]}, {"y": None},
@@ -159,15 +159,15 @@ def structure():
 
 def damage():
     whole = (FOLDER / "convnet.onnx").read_bytes()
-    (FOLDER / "cut.onnx").write_bytes(whole[:len(whole) // 2])
-    (FOLDER / "flipped.onnx").write_bytes(bytes(b ^ 0x80 if i % 97 == 13 else b for i, b in enumerate(whole)))
-    (FOLDER / "empty.onnx").write_bytes(b"")
-    (FOLDER / "text.onnx").write_bytes(b"This is not a model.\n")
+    (FOLDER / "cut.bad").write_bytes(whole[:len(whole) // 2])
+    (FOLDER / "flipped.bad").write_bytes(bytes(b ^ 0x80 if i % 97 == 13 else b for i, b in enumerate(whole)))
+    (FOLDER / "empty.bad").write_bytes(b"")
+    (FOLDER / "text.bad").write_bytes(b"This is not a model.\n")
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for old in FOLDER.glob("*.onnx"):
+    for old in FOLDER.iterdir():
         old.unlink()
     for part in (networks, indices, images, quantized, structure, damage):
         part()

@@ -1,5 +1,5 @@
-/* replay.c: runs a fuzz target on files, without libFuzzer: `replay_import FILE…`. A crash is the failure; the sanitized
- * build sees more. */
+/* replay.c: runs a fuzz target on files, without libFuzzer: `replay_import FILE…`. A crash is the failure;
+ * the sanitized build sees more. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* golden.c: runs real models on one recorded input each and compares with what onnxruntime gave:
- * DATA/models/NAME.onnx, DATA/golden/NAME/input.X.npy → output.Y.npy. Every model runs in the default configuration and as
- * the plain reference; a second run on the same session must give the same bits. */
+ * DATA/models/NAME.onnx, DATA/golden/NAME/input.X.npy → output.Y.npy. Every model runs in the default
+ * configuration and as the plain reference; a second run on the same session must give the same bits. */
 #include "data/npy.h"
 #include "onnx/onnx.h"
 #include "run/run.h"
@@ -11,7 +11,8 @@
 #include <string.h>
 
 #define MAX_BORDER 16
-/* Largest error of an output element, as a share of the largest magnitude in that output: float summation order. */
+/* Largest error of an output element, as a share of the largest magnitude in that output: float summation
+ * order. */
 #define TOLERANCE 5e-5
 
 typedef struct golden_case {
@@ -21,10 +22,12 @@ typedef struct golden_case {
     nw_run_options options;
 } golden_case;
 
-static nw_status read_feeds(nw_context *ctx, const char *folder, nw_arena *arena, nw_feed *feeds, size_t *count) {
+static nw_status read_feeds(nw_context *ctx, const char *folder, nw_arena *arena, nw_feed *feeds,
+                            size_t *count) {
     char **names;
     *count = test_list(folder, "input.", ".npy", &names);
-    nw_status status = *count && *count <= MAX_BORDER ? NW_OK : nw_fail(ctx, NW_E_IO, "no inputs in %s", folder);
+    nw_status status =
+        *count && *count <= MAX_BORDER ? NW_OK : nw_fail(ctx, NW_E_IO, "no inputs in %s", folder);
     for (size_t i = 0; status == NW_OK && i < *count; i++) {
         char *path = nw_path_join(ctx, folder, names[i]);
         size_t length = strlen(names[i]) - strlen("input.") - strlen(".npy");
@@ -58,7 +61,8 @@ static nw_status compare_outputs(nw_context *ctx, const golden_case *c, const nw
         if (!path) return NW_E_MEMORY;
         NW_TRY(nw_npy_read(arena, path, &want));
         double error = distance(&outputs[i], &want);
-        printf("  %-24s %-10s %-28s error %.1e\n", c->name, c->options.reference ? "reference" : "default", name, error);
+        printf("  %-24s %-10s %-28s error %.1e\n", c->name, c->options.reference ? "reference" : "default",
+               name, error);
         if (!(error <= TOLERANCE)) return nw_fail(ctx, NW_E_INTERNAL, "output \"%s\" is wrong", name);
         if (memcmp(outputs[i].data, again[i].data, nw_tensor_bytes(&want)) != 0)
             return nw_fail(ctx, NW_E_INTERNAL, "output \"%s\" differs from one run to the next", name);
@@ -113,9 +117,12 @@ int main(int argc, char **argv) {
         snprintf(model, sizeof model, "%s/models/%s.onnx", argv[1], names[i]);
         snprintf(folder, sizeof folder, "%s/golden/%s", argv[1], names[i]);
         for (int reference = 0; reference < 2; reference++) {
-            golden_case c = {model, folder, names[i], {.threads = 0, .isa = NW_ISA_COUNT - 1, .reference = reference}};
-            if (run_case(&c)) tally.passed++;
-            else tally.failed++;
+            golden_case c = {
+                model, folder, names[i], {.threads = 0, .isa = NW_ISA_COUNT - 1, .reference = reference}};
+            if (run_case(&c))
+                tally.passed++;
+            else
+                tally.failed++;
         }
     }
     test_list_free(names, count);

@@ -1,5 +1,5 @@
-/* roundtrip.c: `roundtrip IN.onnx OUT.onnx [IN OUT]…`: import, export. tests/interop/roundtrip.py compares the two.
- * A model that fails is named on stderr and the rest go on. */
+/* roundtrip.c: `roundtrip IN.onnx OUT.onnx [IN OUT]…`: import, export. tests/interop/roundtrip.py compares
+ * the two. A model that fails is named on stderr and the rest go on. */
 #include "onnx/onnx.h"
 
 #include <stdio.h>

@@ -52,8 +52,9 @@ def normal(message, base):
         out["values"] = values(message, base)
     if isinstance(message, AttributeProto) and not message.type:
         out["type"] = next((kind for key, kind in KINDS.items() if key in out), AttributeProto.INTS)
-    # An optional field that is written though empty says the same as one that is not.
-    return {key: value for key, value in out.items() if value not in ("", b"", [], {})}
+    # An optional field that is written though empty says the same as one that is not; so does version 0 of a model.
+    return {key: value for key, value in out.items()
+            if value not in ("", b"", [], {}) and not (key == "model_version" and value == 0)}
 
 
 def difference(a, b, path="model"):

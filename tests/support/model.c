@@ -43,8 +43,8 @@ nw_status test_input(nw_graph *g, const char *name, int rank, const int64_t *dim
 }
 
 static nw_status build(nw_graph *g) {
-    int image, w, b, conv, relu, flat, shape, index, first, axes, rows, minus, target, again, dense_w, dense_b, dense,
-        offset, sum, soft;
+    int image, w, b, conv, relu, flat, shape, index, first, axes, rows, minus, target, again, dense_w,
+        dense_b, dense, offset, sum, soft;
     NW_TRY(nw_graph_set_opset(g, "", 17));
     g->info->ir_version = 8;
     NW_TRY(test_input(g, "image", 4, (int64_t[]){1, 2, 6, 6}, &image));
@@ -81,8 +81,10 @@ nw_status test_small_model(nw_context *ctx, nw_graph **out) {
     nw_graph *g;
     NW_TRY(nw_graph_new(ctx, NULL, &g));
     nw_status status = build(g);
-    if (status != NW_OK) nw_graph_free(g);
-    else *out = g;
+    if (status != NW_OK)
+        nw_graph_free(g);
+    else
+        *out = g;
     return status;
 }
 
@@ -97,7 +99,8 @@ nw_status test_model_bytes(nw_context *ctx, const nw_graph *graph, nw_bytes **ou
     return status;
 }
 
-nw_status test_zero_feeds(nw_context *ctx, const nw_graph *g, nw_arena *arena, nw_feed *feeds, size_t *count) {
+nw_status test_zero_feeds(nw_context *ctx, const nw_graph *g, nw_arena *arena, nw_feed *feeds,
+                          size_t *count) {
     *count = 0;
     for (int i = 0; i < g->input_count; i++) {
         const nw_value *v = &g->values[g->inputs[i]];

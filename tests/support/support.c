@@ -15,7 +15,8 @@ int test_summary(const char *suite, const test_tally *tally) {
     return tally->failed ? 1 : 0;
 }
 
-/* ---- comparing ------------------------------------------------------------------------------------------------- */
+/* ---- comparing
+ * ------------------------------------------------------------------------------------------------- */
 
 static bool near(double got, double want, double rtol, double atol) {
     if (isnan(got) || isnan(want)) return isnan(got) && isnan(want);
@@ -34,8 +35,8 @@ static bool same_strings(const nw_tensor *got, const nw_tensor *want, char *mess
     return true;
 }
 
-static bool same_floats(nw_format format, size_t count, const void *got, const void *want, double rtol, double atol,
-                        char *message, size_t size) {
+static bool same_floats(nw_format format, size_t count, const void *got, const void *want, double rtol,
+                        double atol, char *message, size_t size) {
     size_t wrong = 0, worst = 0;
     double distance = -1;
     for (size_t i = 0; i < count; i++) {
@@ -49,8 +50,8 @@ static bool same_floats(nw_format format, size_t count, const void *got, const v
         }
     }
     if (wrong)
-        snprintf(message, size, "%zu of %zu elements differ; element %zu is %.9g, not %.9g", wrong, count, worst,
-                 nw_load_f64(format, got, worst), nw_load_f64(format, want, worst));
+        snprintf(message, size, "%zu of %zu elements differ; element %zu is %.9g, not %.9g", wrong, count,
+                 worst, nw_load_f64(format, got, worst), nw_load_f64(format, want, worst));
     return wrong == 0;
 }
 
@@ -58,17 +59,19 @@ static bool same_codes(const nw_tensor *got, const nw_tensor *want, char *messag
     size_t wrong = 0, first = 0, count = nw_tensor_count(want);
     size_t bytes = (size_t)nw_format_bits(want->format) / 8;
     for (size_t i = 0; i < count; i++) {
-        bool same = bytes ? memcmp((const char *)got->data + i * bytes, (const char *)want->data + i * bytes, bytes) == 0
+        bool same = bytes ? memcmp((const char *)got->data + i * bytes, (const char *)want->data + i * bytes,
+                                   bytes) == 0
                           : nw_tensor_s64(got, i) == nw_tensor_s64(want, i);
         if (!same && wrong++ == 0) first = i;
     }
     if (wrong)
-        snprintf(message, size, "%zu of %zu elements differ; element %zu is %" PRId64 ", not %" PRId64, wrong, count,
-                 first, nw_tensor_s64(got, first), nw_tensor_s64(want, first));
+        snprintf(message, size, "%zu of %zu elements differ; element %zu is %" PRId64 ", not %" PRId64, wrong,
+                 count, first, nw_tensor_s64(got, first), nw_tensor_s64(want, first));
     return wrong == 0;
 }
 
-bool test_same(const nw_tensor *got, const nw_tensor *want, double rtol, double atol, char *message, size_t size) {
+bool test_same(const nw_tensor *got, const nw_tensor *want, double rtol, double atol, char *message,
+               size_t size) {
     if (got->format != want->format || !nw_tensor_same_shape(got, want)) {
         char a[128], b[128];
         snprintf(message, size, "it is %s, not %s", nw_tensor_describe(got, a, sizeof a),
@@ -83,10 +86,11 @@ bool test_same(const nw_tensor *got, const nw_tensor *want, double rtol, double 
     }
     switch (nw_format_kind(want->format)) {
     case NW_KIND_STRING: return same_strings(got, want, message, size);
-    case NW_KIND_FLOAT: return same_floats(want->format, count, got->data, want->data, rtol, atol, message, size);
+    case NW_KIND_FLOAT:
+        return same_floats(want->format, count, got->data, want->data, rtol, atol, message, size);
     case NW_KIND_COMPLEX:
-        return same_floats(want->format == NW_C64 ? NW_F32 : NW_F64, 2 * count, got->data, want->data, rtol, atol,
-                           message, size);
+        return same_floats(want->format == NW_C64 ? NW_F32 : NW_F64, 2 * count, got->data, want->data, rtol,
+                           atol, message, size);
     default: return same_codes(got, want, message, size);
     }
 }
@@ -101,9 +105,12 @@ double test_sqnr(const nw_tensor *got, const nw_tensor *want) {
     return noise == 0 ? INFINITY : 10 * log10(signal / noise);
 }
 
-/* ---- folders --------------------------------------------------------------------------------------------------- */
+/* ---- folders
+ * --------------------------------------------------------------------------------------------------- */
 
-static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 static bool matches(const char *name, const char *prefix, const char *suffix) {
     size_t n = strlen(name), p = strlen(prefix), s = strlen(suffix);
@@ -137,7 +144,8 @@ void test_list_free(char **names, size_t count) {
     free(names);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * ---------------------------------------------------------------------------------------------------- */
 
 static void *failing_alloc(void *user, size_t size) {
     test_memory *m = user;

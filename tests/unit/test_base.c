@@ -16,7 +16,8 @@ static bool all_zero(const void *data, size_t size) {
     return true;
 }
 
-/* ---- context --------------------------------------------------------------------------------------------------- */
+/* ---- context
+ * --------------------------------------------------------------------------------------------------- */
 
 static void failures_carry_their_place(void **state) {
     (void)state;
@@ -76,7 +77,8 @@ static void arrays_grow_and_stay_on_failure(void **state) {
     assert_int_equal(memory.alive, 0);
 }
 
-/* ---- arena ----------------------------------------------------------------------------------------------------- */
+/* ---- arena
+ * ----------------------------------------------------------------------------------------------------- */
 
 static void arena_memory_is_aligned_zeroed_and_apart(void **state) {
     (void)state;
@@ -130,7 +132,8 @@ static void arena_refuses_what_overflows(void **state) {
     nw_arena_free(&arena);
 }
 
-/* ---- files ----------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ----------------------------------------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/narrow-test-XXXXXX";
 

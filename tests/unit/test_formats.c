@@ -8,8 +8,8 @@
 
 /* Formats of at most 16 bits, whose codes can all be tried. */
 static const nw_format small_formats[] = {
-    NW_U8,         NW_S8,     NW_U16,        NW_S16, NW_BOOL, NW_F16,    NW_BF16,   NW_F8E4M3FN, NW_F8E4M3FNUZ,
-    NW_F8E5M2, NW_F8E5M2FNUZ, NW_U4,  NW_S4,   NW_F4E2M1, NW_F8E8M0, NW_U2,       NW_S2};
+    NW_U8,     NW_S8,         NW_U16, NW_S16, NW_BOOL,   NW_F16,    NW_BF16, NW_F8E4M3FN, NW_F8E4M3FNUZ,
+    NW_F8E5M2, NW_F8E5M2FNUZ, NW_U4,  NW_S4,  NW_F4E2M1, NW_F8E8M0, NW_U2,   NW_S2};
 enum { SMALL_FORMATS = sizeof small_formats / sizeof *small_formats };
 
 /* Code `code` at element i, written without the library: two or four codes share a byte, low bits first. */
@@ -96,7 +96,8 @@ static size_t finite_values(nw_format f, double *out) {
     return kept;
 }
 
-/* Encoding a real number gives the nearest value of the format; in the middle between two, the one whose code is even. */
+/* Encoding a real number gives the nearest value of the format; in the middle between two, the one whose code
+ * is even. */
 static void encoding_is_nearest_even(void **state) {
     (void)state;
     static double values[1 << 16];
@@ -115,7 +116,8 @@ static void encoding_is_nearest_even(void **state) {
                     assert_true(got == (side < 0 ? lo : hi));
                 } else {
                     assert_true(got == lo || got == hi);
-                    unsigned code = nw_format_bits(f) < 8 ? data[0] & ((1u << nw_format_bits(f)) - 1) : data[0];
+                    unsigned code =
+                        nw_format_bits(f) < 8 ? data[0] & ((1u << nw_format_bits(f)) - 1) : data[0];
                     assert_int_equal(code & 1, 0);
                 }
             }
@@ -129,15 +131,16 @@ static double stored(nw_format f, double x, bool saturate) {
     return nw_load_f64(f, data, 0);
 }
 
-/* Largest values and what lies beyond: OCP 8-bit floating point (E4M3, E5M2), the FNUZ variants, MX (E2M1, E8M0). */
+/* Largest values and what lies beyond: OCP 8-bit floating point (E4M3, E5M2), the FNUZ variants, MX (E2M1,
+ * E8M0). */
 static void ranges_saturate_or_overflow(void **state) {
     (void)state;
     static const struct {
         nw_format format;
         double largest;
         bool infinite; /* else NaN when not saturating */
-    } table[] = {{NW_F8E4M3FN, 448, false}, {NW_F8E4M3FNUZ, 240, false}, {NW_F8E5M2, 57344, true},
-                 {NW_F8E5M2FNUZ, 57344, false}, {NW_F16, 65504, true}, {NW_BF16, 0x1.fep127, true}};
+    } table[] = {{NW_F8E4M3FN, 448, false},     {NW_F8E4M3FNUZ, 240, false}, {NW_F8E5M2, 57344, true},
+                 {NW_F8E5M2FNUZ, 57344, false}, {NW_F16, 65504, true},       {NW_BF16, 0x1.fep127, true}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         nw_format f = table[i].format;
         double top = table[i].largest;
@@ -155,8 +158,10 @@ static void ranges_saturate_or_overflow(void **state) {
     assert_true(stored(NW_F8E8M0, 1, true) == 1 && isnan(stored(NW_F8E8M0, NAN, true)));
     assert_true(signbit(stored(NW_F16, -0.0, true)));
     assert_false(signbit(stored(NW_F8E4M3FNUZ, -0.0, true)));
-    assert_true(stored(NW_S8, 1000, true) == 127 && stored(NW_S8, -1000, true) == -128 && stored(NW_U8, -3, true) == 0);
-    assert_true(stored(NW_S8, 2.5, true) == 2 && stored(NW_S8, 3.5, true) == 4 && stored(NW_S8, -2.5, true) == -2);
+    assert_true(stored(NW_S8, 1000, true) == 127 && stored(NW_S8, -1000, true) == -128 &&
+                stored(NW_U8, -3, true) == 0);
+    assert_true(stored(NW_S8, 2.5, true) == 2 && stored(NW_S8, 3.5, true) == 4 &&
+                stored(NW_S8, -2.5, true) == -2);
     assert_true(stored(NW_S64, 1e30, true) == 0x1p63 && stored(NW_U64, 1e30, true) == 0x1p64);
     assert_true(stored(NW_S32, NAN, true) == 0);
 }

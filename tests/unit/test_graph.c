@@ -172,8 +172,10 @@ static void a_copy_is_deep_but_shares_bytes(void **state) {
     nw_graph *g = f->g;
     const float scales[2] = {0.5f, 0.25f};
     const int8_t codes[4] = {1, -2, 3, -4};
-    nw_qparam p = {.format = NW_S8, .grain = NW_GRAIN_AXIS, .groups = 2, .scales = scales, .qmin = -127, .qmax = 127};
-    nw_tensor packed = {.format = NW_S8, .rank = 2, .dims = {2, 2}, .data = (void *)(uintptr_t)codes, .qparam = &p};
+    nw_qparam p = {
+        .format = NW_S8, .grain = NW_GRAIN_AXIS, .groups = 2, .scales = scales, .qmin = -127, .qmax = 127};
+    nw_tensor packed = {
+        .format = NW_S8, .rank = 2, .dims = {2, 2}, .data = (void *)(uintptr_t)codes, .qparam = &p};
     assert_ok(&f->ctx, nw_graph_add_constant_copy(g, "w", &packed, &w));
     assert_ok(&f->ctx, test_node(g, "Add", "a", 2, (int[]){f->x, w}, &a));
     assert_ok(&f->ctx, nw_node_set_string(g, &g->nodes[0], "mode", "fast"));

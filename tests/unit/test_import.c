@@ -1,5 +1,5 @@
-/* test_import.c: ONNX files that are whole, unusual, damaged or hostile. Models and tensors are written with protobuf-c
- * directly, so that the importer is not tested against its own exporter only. */
+/* test_import.c: ONNX files that are whole, unusual, damaged or hostile. Models and tensors are written with
+ * protobuf-c directly, so that the importer is not tested against its own exporter only. */
 #include "onnx.pb-c.h"
 #include "onnx/onnx.h"
 #include "op/op.h"
@@ -52,7 +52,8 @@ static const char *write_message(const char *name, const ProtobufCMessage *messa
     return in_folder(name);
 }
 
-/* ---- tensors --------------------------------------------------------------------------------------------------- */
+/* ---- tensors
+ * --------------------------------------------------------------------------------------------------- */
 
 enum { ELEMENTS = 5 };
 
@@ -81,7 +82,8 @@ static void fill_typed(Onnx__TensorProto *t, nw_format f, const uint8_t *data, s
         t->uint64_data = unsigned_longs;
         t->n_uint64_data = ELEMENTS;
     } else {
-        t->n_int32_data = nw_format_bits(f) < 8 ? bytes : ELEMENTS; /* sub-byte codes: a byte of them per entry */
+        t->n_int32_data =
+            nw_format_bits(f) < 8 ? bytes : ELEMENTS; /* sub-byte codes: a byte of them per entry */
         for (size_t i = 0; i < t->n_int32_data; i++) {
             size_t size = bytes / t->n_int32_data;
             ints[i] = size == 1   ? (nw_format_kind(f) == NW_KIND_SINT ? (int8_t)data[i] : data[i])
@@ -102,7 +104,8 @@ static void every_encoding_of_every_type(void **state) {
         uint64_t data[2 * ELEMENTS];
         size_t bytes;
         assert_true(nw_format_bytes((nw_format)f, ELEMENTS, &bytes));
-        for (size_t i = 0; i < bytes; i++) ((uint8_t *)data)[i] = f == NW_BOOL ? i & 1 : (uint8_t)(i * 77 + 130);
+        for (size_t i = 0; i < bytes; i++)
+            ((uint8_t *)data)[i] = f == NW_BOOL ? i & 1 : (uint8_t)(i * 77 + 130);
         for (int typed = 0; typed < 2; typed++) {
             Onnx__TensorProto t = ONNX__TENSOR_PROTO__INIT;
             t.has_data_type = 1;
@@ -162,8 +165,13 @@ static void tensors_that_lie(void **state) {
     nw_tensor got;
     nw_context_init(&ctx, NULL);
     nw_arena_init(&arena, &ctx);
-    static const int64_t shapes[][3] = {{4, 1, 1}, {2, 1, 1}, {-3, 1, 1}, {-1, -3, 1}, {INT64_MAX, 1, 1},
-                                        {INT64_C(1) << 32, INT64_C(1) << 32, 1}, {INT64_C(1) << 62, 3, 4}};
+    static const int64_t shapes[][3] = {{4, 1, 1},
+                                        {2, 1, 1},
+                                        {-3, 1, 1},
+                                        {-1, -3, 1},
+                                        {INT64_MAX, 1, 1},
+                                        {INT64_C(1) << 32, INT64_C(1) << 32, 1},
+                                        {INT64_C(1) << 62, 3, 4}};
     float floats[3] = {1, 2, 3};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int raw = 0; raw < 2; raw++) {
@@ -184,14 +192,17 @@ static void tensors_that_lie(void **state) {
     Onnx__TensorProto t = ONNX__TENSOR_PROTO__INIT;
     t.has_data_type = 1;
     t.data_type = 99;
-    assert_fails(&ctx, NW_E_UNSUPPORTED, "99", nw_onnx_read_tensor(&ctx, write_message("t.pb", &t.base), &arena, &got));
+    assert_fails(&ctx, NW_E_UNSUPPORTED, "99",
+                 nw_onnx_read_tensor(&ctx, write_message("t.pb", &t.base), &arena, &got));
     nw_arena_free(&arena);
 }
 
-/* ---- external data --------------------------------------------------------------------------------------------- */
+/* ---- external data
+ * --------------------------------------------------------------------------------------------- */
 
 /* A model whose only initializer w, f32 [3], lies at `offset` of the file `location`. */
-static const char *write_external(const char *name, const char *location, const char *offset, const char *length) {
+static const char *write_external(const char *name, const char *location, const char *offset,
+                                  const char *length) {
     int64_t dims[1] = {3};
     Onnx__StringStringEntryProto entries[3], *list[3];
     const char *keys[3] = {"location", "offset", "length"}, *values[3] = {location, offset, length};
@@ -241,7 +252,8 @@ static void external_data_is_found(void **state) {
         {"w.bin", "5", "12"}, {"w.bin", "20", NULL}, {"sub/w.bin", "20", "12"}, {"sub/../w.bin", "20", "12"}};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         nw_graph *g;
-        assert_ok(&ctx, nw_onnx_import(&ctx, write_external("m.onnx", good[i][0], good[i][1], good[i][2]), false, &g));
+        assert_ok(&ctx, nw_onnx_import(&ctx, write_external("m.onnx", good[i][0], good[i][1], good[i][2]),
+                                       false, &g));
         const nw_constant *c = nw_graph_constant(g, nw_graph_find(g, "w"));
         assert_int_equal((uintptr_t)c->tensor.data % 4, 0);
         assert_memory_equal(c->tensor.data, w, sizeof w);
@@ -261,14 +273,25 @@ static void external_data_outside_is_refused(void **state) {
     write_file(in_folder("models-2/w.bin"), file, sizeof file);
     write_file(in_folder("models/w.bin"), file, sizeof file);
     assert_int_equal(symlink("../w.bin", in_folder("models/link.bin")), 0);
-    static const char *const bad[][3] = {
-        {"../w.bin", "0", "12"},       {"/etc/passwd", "0", "12"}, {"link.bin", "0", "12"}, {"../models-2/w.bin", "0", "12"},
-        {"missing.bin", "0", "12"},    {"", "0", "12"},            {".", "0", "12"},        {NULL, "0", "12"},
-        {"w.bin", "21", "12"},         {"w.bin", "-4", "12"},      {"w.bin", "0", "16"},    {"w.bin", "0", "8"},
-        {"w.bin", "18446744073709551615", "12"}, {"w.bin", "99999999999999999999999", "12"}, {"w.bin", "0x4", "12"},
-        {"w.bin", "0", "twelve"}};
+    static const char *const bad[][3] = {{"../w.bin", "0", "12"},
+                                         {"/etc/passwd", "0", "12"},
+                                         {"link.bin", "0", "12"},
+                                         {"../models-2/w.bin", "0", "12"},
+                                         {"missing.bin", "0", "12"},
+                                         {"", "0", "12"},
+                                         {".", "0", "12"},
+                                         {NULL, "0", "12"},
+                                         {"w.bin", "21", "12"},
+                                         {"w.bin", "-4", "12"},
+                                         {"w.bin", "0", "16"},
+                                         {"w.bin", "0", "8"},
+                                         {"w.bin", "18446744073709551615", "12"},
+                                         {"w.bin", "99999999999999999999999", "12"},
+                                         {"w.bin", "0x4", "12"},
+                                         {"w.bin", "0", "twelve"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        nw_status status = nw_onnx_import(&ctx, write_external("models/m.onnx", bad[i][0], bad[i][1], bad[i][2]), false, &g);
+        nw_status status =
+            nw_onnx_import(&ctx, write_external("models/m.onnx", bad[i][0], bad[i][1], bad[i][2]), false, &g);
         if (status == NW_OK) fail_msg("%s at %s was accepted", bad[i][0], bad[i][1]);
         assert_true(ctx.message[0]);
     }
@@ -278,7 +301,8 @@ static void external_data_outside_is_refused(void **state) {
     nw_bytes_free(bytes);
 }
 
-/* ---- damage ---------------------------------------------------------------------------------------------------- */
+/* ---- damage
+ * ---------------------------------------------------------------------------------------------------- */
 
 static nw_status import_copy(nw_context *ctx, const uint8_t *data, size_t size, nw_graph **out) {
     nw_bytes *bytes;
@@ -297,7 +321,8 @@ static size_t read_varint(const uint8_t *data, size_t at, uint64_t *value) {
     }
 }
 
-/* Whether a cut at `cut` falls between two fields of the outermost message: such a file is whole, only shorter. */
+/* Whether a cut at `cut` falls between two fields of the outermost message: such a file is whole, only
+ * shorter. */
 static bool between_fields(const uint8_t *data, size_t cut) {
     size_t at = 0;
     while (at < cut) {
@@ -333,7 +358,8 @@ static void cut_at_every_byte(void **state) {
     nw_bytes_free(whole);
 }
 
-/* Each byte in turn takes values that change lengths, types and signs. Whatever is still a model must be sound. */
+/* Each byte in turn takes values that change lengths, types and signs. Whatever is still a model must be
+ * sound. */
 static void every_byte_changed(void **state) {
     (void)state;
     static const uint8_t patterns[] = {0x00, 0x01, 0x7f, 0x80, 0xff};
@@ -363,7 +389,8 @@ static void every_byte_changed(void **state) {
     nw_bytes_free(whole);
 }
 
-/* ---- models ---------------------------------------------------------------------------------------------------- */
+/* ---- models
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef struct model {
     Onnx__ModelProto model;
@@ -408,7 +435,8 @@ static void unknown_operators_are_all_named(void **state) {
     nw_graph *g;
     model m;
     nw_context_init(&ctx, NULL);
-    const char *nodes[][3] = {{"Frobnicate", "x", "a"}, {"Relu", "a", "b"}, {"Twiddle", "b", "c"}, {"Frobnicate", "c", "d"}};
+    const char *nodes[][3] = {
+        {"Frobnicate", "x", "a"}, {"Relu", "a", "b"}, {"Twiddle", "b", "c"}, {"Frobnicate", "c", "d"}};
     init_model(&m, 4, nodes);
     m.nodes[2].domain = (char *)"com.example";
     const char *path = write_message("unknown.onnx", &m.model.base);
@@ -429,20 +457,25 @@ static void broken_graphs_are_named(void **state) {
     nw_context_init(&ctx, NULL);
     const char *cycle[][3] = {{"Relu", "b", "a"}, {"Relu", "a", "b"}};
     init_model(&m, 2, cycle);
-    assert_fails(&ctx, NW_E_FORMAT, "cycle", nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
+    assert_fails(&ctx, NW_E_FORMAT, "cycle",
+                 nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
     const char *lost[][3] = {{"Relu", "nowhere", "a"}};
     init_model(&m, 1, lost);
-    assert_fails(&ctx, NW_E_FORMAT, "nowhere", nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
+    assert_fails(&ctx, NW_E_FORMAT, "nowhere",
+                 nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
     const char *twice[][3] = {{"Relu", "x", "a"}, {"Relu", "x", "a"}};
     init_model(&m, 2, twice);
-    assert_fails(&ctx, NW_E_FORMAT, "\"a\"", nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
+    assert_fails(&ctx, NW_E_FORMAT, "\"a\"",
+                 nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
     const char *no_output[][3] = {{"Relu", "x", "a"}};
     init_model(&m, 1, no_output);
     m.values[1].name = (char *)"elsewhere";
-    assert_fails(&ctx, NW_E_FORMAT, "elsewhere", nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
+    assert_fails(&ctx, NW_E_FORMAT, "elsewhere",
+                 nw_onnx_import(&ctx, write_message("m.onnx", &m.model.base), false, &g));
     Onnx__ModelProto empty = ONNX__MODEL_PROTO__INIT;
     empty.producer_name = (char *)"nobody";
-    assert_fails(&ctx, NW_E_FORMAT, "no graph", nw_onnx_import(&ctx, write_message("m.onnx", &empty.base), false, &g));
+    assert_fails(&ctx, NW_E_FORMAT, "no graph",
+                 nw_onnx_import(&ctx, write_message("m.onnx", &empty.base), false, &g));
     write_file(in_folder("text.onnx"), "This is not a model.\n", 21);
     assert_int_equal(nw_onnx_import(&ctx, in_folder("text.onnx"), false, &g), NW_E_FORMAT);
     assert_fails(&ctx, NW_E_IO, "No such file", nw_onnx_import(&ctx, in_folder("missing.onnx"), false, &g));
@@ -471,7 +504,8 @@ static void deep_nesting_is_refused(void **state) {
         levels[i].nodes[0].attribute = &lists[i];
         levels[i].nodes[0].n_attribute = 1;
     }
-    assert_int_not_equal(nw_onnx_import(&ctx, write_message("deep.onnx", &levels[0].model.base), true, &g), NW_OK);
+    assert_int_not_equal(nw_onnx_import(&ctx, write_message("deep.onnx", &levels[0].model.base), true, &g),
+                         NW_OK);
     assert_true(ctx.message[0]);
 }
 

@@ -1,5 +1,6 @@
-/* test_memory.c: a model is imported, planned, run and exported while the k-th allocation fails, for every k: out of memory
- * is reported each time, nothing crashes, nothing leaks. Once with that allocation alone failing, once with all after it. */
+/* test_memory.c: a model is imported, planned, run and exported while the k-th allocation fails, for every k:
+ * out of memory is reported each time, nothing crashes, nothing leaks. Once with that allocation alone
+ * failing, once with all after it. */
 #include "onnx/onnx.h"
 #include "run/run.h"
 #include "support/model.h"
@@ -41,7 +42,8 @@ static nw_status run_twice(nw_context *ctx, const trial *t, const nw_graph *g, n
     NW_TRY(test_zero_feeds(ctx, g, arena, feeds, &count));
     NW_TRY(nw_session_new(ctx, g, &options, &session));
     nw_status status = nw_session_run(session, count, feeds, arena, outputs);
-    if (status == NW_OK) status = nw_session_run(session, count, feeds, arena, outputs); /* with the cached plan */
+    if (status == NW_OK)
+        status = nw_session_run(session, count, feeds, arena, outputs); /* with the cached plan */
     nw_session_free(session);
     return status;
 }
@@ -102,8 +104,8 @@ static void small_model(void **state) {
 /* Seeds of the fuzz targets: quantized graphs, subgraphs, recurrent layers, shape arithmetic. */
 static void seed_models(void **state) {
     (void)state;
-    static const char *const names[] = {"convnet", "attention", "qdq", "qlinearconv", "int4", "dynamic",
-                                        "lstm",    "if",        "loop", "shapes",     "gather"};
+    static const char *const names[] = {"convnet", "attention", "qdq",  "qlinearconv", "int4",  "dynamic",
+                                        "lstm",    "if",        "loop", "shapes",      "gather"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         nw_context ctx;
         nw_bytes *bytes;

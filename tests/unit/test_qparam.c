@@ -17,23 +17,31 @@ static float uniform(float lo, float hi) {
 static const struct grid {
     nw_format format;
     int32_t qmin, qmax;
-} grids[] = {{NW_U8, 0, 255}, {NW_S8, -128, 127}, {NW_S8, -127, 127}, {NW_U8, 0, 127}, {NW_S4, -8, 7},
-             {NW_U4, 0, 15},  {NW_U2, 0, 3},      {NW_S2, -2, 1},     {NW_S16, -32768, 32767}, {NW_S16, -255, 255}};
+} grids[] = {{NW_U8, 0, 255},         {NW_S8, -128, 127}, {NW_S8, -127, 127}, {NW_U8, 0, 127},
+             {NW_S4, -8, 7},          {NW_U4, 0, 15},     {NW_U2, 0, 3},      {NW_S2, -2, 1},
+             {NW_S16, -32768, 32767}, {NW_S16, -255, 255}};
 enum { GRIDS = sizeof grids / sizeof *grids };
 
-/* |x − x'| ≤ s/2 for every x inside the range, in symmetric and asymmetric grids; the extra is float rounding. */
+/* |x − x'| ≤ s/2 for every x inside the range, in symmetric and asymmetric grids; the extra is float
+ * rounding. */
 static void error_is_at_most_half_a_step(void **state) {
     (void)state;
-    static const float ranges[][2] = {{-1, 1}, {0, 6}, {-3, 0}, {-0.1f, 7}, {2, 5}, {-9, -4}, {-1e-20f, 1e-20f}, {-1e20f, 3e19f}};
+    static const float ranges[][2] = {{-1, 1}, {0, 6},   {-3, 0},           {-0.1f, 7},
+                                      {2, 5},  {-9, -4}, {-1e-20f, 1e-20f}, {-1e20f, 3e19f}};
     for (size_t g = 0; g < GRIDS; g++)
         for (size_t r = 0; r < sizeof ranges / sizeof *ranges; r++)
             for (int symmetric = 0; symmetric < 2; symmetric++) {
                 float lo = ranges[r][0], hi = ranges[r][1], scale;
                 int32_t zero;
-                if (symmetric && grids[g].qmin == 0 && lo < 0) continue; /* unsigned symmetric needs min ≥ 0 */
+                if (symmetric && grids[g].qmin == 0 && lo < 0)
+                    continue; /* unsigned symmetric needs min ≥ 0 */
                 nw_choose_scale(lo, hi, symmetric, grids[g].qmin, grids[g].qmax, &scale, &zero);
-                nw_qparam p = {.format = grids[g].format, .groups = 1, .scales = &scale, .zeros = &zero,
-                               .qmin = grids[g].qmin, .qmax = grids[g].qmax};
+                nw_qparam p = {.format = grids[g].format,
+                               .groups = 1,
+                               .scales = &scale,
+                               .zeros = &zero,
+                               .qmin = grids[g].qmin,
+                               .qmax = grids[g].qmax};
                 enum { COUNT = 257 };
                 float x[COUNT], y[COUNT], fake[COUNT];
                 uint8_t codes[2 * COUNT];
@@ -72,7 +80,8 @@ static void constants_round_trip(void **state) {
             int32_t q = nw_quantize_one(values[v], scale, zero, -127, 127);
             float x = scale * (float)(q - zero);
             if (fabsf(values[v]) >= FLT_MIN * 127 || values[v] == 0)
-                if (!(fabsf(x - values[v]) <= fabsf(values[v]) * 0.01f)) fail_msg("%g became %g", (double)values[v], (double)x);
+                if (!(fabsf(x - values[v]) <= fabsf(values[v]) * 0.01f))
+                    fail_msg("%g became %g", (double)values[v], (double)x);
         }
     float scale;
     int32_t zero;
@@ -104,9 +113,16 @@ static void grains_find_their_scale(void **state) {
     int32_t zeros[COUNT];
     for (int i = 0; i < COUNT; i++) x[i] = uniform(-2, 2);
     for (int axis = 0; axis < 3; axis++)
-        for (int64_t block = 0; block <= 11; block++) { /* 0: grain AXIS; 3 leaves a short last block, 11 is one block */
-            nw_qparam p = {.format = NW_S8, .grain = block ? NW_GRAIN_BLOCK : NW_GRAIN_AXIS, .axis = axis, .block = block,
-                           .scales = scales, .zeros = zeros, .qmin = -128, .qmax = 127};
+        for (int64_t block = 0; block <= 11;
+             block++) { /* 0: grain AXIS; 3 leaves a short last block, 11 is one block */
+            nw_qparam p = {.format = NW_S8,
+                           .grain = block ? NW_GRAIN_BLOCK : NW_GRAIN_AXIS,
+                           .axis = axis,
+                           .block = block,
+                           .scales = scales,
+                           .zeros = zeros,
+                           .qmin = -128,
+                           .qmax = 127};
             p.groups = nw_qparam_group_count(p.grain, axis, block, 3, dims);
             assert_true(p.groups <= COUNT);
             for (size_t g = 0; g < p.groups; g++) {
@@ -118,7 +134,8 @@ static void grains_find_their_scale(void **state) {
             for (int64_t i = 0; i < dims[0]; i++)
                 for (int64_t j = 0; j < dims[1]; j++)
                     for (int64_t k = 0; k < dims[2]; k++) {
-                        int64_t index[3] = {i, j, k}, shape[3] = {dims[0], dims[1], dims[2]}, group = index[axis];
+                        int64_t index[3] = {i, j, k}, shape[3] = {dims[0], dims[1], dims[2]},
+                                group = index[axis];
                         if (block) {
                             index[axis] /= block;
                             shape[axis] = (shape[axis] + block - 1) / block;
@@ -149,7 +166,8 @@ static void equal_grids(void **state) {
     (void)state;
     float scales[2] = {1, 2}, same[2] = {1, 2}, other[2] = {1, 3};
     int32_t zeros[2] = {0, 0};
-    nw_qparam a = {.format = NW_S8, .grain = NW_GRAIN_AXIS, .groups = 2, .scales = scales, .qmin = -128, .qmax = 127};
+    nw_qparam a = {
+        .format = NW_S8, .grain = NW_GRAIN_AXIS, .groups = 2, .scales = scales, .qmin = -128, .qmax = 127};
     nw_qparam b = a;
     b.scales = same;
     b.zeros = zeros; /* all zero is the same as none */
@@ -165,9 +183,12 @@ static void equal_grids(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(error_is_at_most_half_a_step), cmocka_unit_test(constants_round_trip),
-        cmocka_unit_test(rounding_is_half_to_even),     cmocka_unit_test(grains_find_their_scale),
-        cmocka_unit_test(float_codes_scale),            cmocka_unit_test(equal_grids),
+        cmocka_unit_test(error_is_at_most_half_a_step),
+        cmocka_unit_test(constants_round_trip),
+        cmocka_unit_test(rounding_is_half_to_even),
+        cmocka_unit_test(grains_find_their_scale),
+        cmocka_unit_test(float_codes_scale),
+        cmocka_unit_test(equal_grids),
     };
     return cmocka_run_group_tests_name("qparam", tests, NULL, NULL);
 }
