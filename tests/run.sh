@@ -52,7 +52,8 @@ suite() {
         tail -n 15 "$log"
     fi
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + ${s:-0}))
-    grep -a '^FAILED' "$log" | head -40
+    grep -a '^FAILED' "$log" | head -12
+    if [ "$f" -gt 12 ]; then echo "       … and more: $log"; fi
     grep -a '^SKIPPED' "$log"
     printf '%-12s %6d passed %4d failed %4d skipped %5d s\n' "$name" "$p" "$f" "${s:-0}" $((SECONDS - start))
 }
@@ -85,20 +86,26 @@ unit() {
         echo "$(basename "$program"): ${good:-0} passed, ${bad:-0} failed"
         if [ $code != 0 ]; then
             grep -vE '^\[ (     OK|RUN     )' <<<"$out"
-            sed -n "s/^\[  FAILED  \] \([a-z].*\)/FAILED $(basename "$program") \1/p" <<<"$out" | sort -u
+            sed -n "s/^\[  FAILED  \] \([a-z].*\)/FAILED $(basename "$program") \1/p" <<<"$out" | sort -u | grep . ||
+                echo "FAILED $(basename "$program"): it ended with code $code"
         fi
     done
     echo "unit: $p passed, $f failed"
     [ $f = 0 ]
 }
 
-# Every kernel of every instruction set that runs here; then once more under the sanitizers.
+# Every kernel of every instruction set that runs here, on two seeds, and once more under the sanitizers.
 kernels() {
-    "$release/check" || return 1
-    local line
-    line=$(timeout 300 "$debug/check" --seed 1) || { echo "$line"; return 1; }
-    tail -n 1 <<<"$line"
-    "$release/check" --seed 2 | tail -n 1
+    local run p=0 f=0 line out
+    for run in "$release/check --seed 1" "$release/check --seed 2" "$debug/check --seed 3"; do
+        out=$(timeout 400 $run 2>&1) || f=$((f + 1))
+        line=$(tail -n 1 <<<"$out")
+        echo "$run: $line"
+        sed -n 's/^FAIL /FAILED /p' <<<"$out"
+        p=$((p + $(sed -n 's/^\([0-9]*\) passed.*/\1/p' <<<"$line" | grep . || echo 0)))
+    done
+    echo "kernels: $p passed, $f failed"
+    [ $f = 0 ]
 }
 
 conformance() {
@@ -158,6 +165,7 @@ suite conformance conformance
 suite golden golden
 suite roundtrip with_python roundtrip tests/interop/roundtrip.py build/conformance-data
 suite cli tests/cli/run.sh
+suite install tests/cli/install.sh
 suite accuracy python3 tests/accuracy/accuracy.py $($long && echo --all)
 suite interop with_python interop tests/interop/quantized.py $($long && echo --all)
 suite fuzz fuzz

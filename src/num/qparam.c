@@ -154,16 +154,18 @@ size_t nw_fake_quantize(const nw_qparam *p, int rank, const int64_t *dims, const
 void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t qmax, float *scale, int32_t *zero) {
     if (!(lo <= 0)) lo = 0; /* also NaN */
     if (!(hi >= 0)) hi = 0;
-    double s, levels = (double)qmax - (double)qmin;
+    double s, levels = (double)qmax - (double)qmin; /* steps from zero to the end of the range, at most */
     if (symmetric) {
         double top = fmax(-(double)lo, (double)hi);
         *zero = 0;
-        s = top / (qmin < 0 && -(double)qmin < (double)qmax ? -(double)qmin : (double)qmax);
+        levels = qmin < 0 && -(double)qmin < (double)qmax ? -(double)qmin : (double)qmax;
+        s = top / levels;
     } else {
         s = ((double)hi - (double)lo) / levels;
     }
     if (s > (double)FLT_MAX) s = (double)FLT_MAX;
     float f = (float)s;
+    while (!isfinite(f * (float)levels)) f = nextafterf(f, 0); /* the largest code must be a number too */
     if (!(f >= FLT_MIN)) f = hi > 0 || lo < 0 ? FLT_MIN : 1.0f; /* a tensor of zeros: any scale will do */
     *scale = f;
     if (!symmetric) {

@@ -82,6 +82,7 @@ static nw_status external_span(nw_import *im, const Onnx__TensorProto *t, size_t
                                    "external data %s: %zu bytes at %zu are needed, the entry says %zu and the file has %zu",
                                    location, need, offset, length, (*owner)->size);
         nw_bytes_free(*owner);
+        *owner = NULL;
         return status;
     }
     *at = offset;

@@ -22,18 +22,19 @@ static bool sane(const check_geometry *g) {
            g->w + 2 * g->pad > (g->kernel_w - 1) * g->dilation;
 }
 
-/* "HxW…" of either kind of convolution; returns what follows, or NULL. */
+/* One line in any of the three forms; false when it is none of them or its sizes make no sense. */
 static bool scan(const char *line, check_shape *s, bool *is_depthwise) {
     check_geometry *g = &s->conv;
     int end = 0;
-    *s = (check_shape){.n = 1};
+    *s = (check_shape){0};
     *is_depthwise = false;
     sscanf(line, "conv %zux%zux%zux%zu -> %zu, %zux%zu/%zu dil %zu pad %zu %n", &g->batch, &g->h, &g->w,
            &g->k, &s->n, &g->kernel_h, &g->kernel_w, &g->stride, &g->dilation, &g->pad, &end);
     if (end && !line[end]) return sane(g) && s->n - 1 < LARGEST_SIZE;
     sscanf(line, "%zux%zux%zux%zu, %zux%zu/%zu dil %zu pad %zu %n", &g->batch, &g->h, &g->w, &g->k,
            &g->kernel_h, &g->kernel_w, &g->stride, &g->dilation, &g->pad, &end);
-    if (end && !line[end]) return *is_depthwise = true, sane(g);
+    *is_depthwise = end && !line[end];
+    if (*is_depthwise) return sane(g);
     *s = (check_shape){0};
     sscanf(line, "%zu x %zu x %zu %n", &s->m, &s->n, &s->k, &end);
     return end && !line[end] && s->m - 1 < LARGEST_SIZE && s->n - 1 < LARGEST_SIZE && s->k - 1 < LARGEST_SIZE;

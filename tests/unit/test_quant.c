@@ -236,7 +236,7 @@ static void test_moved_values_share_their_grid(void **state) {
     const nw_node *first = NULL;
     for (int n = 0; n < g->node_count; n++) {
         const nw_node *fq = &g->nodes[n];
-        if (strcmp(fq->op_type, "FakeQuant") || strcmp(g->values[fq->out[0]].name, "c1_quantized")) continue;
+        if (strcmp(fq->op_type, "FakeQuant") || strcmp(g->values[fq->out[0]].name, "c1_dq")) continue;
         first = fq;
     }
     assert_non_null(first);
@@ -286,7 +286,7 @@ static void test_transformer_block(void **state) {
     assert_int_equal(mode_of("y"), NW_NODE_FLOAT);
     freeze(0.5f, 3);
     assert_string_equal(g->values[find("y")->in[1]].name, "n");
-    assert_string_equal(g->values[find("q0")->in[0]].name, "n_quantized");
+    assert_string_equal(g->values[find("q0")->in[0]].name, "n_dq");
     nw_quant_plan_free(plan);
     plan = NULL;
 }
