@@ -13,7 +13,7 @@ if(NARROW_TESTS OR NARROW_FUZZ)
     get_target_property(NARROW_LIBRARIES narrow_objects INTERFACE_LINK_LIBRARIES)
     add_library(narrow_testing STATIC $<TARGET_OBJECTS:narrow_objects> tests/support/support.c tests/support/model.c)
     target_include_directories(narrow_testing PUBLIC tests src include)
-    target_include_directories(narrow_testing SYSTEM PUBLIC ${PTHREADPOOL_INCLUDE} ${ONNX_GEN})
+    target_include_directories(narrow_testing SYSTEM PUBLIC ${ONNX_GEN})
     target_link_libraries(narrow_testing PUBLIC ${NARROW_LIBRARIES})
 endif()
 

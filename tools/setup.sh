@@ -4,7 +4,7 @@
 set -eu
 
 build="cmake ninja-build gcc libc6-dev make pkg-config protobuf-c-compiler libprotobuf-c-dev libonnx-dev
-       libpthreadpool-dev libspng-dev libturbojpeg0-dev libzip-dev libcjson-dev zlib1g-dev"
+       libspng-dev libturbojpeg0-dev libzip-dev libcjson-dev zlib1g-dev"
 test="$build libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev lcov python3 python3-venv xz-utils"
 
 case ${1:-test} in

@@ -99,7 +99,8 @@ static nw_status run_matmul(nw_exec *e, const nw_step *step) {
         return NW_OK;
     }
     size_t mr = s->u8s8 ? s->u8s8->mr : s->f32->mr, nr = s->u8s8 ? s->u8s8->nr : s->f32->nr;
-    job.by_columns = m < mr * e->threads * 2 && n >= nr * e->threads;
+    size_t threads = nw_threads_count(e->threads);
+    job.by_columns = m < mr * threads * 2 && n >= nr * threads;
     for (job.product = 0; job.product < s->g.batch; job.product++)
         nw_exec_parallel(e, job.by_columns ? n : m, job.by_columns ? nr : mr, s->work, part_range, &job);
     return NW_OK;

@@ -15,8 +15,8 @@
 #include "op/op.h"
 #include "run/bind.h"
 #include "run/run.h"
+#include "run/threads.h"
 
-#include <pthreadpool.h>
 
 typedef enum nw_form {
     NW_FORM_REAL = 0,       /* the value's own format, ONNX order */
@@ -86,8 +86,7 @@ typedef struct nw_taps {
 struct nw_exec {
     nw_context *ctx;
     const nw_plan *plan;
-    pthreadpool_t pool; /* NULL: one thread */
-    size_t threads;
+    nw_threads *threads; /* NULL: one thread */
     void **data;        /* [buffer_count] */
     nw_tensor *late;    /* [buffer_count] tensors of LATE buffers */
     nw_arena *scratch;  /* of the running step */

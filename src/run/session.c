@@ -8,13 +8,13 @@
 #include <unistd.h>
 
 #define CACHED_PLANS 8
+#define MAX_THREADS  256
 
 struct nw_session {
     nw_context *ctx;
     nw_graph *graph;
     nw_run_options options;
-    pthreadpool_t pool;
-    size_t threads;
+    nw_threads *threads;
     nw_plan *plans[CACHED_PLANS];
     int plan_count;
     const nw_plan *latest;
@@ -42,12 +42,11 @@ nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_op
         return status;
     }
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    s->threads = (size_t)(s->options.threads > 0 ? s->options.threads : cores > 0 ? cores : 1);
-    if (s->threads > 256) s->threads = 256;
-    if (s->threads > 1) s->pool = pthreadpool_create(s->threads); /* NULL: one thread does it all */
-    if (!s->pool) s->threads = 1;
-    *out = s;
-    return NW_OK;
+    size_t threads = (size_t)(s->options.threads > 0 ? s->options.threads : cores > 0 ? cores : 1);
+    status = nw_threads_new(ctx, threads < MAX_THREADS ? threads : MAX_THREADS, &s->threads);
+    if (status != NW_OK) nw_session_free(s);
+    else *out = s;
+    return status;
 }
 
 static void drop_plans(nw_session *s) {
@@ -59,7 +58,7 @@ static void drop_plans(nw_session *s) {
 void nw_session_free(nw_session *s) {
     if (!s) return;
     drop_plans(s);
-    if (s->pool) pthreadpool_destroy(s->pool);
+    nw_threads_free(s->threads);
     nw_free(s->ctx, (void *)(uintptr_t)s->taps.marks);
     nw_free(s->ctx, s->workspace);
     nw_arena_free(&s->scratch);
@@ -215,7 +214,8 @@ static nw_status run_plan(nw_session *s, const nw_plan *plan, const nw_tensor *i
     NW_TRY(reserve_workspace(s, plan->workspace));
     nw_arena kept;
     nw_arena_init(&kept, s->ctx);
-    nw_exec e = {.ctx = s->ctx, .plan = plan, .pool = s->pool, .threads = s->threads, .scratch = &s->scratch,
+    nw_exec e = {.ctx = s->ctx, .plan = plan, 
+                 .threads = s->threads, .scratch = &s->scratch,
                  .kept = &kept, .tap = s->tap, .tap_user = s->tap_user};
     e.data = nw_arena_array(&kept, (size_t)plan->buffer_count + 1, sizeof *e.data);
     e.late = nw_arena_array(&kept, (size_t)plan->buffer_count + 1, sizeof *e.late);
@@ -264,15 +264,16 @@ static void run_chunk(void *user, size_t index) {
 void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn, void *user) {
     if (count == 0) return;
     size_t units = (count + unit - 1) / unit;
-    if (!e->pool || units < 2 || nanoseconds < WORTH_THREADS) {
+    if (!e->threads || units < 2 || nanoseconds < WORTH_THREADS) {
         fn(user, 0, count);
         return;
     }
     /* Several chunks per thread even out the threads' speeds. */
-    size_t parts = e->threads * 4 < units ? e->threads * 4 : units;
+    size_t parts = nw_threads_count(e->threads) * 4;
+    if (parts > units) parts = units;
     size_t chunk = (units + parts - 1) / parts * unit;
     range_job job = {fn, user, count, chunk};
-    pthreadpool_parallelize_1d(e->pool, run_chunk, &job, (count + chunk - 1) / chunk, 0);
+    nw_threads_run(e->threads, (count + chunk - 1) / chunk, run_chunk, &job);
 }
 
 /* ---- reporting ------------------------------------------------------------------------------------------------- */

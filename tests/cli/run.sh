@@ -147,7 +147,7 @@ works bench 'ms' bench "$model" out/int8.onnx --runs 5
 works 'run int8' '' run out/int8.onnx --input image=one.npy --output-dir out
 works 'quantize to QOperator' '9 of 9' quantize "$model" -o out/qop.onnx --form qoperator --calibrate "$letters:train" \
     --samples 50 --preprocess $preprocess
-works 'weights only' 'quantized' quantize "$model" -o out/weights.onnx --weights-only
+works 'weights only' '[0-9] of 9|compression' quantize "$model" -o out/weights.onnx --weights-only
 works 'some layers stay float' 'exclude' quantize "$model" -o out/part.onnx --exclude 'Gemm' \
     --calibrate "$letters:train" --samples 50 --preprocess $preprocess
 touch out/int8.onnx # whatever became of it
@@ -168,6 +168,10 @@ fails 'output in no folder' 1 'No such file|folder' quantize "$model" -o out/no/
     echo "$passed $failed" >counts
 )
 read -r passed failed <counts
+if [ -c /dev/full ]; then
+    fails 'full device' 1 'No space' quantize "$model" -o /dev/full --weights-only
+    [ -c /dev/full ] && good || bad 'full device' 'it replaced /dev/full by a file'
+fi
 if "$narrow" info "$model" >/dev/full 2>stderr; then bad 'full stdout' 'exit 0'; else good; fi
 if [ "$(id -u)" != 0 ]; then
     mkdir sealed && chmod a-w sealed
