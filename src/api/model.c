@@ -12,7 +12,7 @@ static bool is_free_input(const nw_graph *graph, int i) {
 
 static void describe(const nw_value *value, nw_array *out) {
     *out = (nw_array){value->name, (nw_type)value->format, value->rank, {0}, NULL};
-    for (int d = 0; d < value->rank; d++) out->dims[d] = value->dims[d];
+    for (int d = 0; d < value->rank; d++) out->dims[d] = value->dims[d] > 0 ? value->dims[d] : -1;
 }
 
 static nw_status describe_borders(nw_model *model) {

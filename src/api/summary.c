@@ -82,7 +82,7 @@ static char *shape_of(const nw_value *value, char *buffer, size_t size) {
         at += (size_t)snprintf(buffer + at, size - at, "%s", before);
         if (at >= size || d == value->rank) break;
         const char *name = value->dim_names ? value->dim_names[d] : NULL;
-        at += (size_t)(value->dims[d] >= 0 ? snprintf(buffer + at, size - at, "%" PRId64, value->dims[d])
+        at += (size_t)(value->dims[d] > 0 ? snprintf(buffer + at, size - at, "%" PRId64, value->dims[d])
                                            : snprintf(buffer + at, size - at, "%s", name ? name : "?"));
     }
     if (at < size) snprintf(buffer + at, size - at, "]");

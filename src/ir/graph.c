@@ -81,6 +81,8 @@ static nw_status copy_constant(nw_graph *g, const nw_constant *from, nw_constant
     *c = *from;
     c->doc = COPY_STRING(&g->arena, from->doc);
     if (from->doc) CHECK(c->doc);
+    c->name = COPY_STRING(&g->arena, from->name);
+    if (from->name) CHECK(c->name);
     if (from->unknown.size) NW_TRY(copy_str(&g->arena, from->unknown, &c->unknown));
     if (from->tensor.qparam) NW_TRY(nw_graph_copy_qparam(g, from->tensor.qparam, &c->tensor.qparam));
     c->owner = nw_bytes_ref(from->owner);

@@ -17,6 +17,7 @@ struct nw_op;
 typedef struct nw_constant {
     nw_tensor tensor; /* data points into owner; qparam, if any, lives in the graph's arena */
     nw_bytes *owner;
+    const char *name;          /* of an attribute's tensor, or NULL; initializers are named by their value */
     const char *doc;           /* doc string of the initializer, or NULL */
     nw_str unknown;            /* serialized fields of its TensorProto that the importer does not know */
 } nw_constant;
@@ -26,7 +27,7 @@ typedef struct nw_value {
     const char *doc;
     nw_format format;              /* of the real values; NW_NONE: unknown */
     int rank;                      /* −1: unknown */
-    int64_t dims[NW_MAX_RANK];     /* −1: unknown */
+    int64_t dims[NW_MAX_RANK];     /* −1: unknown; of inputs 0 too, which exporters write for it */
     const char **dim_names;        /* [rank] symbolic names ("N") or NULL each; NULL: none */
     nw_constant *constant;         /* NULL: computed or fed */
     int outer;                     /* in a subgraph: the enclosing graph's value that this one stands for, or NW_ABSENT */

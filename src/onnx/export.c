@@ -134,7 +134,7 @@ static nw_status export_attr(nw_arena *arena, const nw_attr *a, Onnx__AttributeP
         break;
     case NW_ATTR_TENSOR:
         p->type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSOR;
-        return export_tensor(arena, a->tensor, NULL, &p->t);
+        return export_tensor(arena, a->tensor, a->tensor->name, &p->t);
     case NW_ATTR_GRAPH:
         p->type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH;
         return export_graph(arena, a->graph, &p->g);
@@ -159,7 +159,7 @@ static nw_status export_attr(nw_arena *arena, const nw_attr *a, Onnx__AttributeP
         p->type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSORS;
         p->n_tensors = a->count;
         NEW_ARRAY(arena, p->tensors, a->count);
-        for (size_t i = 0; i < a->count; i++) NW_TRY(export_tensor(arena, a->tensors[i], NULL, &p->tensors[i]));
+        for (size_t i = 0; i < a->count; i++) NW_TRY(export_tensor(arena, a->tensors[i], a->tensors[i]->name, &p->tensors[i]));
         break;
     case NW_ATTR_GRAPHS:
         p->type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPHS;

@@ -42,7 +42,7 @@ static nw_status import_type(nw_import *im, nw_graph *g, nw_value *v, const Onnx
         const Onnx__TensorShapeProto__Dimension *d = t->shape->dim[i];
         v->dims[i] = -1;
         if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE) {
-            if (d->dim_value > 0) v->dims[i] = d->dim_value; /* exporters write 0 and −1 for "unknown" */
+            if (d->dim_value >= 0) v->dims[i] = d->dim_value;
         } else if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM && d->dim_param) {
             if (!v->dim_names && !(v->dim_names = nw_arena_array(&g->arena, (size_t)v->rank, sizeof *v->dim_names)))
                 return NW_E_MEMORY;
@@ -88,6 +88,7 @@ static nw_status import_attr_tensor(nw_import *im, nw_graph *g, const Onnx__Tens
     if (!c) return NW_E_MEMORY;
     NW_TRY(nw_import_tensor(im, &g->arena, proto, c));
     *out = c;
+    if (proto->name) NW_TRY(copy_text(g, proto->name, &c->name));
     return NW_OK;
 }
 
@@ -328,7 +329,6 @@ static nw_status import_model(nw_import *im, const Onnx__ModelProto *proto, nw_g
     for (size_t i = 0; i < proto->n_opset_import; i++)
         NW_TRY(nw_graph_set_opset(g, proto->opset_import[i]->domain ? proto->opset_import[i]->domain : "",
                                   proto->opset_import[i]->version));
-    if (nw_graph_opset(g, "") == 0) NW_TRY(nw_graph_set_opset(g, "", 1));
     return import_graph(im, proto->graph, g, 0);
 }
 

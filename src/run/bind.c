@@ -35,7 +35,7 @@ static void describe_values(nw_binding *b, const nw_tensor *inputs) {
             continue;
         }
         bool known = value->format != NW_NONE && value->rank >= 0;
-        for (int d = 0; d < value->rank; d++) known = known && value->dims[d] >= 0;
+        for (int d = 0; d < value->rank; d++) known = known && value->dims[d] > 0;
         if (!known) continue;
         b->desc[v] = (nw_tensor){.format = value->format};
         nw_tensor_set_shape(&b->desc[v], value->rank, value->dims);

@@ -49,7 +49,9 @@ nw_status nw_plan_epilogue(nw_planner *p, const nw_grid *x, const nw_weights *w,
         double b = codes && bias ? rint((double)bias[i] / unit) : 0;
         b = b < -1073741824.0 ? -1073741824.0 : b > 1073741824.0 ? 1073741824.0 : b;
         ibias[i] = (int32_t)b - x->zero * col_sums[i];
-        scale[i] = (float)(codes ? unit / (double)follow->grid.scale : unit);
+        /* In f32, in this order: other runtimes do the same, and the last bit decides ties. */
+        float step = x->scale * w->scale[i];
+        scale[i] = codes ? step / follow->grid.scale : step;
         if (fbias) fbias[i] = bias[i];
     }
     *out = (nw_epilogue){.out = codes ? NW_OUT_U8 : NW_OUT_F32,

@@ -90,13 +90,13 @@ static nw_status check_feed(nw_session *s, const nw_value *v, const nw_tensor *t
         return nw_fail(s->ctx, NW_E_TYPE, "input \"%s\" holds %s in this model, %s was given", v->name,
                        nw_format_name(v->format), have);
     bool fits = v->rank < 0 || v->rank == t->rank;
-    for (int d = 0; fits && d < v->rank; d++) fits = v->dims[d] < 0 || v->dims[d] == t->dims[d];
+    for (int d = 0; fits && d < v->rank; d++) fits = v->dims[d] <= 0 || v->dims[d] == t->dims[d];
     if (fits) return NW_OK;
     char want[128];
     size_t at = 0;
     want[0] = 0;
     for (int d = 0; d < v->rank && at < sizeof want; d++) {
-        if (v->dims[d] >= 0) at += (size_t)snprintf(want + at, sizeof want - at, "%s%" PRId64, d ? "," : "", v->dims[d]);
+        if (v->dims[d] > 0) at += (size_t)snprintf(want + at, sizeof want - at, "%s%" PRId64, d ? "," : "", v->dims[d]);
         else at += (size_t)snprintf(want + at, sizeof want - at, "%s%s", d ? "," : "",
                                     v->dim_names && v->dim_names[d] ? v->dim_names[d] : "?");
     }
