@@ -34,7 +34,7 @@ typedef struct settings {
     /* measurements */
     const char *judged;
     size_t batch, runs, warmup;
-    int no_latency;
+    int no_latency, profile;
     /* run, bench */
     text_list inputs, shapes;
     const char *output_dir;

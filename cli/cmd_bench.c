@@ -14,6 +14,8 @@ static const option options_bench[] = {
     {"batch", 0, OPTION_COUNT, "N", FIELD(batch), "size of a free first dimension (default 1)", NULL, 0},
     {"runs", 0, OPTION_COUNT, "N", FIELD(runs), "timed runs (default: about two seconds of them)", NULL, 0},
     {"warmup", 0, OPTION_COUNT, "N", FIELD(warmup), "runs before timing starts (default 3)", NULL, 0},
+    {"profile", 0, OPTION_FLAG, NULL, FIELD(profile),
+     "the time of every step, with its kernel and the reason where it is not integer", NULL, 0},
     {0},
 };
 
@@ -74,6 +76,7 @@ const command command_bench = {
     .groups = {{"Measurement", options_bench}, {"Options", options_common}},
     .examples = {{"narrow bench model.onnx small.onnx", "which is faster"},
                  {"narrow bench model.onnx --threads 1 --batch 8", "one thread, eight samples per run"},
+                 {"narrow bench small.onnx --profile --threads 1", "where the time goes"},
                  {"narrow bench model.onnx --shape image=1,3,320,320 --json bench.json",
                   "a shape the model leaves open"}},
     .run = bench,

@@ -45,7 +45,7 @@ nw_result open_data(nw_env *env, const settings *s, bool calibration, nw_data **
 }
 
 nw_measure_options measure_options(const settings *s) {
-    return (nw_measure_options){s->batch, s->judged, s->warmup, s->runs, s->no_latency};
+    return (nw_measure_options){s->batch, s->judged, s->warmup, s->runs, s->no_latency, s->profile};
 }
 
 int show_report(const settings *s, nw_report *report) {

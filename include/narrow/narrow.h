@@ -246,6 +246,7 @@ typedef struct nw_measure_options {
                             the first */
     size_t warmup, runs; /* of the latency measurement; runs 0: chosen from the time one takes */
     int no_latency;      /* latency and speedup are left out */
+    int profile;         /* nw_benchmark: the time of every step of the plan too */
 } nw_measure_options;
 
 /* What the model is: inputs, outputs, operators, parameters, quantization. */

@@ -99,6 +99,42 @@ static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *ar
     return NW_OK;
 }
 
+/* Steps of the plan with the mean of their times over some runs. */
+#define PROFILED_RUNS 20
+
+static nw_status profile(nw_runner *runner, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs, nw_record *r) {
+    nw_session *session = runner->session;
+    nw_step_info step;
+    int count = 0;
+    while (nw_session_step(session, count, &step)) count++;
+    double *ms = nw_arena_array(arena, (size_t)count + 1, sizeof *ms), total = 0;
+    if (!ms) return nw_env_take(runner->model->env, &runner->ctx, NW_E_MEMORY);
+    nw_session_set_profile(session, true);
+    nw_arena results;
+    nw_arena_init(&results, &runner->ctx);
+    nw_status status = NW_OK;
+    for (int run = 0; run < PROFILED_RUNS && status == NW_OK; run++) {
+        nw_arena_reset(&results);
+        status = nw_runner_run(runner, runner->model->input_count, feeds, &results, outputs);
+        for (int i = 0; i < count && nw_session_step(session, i, &step); i++) ms[i] += step.milliseconds / PROFILED_RUNS;
+    }
+    nw_arena_free(&results);
+    for (int i = 0; i < count; i++) total += ms[i];
+    for (int i = 0; i < count && nw_session_step(session, i, &step); i++) {
+        char text[192] = "";
+        nw_record *item = nw_record_item(r, "steps", "Time per step", NW_LAYOUT_ROWS);
+        nw_record_number(item, "milliseconds", "time", NW_UNIT_MS, ms[i]);
+        nw_record_number(item, "share", "share", NW_UNIT_SHARE, ms[i] / total);
+        nw_record_text(item, "operator", "operator", step.op[0] ? step.op : "(convert)");
+        nw_record_text(item, "name", "named", step.name);
+        nw_record_text(item, "kernel", "kernel", step.kernel);
+        if (step.output.format != NW_NONE) nw_tensor_describe(&step.output, text, sizeof text);
+        nw_record_text(item, "output", "output", text);
+        nw_record_text(item, "reason", "why", step.reason);
+    }
+    return status;
+}
+
 static nw_status bench(const nw_model *model, size_t count, const nw_array *inputs,
                        const nw_measure_options *o, double *first_ms, nw_record *r) {
     nw_runner *runner = NULL;
@@ -134,6 +170,11 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
         nw_record_number(r, "speedup", "speedup", NW_UNIT_FACTOR, *first_ms / latency.median);
         nw_record_number(r, "peak_memory_bytes", "memory to run", NW_UNIT_BYTES,
                          (double)nw_runner_peak(runner));
+    }
+    if (status == NW_OK && o->profile) {
+        nw_arena_init(&counted, &runner->ctx);
+        status = profile(runner, feeds, &counted, outputs, r);
+        nw_arena_free(&counted);
     }
     nw_runner_free(runner);
     nw_arena_free(&own);

@@ -37,7 +37,7 @@ static nw_status shape_eval(nw_op_call *call) {
 }
 
 const nw_op nw_op_Shape = {
-    .name = "Shape", .domain = "", .flags = NW_OP_RAW, .infer = shape_infer, .eval = shape_eval};
+    .name = "Shape", .domain = "", .flags = NW_OP_RAW | NW_OP_SHAPE, .infer = shape_infer, .eval = shape_eval};
 
 static nw_status size_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -51,7 +51,7 @@ static nw_status size_eval(nw_op_call *call) {
 }
 
 const nw_op nw_op_Size = {
-    .name = "Size", .domain = "", .flags = NW_OP_RAW, .infer = size_infer, .eval = size_eval};
+    .name = "Size", .domain = "", .flags = NW_OP_RAW | NW_OP_SHAPE, .infer = size_infer, .eval = size_eval};
 
 /* ---- views: the output has the input's bytes ----------------------------------------------------------- */
 

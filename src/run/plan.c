@@ -213,6 +213,8 @@ nw_status nw_plan_make(nw_context *ctx, const nw_graph *graph, int input_count, 
         nw_binding_free(&binding);
     }
     if (status == NW_OK) status = keep_identity(plan, input_count, inputs, fixed);
+    plan->step_ms = nw_arena_array(&plan->arena, (size_t)plan->step_count + 1, sizeof *plan->step_ms);
+    if (status == NW_OK && !plan->step_ms) status = NW_E_MEMORY;
     nw_free(ctx, fixed);
     if (status != NW_OK) nw_plan_free(plan);
     else *out = plan;

@@ -74,6 +74,7 @@ typedef struct nw_plan {
     int input_count;
     nw_tensor *inputs; /* data: the value the plan was made for, or NULL */
     uint64_t used;     /* when last, for eviction */
+    double *step_ms;   /* [step_count] of the latest profiled run */
 } nw_plan;
 
 /* Values shown to a tap: marks[v] for v < count. */

@@ -39,6 +39,17 @@ nw_status nw_session_set_taps(nw_session *session, size_t count, const int *valu
 /* The plan of the latest run in words, a line per step: kernel, layout, shapes, reason. To `print`, line by line. */
 void nw_session_explain(const nw_session *session, void (*print)(void *user, const char *line), void *user);
 
+/* Step i of the latest plan; false behind the last one. Texts live as long as the plan. */
+typedef struct nw_step_info {
+    const char *op, *name, *kernel; /* op "" is a conversion between forms */
+    const char *reason;             /* why not something faster, or "" */
+    nw_tensor output;               /* physical format and shape, without data; format NW_NONE: known only when it runs */
+    double milliseconds;            /* of the latest run; 0 unless profiling */
+} nw_step_info;
+bool nw_session_step(const nw_session *session, int i, nw_step_info *info);
+/* Whether runs measure the time of each step. */
+void nw_session_set_profile(nw_session *session, bool on);
+
 /* Bytes of the latest plan: workspace (activations) and constants (packed weights and others). */
 typedef struct nw_memory_use {
     size_t workspace, weights;

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CACHED_PLANS 8
@@ -19,6 +20,7 @@ struct nw_session {
     int plan_count;
     const nw_plan *latest;
     uint64_t clock;
+    bool profile;
     nw_taps taps;
     nw_tap_fn *tap;
     void *tap_user;
@@ -209,6 +211,12 @@ static nw_status copy_outputs(nw_exec *e, nw_arena *arena, nw_tensor *outputs) {
     return NW_OK;
 }
 
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
 static nw_status run_plan(nw_session *s, const nw_plan *plan, const nw_tensor *inputs, nw_arena *arena,
                           nw_tensor *outputs) {
     NW_TRY(reserve_workspace(s, plan->workspace));
@@ -222,7 +230,9 @@ static nw_status run_plan(nw_session *s, const nw_plan *plan, const nw_tensor *i
     nw_status status = e.data && e.late ? NW_OK : NW_E_MEMORY;
     if (status == NW_OK) resolve_buffers(plan, s->workspace, inputs, e.data);
     for (int i = 0; i < plan->step_count && status == NW_OK; i++) {
+        double start = s->profile ? now_ms() : 0;
         status = plan->steps[i].run(&e, &plan->steps[i]);
+        if (s->profile) plan->step_ms[i] = now_ms() - start;
         nw_arena_reset(&s->scratch);
     }
     if (status == NW_OK) status = copy_outputs(&e, arena, outputs);
@@ -283,17 +293,31 @@ nw_memory_use nw_session_memory(const nw_session *s) {
     return (nw_memory_use){s->latest->workspace, s->latest->weights};
 }
 
+void nw_session_set_profile(nw_session *s, bool on) { s->profile = on; }
+
+bool nw_session_step(const nw_session *s, int i, nw_step_info *info) {
+    const nw_plan *plan = s->latest;
+    if (!plan || i < 0 || i >= plan->step_count) return false;
+    const nw_step *step = &plan->steps[i];
+    *info = (nw_step_info){step->op, step->name, step->kernel, step->reason, {.format = NW_NONE}, 0};
+    if (s->profile) info->milliseconds = plan->step_ms[i];
+    if (step->out_count && step->out[0] >= 0 && plan->buffers[step->out[0]].kind != NW_BUFFER_LATE) {
+        info->output = plan->buffers[step->out[0]].tensor;
+        info->output.data = NULL;
+    }
+    return true;
+}
+
 void nw_session_explain(const nw_session *s, void (*print)(void *user, const char *line), void *user) {
     const nw_plan *plan = s->latest;
     if (!plan) return;
     char line[640], shape[128];
-    for (int i = 0; i < plan->step_count; i++) {
-        const nw_step *step = &plan->steps[i];
+    nw_step_info step;
+    for (int i = 0; nw_session_step(s, i, &step); i++) {
         shape[0] = 0;
-        if (step->out_count && step->out[0] >= 0 && plan->buffers[step->out[0]].kind != NW_BUFFER_LATE)
-            nw_tensor_describe(&plan->buffers[step->out[0]].tensor, shape, sizeof shape);
-        snprintf(line, sizeof line, "%4d  %-20s %-28s %-24s %s%s%s", i, step->op[0] ? step->op : "(convert)",
-                 step->name, step->kernel, shape, step->reason[0] ? "  — " : "", step->reason);
+        if (step.output.format != NW_NONE) nw_tensor_describe(&step.output, shape, sizeof shape);
+        snprintf(line, sizeof line, "%4d  %-20s %-28s %-24s %s%s%s", i, step.op[0] ? step.op : "(convert)", step.name,
+                 step.kernel, shape, step.reason[0] ? "  — " : "", step.reason);
         print(user, line);
     }
     snprintf(line, sizeof line, "workspace %zu bytes, constants of the plan %zu bytes", plan->workspace, plan->weights);
