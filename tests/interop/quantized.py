@@ -25,6 +25,11 @@ SPEECH = DATA / "speech"
 # What onnxruntime writes and narrow does not read yet: reported as skipped.
 MISSING = {("lstm-kws", "onnxruntime dynamic in narrow"): "narrow has no com.microsoft.DynamicQuantizeLSTM"}
 
+# Where another bound holds. onnxruntime's QLinearAdd adds the zero point before it rounds, against its own formula
+# (RoundToEven(x / scale) + zero_point), so that ties fall the other way; kwt1 amplifies one code in 10 000. The same network in
+# Q/DQ form is 28 dB apart between onnxruntime and itself.
+BOUNDS = {("kwt1-transformer-kws", "onnxruntime QOperator in narrow"): (0.97, 30.0)}
+
 
 def speech(name, samples):
     return np.load(SPEECH / name)[200:200 + samples]
@@ -80,8 +85,8 @@ def run_onnxruntime(model, x):
     return answers
 
 
-def disagreement(got, answers):
-    """What is wrong between our logits and the nearest of onnxruntime's, or ""."""
+def disagreement(got, answers, bound):
+    """What is wrong between our logits and the nearest of onnxruntime's, or "". bound: least agreement and SQNR."""
     found = []
     for want in answers:
         if got.shape != want.shape:
@@ -91,7 +96,7 @@ def disagreement(got, answers):
         found.append((sqnr, np.mean(got.argmax(-1) == want.argmax(-1))))
     sqnr, same = max(found)
     print(f"    top-1 agreement {100 * same:.1f} %, SQNR {sqnr:.1f} dB")
-    return "" if same >= AGREEMENT and sqnr >= SQNR else f"agreement {100 * same:.1f} %, SQNR {sqnr:.1f} dB"
+    return "" if same >= bound[0] and sqnr >= bound[1] else f"agreement {100 * same:.1f} %, SQNR {sqnr:.1f} dB"
 
 
 class Reader(oq.CalibrationDataReader):
@@ -134,7 +139,8 @@ def check(tally, name, x, candidates):
                     tally.skip(f"{name}, {what}", MISSING[name, what])
                     continue
                 print(f"  {name}: {what}")
-                tally.check(f"{name}, {what}", disagreement(run_narrow(small, x, folder), run_onnxruntime(small, x)))
+                bound = BOUNDS.get((name, what), (AGREEMENT, SQNR))
+                tally.check(f"{name}, {what}", disagreement(run_narrow(small, x, folder), run_onnxruntime(small, x), bound))
     except Exception as error:  # whatever either tool raises
         tally.check(f"{name}, after {what}", f"{type(error).__name__}: {str(error)[:300]}")
 
