@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """export_models.py FOLDER NAME…: writes the workloads as ONNX files (random weights, batch 1, opset 13).
 
-Runs under Debian's python3 with torch and torchvision. Speed does not depend on what a network has learnt, but it does depend
-on the numbers staying ordinary: BatchNorm statistics are those of the data that flow through, so that activations neither
-vanish nor overflow, and biases are random, because the exporter merges equal tensors into one, which integer runtimes then
-cannot give the scale of each layer."""
+Runs under Debian's python3 with torch and torchvision. Speed does not depend on what a network has learnt, but it does
+depend on the numbers staying ordinary: BatchNorm statistics are those of the data that flow through, so that activations
+neither vanish nor overflow, and biases are random, because the exporter merges equal tensors into one, which integer runtimes
+then cannot give the scale of each layer."""
 import math
 import os
 import pathlib

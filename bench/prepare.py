@@ -1,7 +1,7 @@
 """prepare.py: makes the files that are measured: exported float models, narrow's int8 form of each, onnxruntime's int8 form.
 
-Everything is kept in build/bench/models; narrow's files are made again whenever narrow was built again. A file that cannot be
-made is a problem of that file, reported in the tables; the others are measured."""
+Everything is kept in build/bench/models; narrow's files are made again whenever narrow was built again. A file that cannot
+be made is a problem of that file, reported in the tables; the others are measured."""
 import logging
 import os
 import subprocess

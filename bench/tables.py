@@ -55,8 +55,8 @@ def mean(ratios):
 
 
 def speed_table(results, own, peers, goals=False):
-    """One row per network: milliseconds of each runtime, and narrow's ratio to each peer. own, peers: kinds of file that count
-    for narrow and for the others; goals: the columns that make sense for int8 only."""
+    """One row per network: milliseconds of each runtime, and narrow's ratio to each peer. own, peers: kinds of file that
+    count for narrow and for the others; goals: the columns that make sense for int8 only."""
     rows, columns, own_float = [], {peer: [] for peer in RUNTIMES[1:]}, []
     for r in results:
         times = {runtime: best(r["times"], runtime, peers if runtime in columns else own) for runtime in RUNTIMES}
@@ -80,7 +80,8 @@ def speed_table(results, own, peers, goals=False):
 def same_file_tables(results):
     """Every runtime on narrow's file, and on onnxruntime's; empty unless --cross measured them."""
     crossed = any(("onnxruntime", "narrow int8") in {**r["times"], **r["problems"]} for r in results)
-    return "".join(f"\nThe same file everywhere: {kind}.\n\n{speed_table(results, [kind], [kind])}" for kind in INT8 * crossed)
+    return "".join(f"\nThe same file everywhere: {kind}.\n\n{speed_table(results, [kind], [kind])}"
+                   for kind in INT8 * crossed)
 
 
 def thread_table(measured, counts):
@@ -104,7 +105,7 @@ def problems(results):
 
 
 def kernel_table(timed):
-    """One row per distinct shape of a network, then what the whole network's products need at these rates and at the peak."""
+    """One row per distinct shape of a network, then what all its products need at these rates, and their share of the peak."""
     text = "\n## Kernels, one thread\n\nMeasured peak: " + ", ".join(
         f"{kind} {peak:.0f} {unit}" for kind, (peak, unit) in timed["peaks"].items()) + ".\n"
     for network, shapes in timed["networks"].items():
@@ -137,10 +138,10 @@ def warning(facts):
 
 def report(facts, measured, timed):
     """All of it as Markdown."""
-    text = f"# Speed\n\n{warning(facts)}{facts['cpu']}, {facts['cores']} cores, load average {facts['load_average']} at the start. " \
-           f"narrow {facts['narrow']}, onnxruntime {facts['onnxruntime']}, openvino {facts['openvino']}. Batch 1; medians of " \
-           f"{facts['rounds']} interleaved rounds of {facts['seconds']} s. {facts['date']}.\n\n" \
-           f"A ratio below 1 says that narrow is faster.\n"
+    text = (f"# Speed\n\n{warning(facts)}{facts['cpu']}, {facts['cores']} cores, load average {facts['load_average']} at the "
+            f"start. narrow {facts['narrow']}, onnxruntime {facts['onnxruntime']}, openvino {facts['openvino']}. Batch 1; the "
+            f"{facts['statistic']} of {facts['seconds']} s of calls, the median over {facts['rounds']} interleaved rounds. "
+            f"{facts['date']}.\n\nA ratio below 1 says that narrow is faster.\n")
     counts = list(dict.fromkeys(m["threads"] for m in measured))
     for threads in counts:
         results = [m for m in measured if m["threads"] == threads]
