@@ -36,7 +36,7 @@ void nw_context_child(nw_context *child, const nw_context *parent) {
     nw_context_init(child, &parent->allocator);
 }
 
-nw_status nw_fail(nw_context *ctx, nw_status status, const char *format, ...) {
+nw_status(nw_fail)(nw_context *ctx, nw_status status, const char *format, ...) {
     va_list args;
     va_start(args, format);
     ctx->status = status;

@@ -36,6 +36,13 @@ void nw_context_child(nw_context *child, const nw_context *parent);
 /* Records the failure and returns `status`, so that `return nw_fail(ctx, NW_E_SHAPE, "Conv \"%s\": …", …);`. */
 nw_status nw_fail(nw_context *ctx, nw_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The macro shows compilers and analysers that the result is the status given, never NW_OK by accident. */
+#define nw_fail(where, code, ...)                                                                           \
+    __extension__({                                                                                         \
+        const nw_status code_ = (code);                                                                     \
+        (nw_fail)((where), code_, __VA_ARGS__);                                                                  \
+        code_;                                                                                              \
+    })
 /* Puts "prefix: " before the recorded message: callers add where it happened (a node, a file). */
 nw_status nw_fail_where(nw_context *ctx, nw_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

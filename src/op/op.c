@@ -161,7 +161,7 @@ nw_status nw_op_eval(nw_op_call *call) {
 
 /* ---- helpers for the operators --------------------------------------------------------------------------------- */
 
-nw_status nw_call_fail(const nw_op_call *call, nw_status status, const char *format, ...) {
+nw_status(nw_call_fail)(const nw_op_call *call, nw_status status, const char *format, ...) {
     char text[700];
     va_list args;
     va_start(args, format);

@@ -87,6 +87,13 @@ nw_status nw_op_eval(nw_op_call *call);
 
 nw_status nw_call_fail(const nw_op_call *call, nw_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* As for nw_fail: the macro shows compilers and analysers that the result is the status given, never NW_OK by accident. */
+#define nw_call_fail(where, code, ...)                                                                           \
+    __extension__({                                                                                         \
+        const nw_status code_ = (code);                                                                     \
+        (nw_call_fail)((where), code_, __VA_ARGS__);                                                                  \
+        code_;                                                                                              \
+    })
 
 /* Input i, or NULL when absent. */
 static inline const nw_tensor *nw_call_in(const nw_op_call *call, int i) {

@@ -1,5 +1,6 @@
 /* plan.c: making a plan: binding, the walk over the nodes, memory. */
 #include "run/plan.h"
+#include "run/recognize.h"
 
 #include <string.h>
 
@@ -145,7 +146,7 @@ static nw_status init_planner(nw_planner *p, nw_plan *plan, const nw_binding *bi
     return NW_OK;
 }
 
-static void free_planner(nw_planner *p) {
+static void free_planner(nw_planner *p) { /* one of zeros is fine */
     nw_uses_free(&p->uses);
     nw_free(p->ctx, p->done);
     nw_free(p->ctx, p->buffer);
@@ -207,7 +208,9 @@ nw_status nw_plan_make(nw_context *ctx, const nw_graph *graph, int input_count, 
     nw_status status = bind_copy(ctx, graph, input_count, inputs, fixed, &plan->graph, &binding);
     if (status == NW_OK) {
         nw_planner planner;
-        status = init_planner(&planner, plan, &binding, taps, options);
+        if (!options->reference) status = nw_recognize(plan->graph, binding.desc, taps);
+        if (status == NW_OK) status = init_planner(&planner, plan, &binding, taps, options);
+        else planner = (nw_planner){.ctx = ctx, .uses = {.ctx = ctx}};
         if (status == NW_OK) status = lower_graph(&planner);
         free_planner(&planner);
         nw_binding_free(&binding);

@@ -32,7 +32,7 @@ void check_image_strided(check_image *image, size_t m, size_t k, size_t gap, siz
 void check_image_window(check_image *image, const check_geometry *g, size_t gap, size_t element, size_t slack,
                         bool as_table);
 /* The same rows in the form for few channels: the image is a copy with its padding (bottom and right
- * included), a tap is a whole line of the kernel, kernel_w·k elements, and rows overlap. Dilation must be 1. */
+ * included), a tap is a whole line of the kernel, kernel_w·k elements; rows overlap. Dilation is 1. */
 void check_image_lines(check_image *image, const check_geometry *g, size_t element, size_t slack);
 size_t check_image_bytes(const check_image *image); /* of data */
 /* The row of tap t of output row m; the pad row outside the image. */

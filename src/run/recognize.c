@@ -1,0 +1,216 @@
+#include "run/recognize.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MOST_NODES 12
+
+typedef struct matcher {
+    nw_graph *g;
+    const nw_tensor *desc;
+    const nw_taps *taps;
+    nw_uses uses;
+    int nodes[MOST_NODES], count; /* of the form being matched */
+} matcher;
+
+static bool is_op(const nw_node *node, const char *type) {
+    return node && !node->dead && !node->domain[0] && strcmp(node->op_type, type) == 0;
+}
+
+/* The node that makes v, if it is of this type; it becomes part of the form. */
+static nw_node *maker(matcher *m, int v, const char *type) {
+    int n = v < 0 ? NW_ABSENT : m->uses.producer[v];
+    if (n < 0 || !is_op(&m->g->nodes[n], type)) return NULL;
+    for (int i = 0; i < m->count; i++)
+        if (m->nodes[i] == n) return &m->g->nodes[n];
+    if (m->count == MOST_NODES) return NULL;
+    m->nodes[m->count++] = n;
+    return &m->g->nodes[n];
+}
+
+/* Value of a constant of one number. */
+static bool number(const matcher *m, int v, float *out) {
+    const nw_constant *c = nw_graph_constant(m->g, v);
+    if (!c || nw_tensor_count(&c->tensor) != 1 || c->tensor.qparam || !nw_format_is_float(c->tensor.format)) return false;
+    *out = (float)nw_tensor_f64(&c->tensor, 0);
+    return true;
+}
+
+static bool near(float a, float b) { return fabsf(a - b) <= 1e-5f * fabsf(b); }
+
+/* a OP b or b OP a with b a number: the other operand, or NW_ABSENT. */
+static int other_of(const matcher *m, const nw_node *node, float *value) {
+    if (number(m, node->in[1], value)) return node->in[0];
+    if (number(m, node->in[0], value)) return node->in[1];
+    return NW_ABSENT;
+}
+
+/* What the form computes on the way is read by the form only; `result` is its last value. */
+static bool closed(const matcher *m, int result) {
+    for (int i = 0; i < m->count; i++) {
+        const nw_node *node = &m->g->nodes[m->nodes[i]];
+        for (int o = 0; o < node->out_count; o++) {
+            int v = node->out[o];
+            if (v < 0 || v == result) continue;
+            if (m->uses.outputs[v] || (v < m->taps->count && m->taps->marks[v])) return false;
+            for (int u = m->uses.first[v]; u < m->uses.first[v + 1]; u++) {
+                bool inside = false;
+                for (int k = 0; k < m->count; k++) inside |= m->nodes[k] == m->uses.users[u];
+                if (!inside) return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* The form's nodes die; the last of them becomes the single operator. */
+static nw_status collapse(matcher *m, nw_node *last, const char *type, int in_count, const int *in) {
+    int out = last->out[0];
+    for (int i = 0; i < m->count; i++) m->g->nodes[m->nodes[i]].dead = true;
+    const char *name = last->name;
+    nw_node *node;
+    NW_TRY(nw_graph_add_node(m->g, "", type, name, in_count, in, 1, &out, &node));
+    node->op = nw_op_find("", type);
+    m->uses.producer[out] = m->g->node_count - 1;
+    return NW_OK;
+}
+
+/* ---- Gelu: x·0.5·(1 + erf(x/√2)), the factors in any order ------------------------------------------------------- */
+
+/* x when v is erf(x/√2) + 1. */
+static int erf_term(matcher *m, int v) {
+    float one, root;
+    nw_node *add = maker(m, v, "Add");
+    int erf_out = add ? other_of(m, add, &one) : NW_ABSENT;
+    nw_node *erf = one == 1.0f ? maker(m, erf_out, "Erf") : NULL;
+    if (!add || !erf) return NW_ABSENT;
+    nw_node *div = maker(m, erf->in[0], "Div");
+    if (div && number(m, div->in[1], &root) && near(root, 1.41421356f)) return div->in[0];
+    nw_node *mul = maker(m, erf->in[0], "Mul");
+    int x = mul ? other_of(m, mul, &root) : NW_ABSENT;
+    return x >= 0 && near(root, 0.70710678f) ? x : NW_ABSENT;
+}
+
+/* x when v is x·0.5 */
+static int half_of(matcher *m, int v) {
+    float half;
+    nw_node *mul = maker(m, v, "Mul");
+    int x = mul ? other_of(m, mul, &half) : NW_ABSENT;
+    return x >= 0 && half == 0.5f ? x : NW_ABSENT;
+}
+
+static nw_status match_gelu(matcher *m, int index) {
+    nw_node *last = &m->g->nodes[index];
+    int x = NW_ABSENT;
+    for (int side = 0; side < 2 && x < 0; side++) {
+        int a = last->in[side], b = last->in[1 - side];
+        /* (x·0.5)·(1 + erf) */
+        m->count = 0;
+        m->nodes[m->count++] = index;
+        int from = erf_term(m, b);
+        if (from >= 0 && half_of(m, a) == from) x = from;
+        if (x >= 0) break;
+        /* x·((1 + erf)·0.5) */
+        m->count = 0;
+        m->nodes[m->count++] = index;
+        int scaled = half_of(m, b);
+        if (scaled >= 0 && erf_term(m, scaled) == a) x = a;
+        if (x >= 0) break;
+        /* (x·(1 + erf))·0.5 */
+        float half;
+        m->count = 0;
+        m->nodes[m->count++] = index;
+        nw_node *product = number(m, a, &half) && half == 0.5f ? maker(m, b, "Mul") : NULL;
+        for (int k = 0; product && k < 2 && x < 0; k++)
+            if (erf_term(m, product->in[k]) == product->in[1 - k]) x = product->in[1 - k];
+    }
+    if (x < 0 || m->desc[x].format != NW_F32 || !closed(m, last->out[0])) return NW_OK;
+    return collapse(m, last, "Gelu", 1, &x);
+}
+
+/* ---- LayerNormalization: (x − mean)/sqrt(mean((x − mean)²) + ε)·γ + β over the last axis ------------------------- */
+
+/* x when v is the mean of x over its last axis, kept as an axis of 1. */
+static int mean_of(matcher *m, int v) {
+    nw_node *mean = maker(m, v, "ReduceMean");
+    if (!mean || !nw_node_int(mean, "keepdims", 1)) return NW_ABSENT;
+    int rank = m->desc[mean->in[0]].rank;
+    const int64_t *axes;
+    size_t count;
+    int64_t axis;
+    if (nw_node_ints(mean, "axes", &axes, &count)) {
+        if (count != 1) return NW_ABSENT;
+        axis = axes[0];
+    } else {
+        const nw_constant *c = nw_graph_constant(m->g, nw_node_in(mean, 1));
+        if (!c || nw_tensor_count(&c->tensor) != 1) return NW_ABSENT;
+        axis = nw_tensor_s64(&c->tensor, 0);
+    }
+    return axis == -1 || axis == rank - 1 ? mean->in[0] : NW_ABSENT;
+}
+
+/* d when v is d². */
+static int square_of(matcher *m, int v) {
+    float two;
+    nw_node *pow = maker(m, v, "Pow");
+    if (pow) return number(m, pow->in[1], &two) && two == 2.0f ? pow->in[0] : NW_ABSENT;
+    nw_node *mul = maker(m, v, "Mul");
+    return mul && mul->in[0] == mul->in[1] ? mul->in[0] : NW_ABSENT;
+}
+
+/* x when v is x − mean(x). */
+static int centered(matcher *m, int v) {
+    nw_node *sub = maker(m, v, "Sub");
+    return sub && mean_of(m, sub->in[1]) == sub->in[0] ? sub->in[0] : NW_ABSENT;
+}
+
+/* A constant with one number for each element of the last axis of x. */
+static bool row_constant(const matcher *m, int v, int x) {
+    const nw_constant *c = nw_graph_constant(m->g, v);
+    if (!c || c->tensor.format != NW_F32 || c->tensor.qparam || c->tensor.rank < 1) return false;
+    size_t n = (size_t)m->desc[x].dims[m->desc[x].rank - 1];
+    return nw_tensor_count(&c->tensor) == n && (size_t)c->tensor.dims[c->tensor.rank - 1] == n;
+}
+
+static nw_status match_layernorm(matcher *m, int index) {
+    nw_node *last = &m->g->nodes[index]; /* Add of beta */
+    for (int side = 0; side < 2; side++) {
+        float epsilon;
+        m->count = 0;
+        m->nodes[m->count++] = index;
+        int beta = last->in[1 - side];
+        nw_node *scaled = maker(m, last->in[side], "Mul");
+        for (int k = 0; scaled && k < 2; k++) {
+            m->count = 2;
+            int gamma = scaled->in[1 - k];
+            nw_node *div = maker(m, scaled->in[k], "Div");
+            int x = div ? centered(m, div->in[0]) : NW_ABSENT;
+            nw_node *root = x >= 0 ? maker(m, div->in[1], "Sqrt") : NULL, *add = root ? maker(m, root->in[0], "Add") : NULL;
+            int variance = add ? other_of(m, add, &epsilon) : NW_ABSENT;
+            int squares = variance >= 0 ? mean_of(m, variance) : NW_ABSENT;
+            int d = squares >= 0 ? square_of(m, squares) : NW_ABSENT;
+            if (d < 0 || centered(m, d) != x || m->desc[x].format != NW_F32) continue;
+            if (!row_constant(m, gamma, x) || !row_constant(m, beta, x) || !closed(m, last->out[0])) continue;
+            int in[3] = {x, gamma, beta};
+            NW_TRY(collapse(m, last, "LayerNormalization", 3, in));
+            return nw_node_set_float(m->g, &m->g->nodes[m->g->node_count - 1], "epsilon", epsilon);
+        }
+    }
+    return NW_OK;
+}
+
+nw_status nw_recognize(nw_graph *g, const nw_tensor *desc, const nw_taps *taps) {
+    matcher m = {.g = g, .desc = desc, .taps = taps};
+    NW_TRY(nw_uses_init(&m.uses, g));
+    nw_status status = NW_OK;
+    int nodes = g->node_count;
+    for (int n = 0; n < nodes && status == NW_OK; n++) {
+        const nw_node *node = &g->nodes[n];
+        if (node->dead || node->in_count != 2 || node->in[0] < 0 || node->in[1] < 0) continue;
+        if (desc[node->out[0]].format != NW_F32) continue;
+        if (is_op(node, "Mul")) status = match_gelu(&m, n);
+        else if (is_op(node, "Add")) status = match_layernorm(&m, n);
+    }
+    nw_uses_free(&m.uses);
+    return status == NW_OK && g->node_count > nodes ? nw_graph_sort(g) : status;
+}
