@@ -18,6 +18,7 @@ typedef struct folder {
     int count;      /* values that existed at the start */
     int *real;      /* [count] real counterpart of a tensor of codes, or NW_ABSENT */
     grid *grids;    /* [count] of it */
+    int *dynamic;   /* [count] of the codes of a DynamicQuantizeLinear: the FakeQuant in its place, or NW_ABSENT */
     nw_uses uses;
 } folder;
 
@@ -351,6 +352,58 @@ static nw_status fold_move(folder *f, int index, bool *ok) {
     return NW_OK;
 }
 
+/* The maker of v among the nodes of the file, if it is of this type. */
+static const nw_node *maker(const folder *f, int v, const char *type) {
+    int n = v < 0 || v >= f->count ? NW_ABSENT : f->uses.producer[v];
+    return n >= 0 && is_op(&f->g->nodes[n], "", type) ? &f->g->nodes[n] : NULL;
+}
+
+/* x restricted to a grid found while running, where `quantizer` makes its codes; one FakeQuant for all readers. */
+static nw_status dynamic_input(folder *f, const nw_node *quantizer, int *out) {
+    int codes = quantizer->out[0], x = quantizer->in[0];
+    *out = f->dynamic[codes];
+    if (*out >= 0) return NW_OK;
+    nw_node *node;
+    NW_TRY(nw_graph_add_value(f->g, real_name(f, codes), out));
+    f->g->values[*out].format = NW_F32;
+    f->dynamic[codes] = *out;
+    NW_TRY(nw_graph_add_node(f->g, "ai.narrow", "FakeQuant", NULL, 1, &x, 1, out, &node));
+    return nw_node_set_string(f->g, node, "format", "u8");
+}
+
+/* How onnxruntime spells a product quantized while running: DynamicQuantizeLinear(x) → q, s, z;
+ * Cast(MatMulInteger(q, w, z, w_zero))·(s·w_scale). Here `index` is the last product. */
+static nw_status fold_dynamic_product(folder *f, int index, bool *ok) {
+    const nw_node *last = &f->g->nodes[index];
+    *ok = false;
+    if (last->in_count != 2) return NW_OK;
+    for (int side = 0; side < 2; side++) {
+        const nw_node *cast = maker(f, last->in[side], "Cast"), *scales = maker(f, last->in[1 - side], "Mul");
+        const nw_node *product = cast ? maker(f, cast->in[0], "MatMulInteger") : NULL;
+        const nw_node *quantizer = product ? maker(f, product->in[0], "DynamicQuantizeLinear") : NULL;
+        if (!scales || !quantizer || product->in[0] != quantizer->out[0] || nw_node_in(product, 2) != quantizer->out[2]) continue;
+        int w_scale = scales->in[0] == quantizer->out[1] ? scales->in[1] : scales->in[1] == quantizer->out[1] ? scales->in[0] : NW_ABSENT;
+        const nw_constant *w = nw_graph_constant(f->g, product->in[1]);
+        if (w_scale < 0 || !w || w->tensor.qparam || w->tensor.rank != 2) continue;
+        grid q;
+        int in[2], y = last->out[0];
+        NW_TRY(read_grid(f, w->tensor.format, w_scale, nw_node_in(product, 3), 1, 0, 2, &q, ok));
+        if (!*ok) return NW_OK;
+        if (q.p.groups != 1 && q.p.groups != (size_t)w->tensor.dims[1]) {
+            *ok = false;
+            return NW_OK;
+        }
+        const char *name = product->name;
+        NW_TRY(add_packed(f, product->in[1], &q, &in[1]));
+        NW_TRY(dynamic_input(f, quantizer, &in[0]));
+        nw_node *fresh;
+        NW_TRY(nw_graph_add_node(f->g, "", "MatMul", name, 2, in, 1, &y, &fresh));
+        f->g->nodes[index].dead = true;
+        return NW_OK;
+    }
+    return NW_OK;
+}
+
 static nw_status fold_node(folder *f, int index) {
     const nw_node *node = &f->g->nodes[index];
     bool ok;
@@ -371,6 +424,7 @@ static nw_status fold_node(folder *f, int index) {
     if (is_op(node, ms, "QLinearAveragePool")) return fold_unary(f, index, "AveragePool", &ok);
     if (is_op(node, ms, "QLinearSigmoid")) return fold_unary(f, index, "Sigmoid", &ok);
     if (is_op(node, ms, "QLinearLeakyRelu")) return fold_unary(f, index, "LeakyRelu", &ok);
+    if (is_op(node, "", "Mul")) return fold_dynamic_product(f, index, &ok);
     return fold_move(f, index, &ok);
 }
 
@@ -402,8 +456,9 @@ nw_status nw_onnx_fold_quantization(nw_graph *g) {
     size_t count = (size_t)f.count + 1;
     f.real = nw_arena_array(&f.arena, count, sizeof *f.real);
     f.grids = nw_arena_array(&f.arena, count, sizeof *f.grids);
-    nw_status status = f.real && f.grids ? nw_uses_init(&f.uses, g) : NW_E_MEMORY;
-    for (int v = 0; v < f.count && status == NW_OK; v++) f.real[v] = NW_ABSENT;
+    f.dynamic = nw_arena_array(&f.arena, count, sizeof *f.dynamic);
+    nw_status status = f.real && f.grids && f.dynamic ? nw_uses_init(&f.uses, g) : NW_E_MEMORY;
+    for (int v = 0; v < f.count && status == NW_OK; v++) f.real[v] = f.dynamic[v] = NW_ABSENT;
     int nodes = g->node_count; /* in topological order; new ones come behind */
     for (int n = 0; n < nodes && status == NW_OK; n++)
         if (!g->nodes[n].dead) status = fold_node(&f, n);

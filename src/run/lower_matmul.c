@@ -15,6 +15,8 @@ typedef struct matmul_state {
     nw_matmul_geometry g;
     size_t a_size, y_size; /* bytes of an element */
     double work;           /* nanoseconds, of one product */
+    /* scales of the rows of a, found while running: */
+    bool by_row;
     /* packing while running: */
     bool dynamic;
     size_t packed_bytes;   /* per product; room for all of them follows one another */
@@ -25,6 +27,8 @@ typedef struct matmul_state {
 typedef struct matmul_job {
     const matmul_state *s;
     const char *a, *b;
+    const float *row_scale;
+    const int32_t *row_zero;
     char *y, *packed;
     int64_t product;
     bool by_columns;
@@ -43,6 +47,8 @@ static void multiply(const matmul_job *j, int64_t product, const char *packed, c
         args.c = y;
         if (packed) args.packed = packed;
         if (epilogue) args.epilogue = *epilogue;
+        args.epilogue.row_scale = j->row_scale;
+        args.epilogue.row_zero = j->row_zero;
         nw_gemm_u8s8_run(s->u8s8, &args, m0, m1, n0, n1);
     } else {
         nw_gemm_f32_args args = s->f32_args;
@@ -92,6 +98,10 @@ static nw_status run_matmul(nw_exec *e, const nw_step *step) {
     const matmul_state *s = step->state;
     matmul_job job = {.s = s, .a = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0])};
     size_t m = (size_t)s->g.m, n = (size_t)s->g.n;
+    if (s->by_row) {
+        job.row_scale = nw_exec_data(e, step->in[1]);
+        job.row_zero = nw_exec_data(e, step->in[2]);
+    }
     if (s->dynamic) {
         job.b = nw_exec_data(e, step->in[1]);
         job.packed = nw_exec_data(e, step->out[1]);
@@ -201,11 +211,15 @@ static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_stat
 static nw_status static_integer(nw_planner *p, const nw_node *node, matmul_state *s, const product *pr,
                                 const nw_weights *w, const nw_follow *follow) {
     size_t n = (size_t)s->g.n, k = (size_t)s->g.k;
-    int32_t *sums = nw_arena_array(&p->scratch, n, sizeof *sums);
+    int32_t *sums = nw_arena_array(&p->plan->arena, n, sizeof *sums);
     void *packed;
     if (!sums) return NW_E_MEMORY;
     nw_gemm_u8s8_col_sums(n, k, 1, w->codes, s->stride_n, 0, s->stride_k, w->zero, sums);
-    NW_TRY(nw_plan_epilogue(p, &p->grid[node->in[0]], w, pr->bias, sums, follow, &s->u8s8_args.epilogue));
+    /* Rows bring their own scale and zero point: here the unit grid stands for theirs. */
+    const nw_grid unit = {.scale = 1.0f};
+    const nw_grid *a = s->by_row ? &unit : &p->grid[node->in[0]];
+    NW_TRY(nw_plan_epilogue(p, a, w, pr->bias, sums, follow, &s->u8s8_args.epilogue));
+    s->u8s8_args.epilogue.col_sum = sums;
     NW_TRY(nw_plan_constant(p, nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1), &packed));
     nw_gemm_u8s8_pack(s->u8s8, n, k, 1, w->codes, s->stride_n, 0, s->stride_k, packed);
     s->u8s8_args.packed = packed;
@@ -234,6 +248,15 @@ static nw_status run_flip(nw_exec *e, const nw_step *step) {
     return NW_OK;
 }
 
+nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok) {
+    product pr;
+    nw_weights w;
+    NW_TRY(examine(p, node, &pr, ok));
+    if (!*ok || node->in[0] != codes || node->in[1] == codes || pr.g.k > 65536 || pr.g.batch != 1) *ok = false;
+    if (!*ok || p->desc[node->in[1]].rank != 2) *ok = false;
+    return *ok ? nw_plan_weights(p, node->in[1], pr.g.trans_b ? 0 : 1, &w, ok) : NW_OK;
+}
+
 nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     product pr;
     NW_TRY(examine(p, node, &pr, ok));
@@ -242,15 +265,16 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     bool constant = p->graph->values[b].constant != NULL, integer = false;
     nw_weights w = {0};
     int n_axis = p->desc[b].rank - (pr.g.trans_b ? 2 : 1);
-    bool fits = nw_plan_on_grid(p, a) && pr.g.k <= 65536;
+    bool by_row = p->row_grid[a][0] >= 0;
+    bool fits = (nw_plan_on_grid(p, a) || by_row) && pr.g.k <= 65536;
     if (fits && constant && pr.g.batch == 1 && p->desc[b].rank == 2) NW_TRY(nw_plan_weights(p, b, n_axis, &w, &integer));
     bool dynamic = !integer && (!constant || pr.g.batch > 1);
     if (fits && dynamic && nw_plan_on_grid(p, b)) integer = true;
 
     nw_follow follow;
-    NW_TRY(nw_plan_follow(p, pr.value, integer, &follow));
+    NW_TRY(nw_plan_follow(p, pr.value, integer && !by_row, &follow));
     bool codes_out = follow.grid.scale > 0;
-    matmul_state s = {.g = pr.g, .dynamic = dynamic, .a_size = integer ? 1 : 4, .y_size = codes_out ? 1 : 4};
+    matmul_state s = {.g = pr.g, .dynamic = dynamic, .by_row = by_row, .a_size = integer ? 1 : 4, .y_size = codes_out ? 1 : 4};
     set_strides(&s);
     s.work = (double)s.g.m * (double)s.g.n * (double)s.g.k / (integer ? 200 : 50);
     nw_rows rows = {.stride = (size_t)s.g.k * s.a_size};
@@ -269,8 +293,9 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
         else s.packed_bytes = (nw_gemm_f32_packed_bytes(s.f32, (size_t)s.g.n, (size_t)s.g.k, 1) + NW_ALIGN - 1) /
                               NW_ALIGN * NW_ALIGN;
     }
-    int in[2] = {-1, -1}, out[2] = {-1, -1};
+    int in[3] = {-1, -1, -1}, out[2] = {-1, -1};
     NW_TRY(nw_plan_need(p, a, nw_form_of(integer, false), &in[0]));
+    if (by_row) memcpy(&in[1], p->row_grid[a], sizeof p->row_grid[a]);
     if (dynamic) {
         NW_TRY(nw_plan_need(p, b, nw_form_of(integer, false), &in[1]));
         if (integer) {
@@ -285,7 +310,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, false), &out[0]));
     if (dynamic) NW_TRY(nw_plan_temporary(p, s.packed_bytes * (size_t)s.g.batch, &out[1]));
-    NW_TRY(nw_plan_step(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, sizeof s, dynamic ? 2 : 1, in,
+    NW_TRY(nw_plan_step(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, sizeof s, by_row ? 3 : dynamic ? 2 : 1, in,
                         dynamic ? 2 : 1, out));
     if (!integer)
         nw_plan_reason(p, !nw_plan_on_grid(p, a) ? "float: its input is not on an 8-bit grid"

@@ -81,7 +81,7 @@ static nw_status add_taps(nw_planner *p, const int *values, int count) {
 
 static nw_status lower_node(nw_planner *p, nw_node *node) {
     static nw_status (*const families[])(nw_planner *, nw_node *, bool *) = {
-        nw_lower_fakequant, nw_lower_conv,        nw_lower_matmul, nw_lower_pool,
+        nw_lower_fakequant, nw_lower_dynamic,     nw_lower_conv,   nw_lower_matmul, nw_lower_pool,
         nw_lower_move,      nw_lower_elementwise, nw_lower_rows,   nw_lower_rnn};
     bool ok = false;
     for (int i = 0; i < node->in_count; i++)
@@ -134,7 +134,9 @@ static nw_status init_planner(nw_planner *p, nw_plan *plan, const nw_binding *bi
     p->done = nw_calloc(p->ctx, (size_t)p->graph->node_count + 1, 1);
     p->buffer = nw_calloc(p->ctx, values, sizeof *p->buffer);
     p->grid = nw_calloc(p->ctx, values, sizeof *p->grid);
-    if (!p->done || !p->buffer || !p->grid) return NW_E_MEMORY;
+    p->row_grid = nw_calloc(p->ctx, values, sizeof *p->row_grid);
+    if (!p->done || !p->buffer || !p->grid || !p->row_grid) return NW_E_MEMORY;
+    memset(p->row_grid, 0xff, values * sizeof *p->row_grid);
     memset(p->buffer, 0xff, values * sizeof *p->buffer);
     for (int v = 0; v < p->graph->value_count; v++) { /* packed 8-bit constants lie on a grid */
         const nw_tensor *t = &p->desc[v];
@@ -151,6 +153,7 @@ static void free_planner(nw_planner *p) { /* one of zeros is fine */
     nw_free(p->ctx, p->done);
     nw_free(p->ctx, p->buffer);
     nw_free(p->ctx, p->grid);
+    nw_free(p->ctx, p->row_grid);
     nw_arena_free(&p->scratch);
 }
 

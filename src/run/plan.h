@@ -107,6 +107,8 @@ typedef struct nw_planner {
     uint8_t *done;         /* per node: lowered, alone or fused into an earlier one */
     int (*buffer)[NW_FORM_COUNT]; /* per value; −1: not there (yet) */
     nw_grid *grid;                /* per value */
+    int (*row_grid)[2];           /* per value whose codes have a scale and zero point per row, found while running: their
+                                     buffers (f32, s32); −1: none */
     int fused;                    /* the value that the node being lowered makes through fusion, or NW_ABSENT */
     nw_arena scratch;             /* while one node is lowered */
     nw_elementwise ew;
@@ -205,8 +207,11 @@ nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);        /* lower_move.c */
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* follow.c */
 nw_status nw_lower_rows(nw_planner *p, nw_node *node, bool *ok);        /* lower_rows.c: softmax, layer normalization */
+nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok);     /* lower_dynamic.c */
 nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);         /* lower_rnn.c: LSTM, GRU */
 nw_status nw_lower_eval(nw_planner *p, nw_node *node);                  /* lower.c */
+/* Whether a node multiplies `codes`, its left-hand side, with packed 8-bit weights. */
+nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */
 nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, const int *out);
 
