@@ -79,11 +79,11 @@ static nw_status collapse(matcher *m, nw_node *last, const char *type, int in_co
 
 /* x when v is erf(x/√2) + 1. */
 static int erf_term(matcher *m, int v) {
-    float one, root;
+    float one = 0, root = 0;
     nw_node *add = maker(m, v, "Add");
     int erf_out = add ? other_of(m, add, &one) : NW_ABSENT;
-    nw_node *erf = one == 1.0f ? maker(m, erf_out, "Erf") : NULL;
-    if (!add || !erf) return NW_ABSENT;
+    nw_node *erf = erf_out >= 0 && one == 1.0f ? maker(m, erf_out, "Erf") : NULL;
+    if (!erf) return NW_ABSENT;
     nw_node *div = maker(m, erf->in[0], "Div");
     if (div && number(m, div->in[1], &root) && near(root, 1.41421356f)) return div->in[0];
     nw_node *mul = maker(m, erf->in[0], "Mul");
