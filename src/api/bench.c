@@ -102,7 +102,8 @@ static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *ar
 /* Steps of the plan with the mean of their times over some runs. */
 #define PROFILED_RUNS 20
 
-static nw_status profile(nw_runner *runner, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs, nw_record *r) {
+static nw_status profile(nw_runner *runner, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs,
+                         nw_record *r) {
     nw_session *session = runner->session;
     nw_step_info step;
     int count = 0;
@@ -116,7 +117,8 @@ static nw_status profile(nw_runner *runner, const nw_feed *feeds, nw_arena *aren
     for (int run = 0; run < PROFILED_RUNS && status == NW_OK; run++) {
         nw_arena_reset(&results);
         status = nw_runner_run(runner, runner->model->input_count, feeds, &results, outputs);
-        for (int i = 0; i < count && nw_session_step(session, i, &step); i++) ms[i] += step.milliseconds / PROFILED_RUNS;
+        for (int i = 0; i < count && nw_session_step(session, i, &step); i++)
+            ms[i] += step.milliseconds / PROFILED_RUNS;
     }
     nw_arena_free(&results);
     for (int i = 0; i < count; i++) total += ms[i];

@@ -83,7 +83,7 @@ static char *shape_of(const nw_value *value, char *buffer, size_t size) {
         if (at >= size || d == value->rank) break;
         const char *name = value->dim_names ? value->dim_names[d] : NULL;
         at += (size_t)(value->dims[d] > 0 ? snprintf(buffer + at, size - at, "%" PRId64, value->dims[d])
-                                           : snprintf(buffer + at, size - at, "%s", name ? name : "?"));
+                                          : snprintf(buffer + at, size - at, "%s", name ? name : "?"));
     }
     if (at < size) snprintf(buffer + at, size - at, "]");
     return buffer;

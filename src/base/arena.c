@@ -11,7 +11,9 @@ struct nw_arena_chunk {
 #define HEADER ((sizeof(nw_arena_chunk) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN)
 #define CHUNK  ((size_t)64 * 1024 - HEADER)
 
-void nw_arena_init(nw_arena *arena, nw_context *ctx) { *arena = (nw_arena){ctx, NULL}; }
+void nw_arena_init(nw_arena *arena, nw_context *ctx) {
+    *arena = (nw_arena){ctx, NULL};
+}
 
 void nw_arena_free(nw_arena *arena) {
     for (nw_arena_chunk *c = arena->chunks, *next; c; c = next) {
@@ -78,7 +80,9 @@ void *nw_arena_array(nw_arena *arena, size_t count, size_t size) {
     return nw_arena_alloc(arena, total);
 }
 
-void *nw_arena_data(nw_arena *arena, size_t size) { return take(arena, size, NW_ALIGN); }
+void *nw_arena_data(nw_arena *arena, size_t size) {
+    return take(arena, size, NW_ALIGN);
+}
 
 char *nw_arena_strndup(nw_arena *arena, const char *text, size_t length) {
     char *copy = take(arena, length + 1, 1);
@@ -88,7 +92,9 @@ char *nw_arena_strndup(nw_arena *arena, const char *text, size_t length) {
     return copy;
 }
 
-char *nw_arena_strdup(nw_arena *arena, const char *text) { return nw_arena_strndup(arena, text, strlen(text)); }
+char *nw_arena_strdup(nw_arena *arena, const char *text) {
+    return nw_arena_strndup(arena, text, strlen(text));
+}
 
 char *nw_arena_printf(nw_arena *arena, const char *format, ...) {
     va_list args, again;

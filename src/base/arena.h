@@ -14,7 +14,7 @@ typedef struct nw_arena {
 
 void nw_arena_init(nw_arena *arena, nw_context *ctx); /* takes no memory yet */
 void nw_arena_free(nw_arena *arena);                  /* releases everything; the arena may be used again */
-void nw_arena_reset(nw_arena *arena);                 /* forgets everything, keeps the largest chunk for reuse */
+void nw_arena_reset(nw_arena *arena); /* forgets everything, keeps the largest chunk for reuse */
 
 /* Zeroed memory. NULL on failure (recorded in the context). nw_arena_alloc aligns to 16 bytes,
  * nw_arena_array checks count*size, nw_arena_data aligns to NW_ALIGN and is NOT zeroed (tensor data). */

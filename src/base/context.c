@@ -6,7 +6,7 @@
 
 const char *nw_status_string(nw_status status) {
     switch (status) {
-#define NW_STATUS_CASE(id, text)                                                                            \
+#define NW_STATUS_CASE(id, text)                                                                             \
     case id: return text;
         NW_STATUS_LIST(NW_STATUS_CASE)
 #undef NW_STATUS_CASE
@@ -28,8 +28,10 @@ static void heap_release(void *user, void *ptr) {
 
 void nw_context_init(nw_context *ctx, const nw_allocator *allocator) {
     memset(ctx, 0, sizeof *ctx);
-    if (allocator) ctx->allocator = *allocator;
-    else ctx->allocator = (nw_allocator){heap_alloc, heap_release, NULL};
+    if (allocator)
+        ctx->allocator = *allocator;
+    else
+        ctx->allocator = (nw_allocator){heap_alloc, heap_release, NULL};
 }
 
 void nw_context_child(nw_context *child, const nw_context *parent) {
@@ -96,7 +98,8 @@ nw_status nw_grow(nw_context *ctx, void **array, size_t *capacity, size_t count,
     size_t larger = *capacity + *capacity / 2, bytes;
     if (larger < need) larger = need;
     if (larger < 8) larger = 8;
-    if (!nw_mul_size(larger, size, &bytes)) return nw_fail(ctx, NW_E_MEMORY, "out of memory: array too large");
+    if (!nw_mul_size(larger, size, &bytes))
+        return nw_fail(ctx, NW_E_MEMORY, "out of memory: array too large");
     void *fresh = nw_alloc(ctx, bytes);
     if (!fresh) return NW_E_MEMORY;
     if (count) memcpy(fresh, *array, count * size);

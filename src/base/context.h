@@ -37,11 +37,11 @@ void nw_context_child(nw_context *child, const nw_context *parent);
 nw_status nw_fail(nw_context *ctx, nw_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* The macro shows compilers and analysers that the result is the status given, never NW_OK by accident. */
-#define nw_fail(where, code, ...)                                                                           \
-    __extension__({                                                                                         \
-        const nw_status code_ = (code);                                                                     \
-        (nw_fail)((where), code_, __VA_ARGS__);                                                                  \
-        code_;                                                                                              \
+#define nw_fail(where, code, ...)                                                                            \
+    __extension__({                                                                                          \
+        const nw_status code_ = (code);                                                                      \
+        (nw_fail)((where), code_, __VA_ARGS__);                                                              \
+        code_;                                                                                               \
     })
 /* Puts "prefix: " before the recorded message: callers add where it happened (a node, a file). */
 nw_status nw_fail_where(nw_context *ctx, nw_status status, const char *format, ...)
@@ -58,7 +58,11 @@ void nw_free(nw_context *ctx, void *ptr);                    /* NULL is fine */
 nw_status nw_grow(nw_context *ctx, void **array, size_t *capacity, size_t count, size_t need, size_t size);
 
 /* a*b and a+b with overflow reported as false. */
-static inline int nw_mul_size(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
-static inline int nw_add_size(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
+static inline int nw_mul_size(size_t a, size_t b, size_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline int nw_add_size(size_t a, size_t b, size_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
 
 #endif

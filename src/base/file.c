@@ -15,10 +15,14 @@ nw_status nw_bytes_map(nw_context *ctx, const char *path, nw_bytes **out) {
     nw_status status = NW_OK;
     nw_bytes *bytes = NULL;
     void *data = NULL;
-    if (fstat(fd, &st) != 0) status = nw_fail(ctx, NW_E_IO, "cannot read %s: %s", path, strerror(errno));
-    else if (S_ISDIR(st.st_mode)) status = nw_fail(ctx, NW_E_IO, "%s is a folder, not a file", path);
-    else if (!S_ISREG(st.st_mode)) status = nw_fail(ctx, NW_E_IO, "%s is not a regular file", path);
-    else if (!(bytes = nw_calloc(ctx, 1, sizeof *bytes))) status = NW_E_MEMORY;
+    if (fstat(fd, &st) != 0)
+        status = nw_fail(ctx, NW_E_IO, "cannot read %s: %s", path, strerror(errno));
+    else if (S_ISDIR(st.st_mode))
+        status = nw_fail(ctx, NW_E_IO, "%s is a folder, not a file", path);
+    else if (!S_ISREG(st.st_mode))
+        status = nw_fail(ctx, NW_E_IO, "%s is not a regular file", path);
+    else if (!(bytes = nw_calloc(ctx, 1, sizeof *bytes)))
+        status = NW_E_MEMORY;
     else if (st.st_size > 0) {
         data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED) status = nw_fail(ctx, NW_E_IO, "cannot map %s: %s", path, strerror(errno));
@@ -35,7 +39,8 @@ nw_status nw_bytes_map(nw_context *ctx, const char *path, nw_bytes **out) {
 
 nw_status nw_bytes_new(nw_context *ctx, size_t size, nw_bytes **out) {
     size_t header = (sizeof(nw_bytes) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN, total;
-    if (!nw_add_size(header, size, &total)) return nw_fail(ctx, NW_E_MEMORY, "out of memory: %zu bytes", size);
+    if (!nw_add_size(header, size, &total))
+        return nw_fail(ctx, NW_E_MEMORY, "out of memory: %zu bytes", size);
     nw_bytes *bytes = nw_alloc(ctx, total);
     if (!bytes) return NW_E_MEMORY;
     *bytes = (nw_bytes){(uint8_t *)bytes + header, size, 1, false, ctx->allocator};
@@ -68,7 +73,8 @@ nw_status nw_output_open(nw_context *ctx, nw_output *out, const char *path) {
     snprintf(out->temporary, length + 32, "%s.%ld.tmp", path, (long)getpid());
     struct stat st;
     bool exists = stat(path, &st) == 0;
-    if (exists && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) { /* a device or pipe is written to, never replaced */
+    if (exists && !S_ISREG(st.st_mode) &&
+        !S_ISDIR(st.st_mode)) { /* a device or pipe is written to, never replaced */
         nw_free(ctx, out->temporary);
         out->temporary = NULL;
     }
@@ -98,7 +104,8 @@ nw_status nw_output_printf(nw_output *out, const char *format, ...) {
     va_start(args, format);
     int written = vfprintf(out->file, format, args);
     va_end(args);
-    if (written < 0) out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    if (written < 0)
+        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
     return out->status;
 }
 

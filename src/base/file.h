@@ -43,7 +43,7 @@ void nw_output_abort(nw_output *out);       /* removes the temporary file; harml
 char *nw_path_join(nw_context *ctx, const char *dir, const char *name);
 /* The folder part of a path ("." when it has none), in heap memory. */
 char *nw_path_dir(nw_context *ctx, const char *path);
-const char *nw_path_base(const char *path);                   /* points into path */
+const char *nw_path_base(const char *path);                    /* points into path */
 bool nw_path_has_suffix(const char *path, const char *suffix); /* letter case ignored */
 nw_status nw_file_size(nw_context *ctx, const char *path, uint64_t *bytes);
 

@@ -45,9 +45,9 @@ void nw_graph_free(nw_graph *g) {
 /* ---- copying --------------------------------------------------------------------------------------------------- */
 
 #define COPY_STRING(arena, text) ((text) ? nw_arena_strdup(arena, text) : NULL)
-#define CHECK(ptr)                                                                                          \
-    do {                                                                                                    \
-        if (!(ptr)) return NW_E_MEMORY;                                                                     \
+#define CHECK(ptr)                                                                                           \
+    do {                                                                                                     \
+        if (!(ptr)) return NW_E_MEMORY;                                                                      \
     } while (0)
 
 nw_status nw_graph_copy_qparam(nw_graph *g, const nw_qparam *p, const nw_qparam **out) {
@@ -130,7 +130,8 @@ static nw_status copy_attr(nw_graph *g, const nw_attr *from, nw_attr *to) {
         a.tensors = p;
         a.count = 0;
         *to = a; /* what is copied so far is released with the node */
-        for (; to->count < from->count; to->count++) NW_TRY(copy_constant(g, from->tensors[to->count], &p[to->count]));
+        for (; to->count < from->count; to->count++)
+            NW_TRY(copy_constant(g, from->tensors[to->count], &p[to->count]));
         return NW_OK;
     }
     case NW_ATTR_GRAPHS: {
@@ -243,8 +244,10 @@ static nw_status copy_graph(const nw_graph *graph, nw_context *ctx, nw_graph *pa
     nw_graph *g;
     NW_TRY(nw_graph_new(ctx, parent, &g));
     nw_status status = copy_into(graph, g);
-    if (status != NW_OK) nw_graph_free(g);
-    else *out = g;
+    if (status != NW_OK)
+        nw_graph_free(g);
+    else
+        *out = g;
     return status;
 }
 
@@ -273,7 +276,8 @@ static nw_status inline_nodes(nw_graph *g, const nw_graph *sub, const int *map) 
         for (int a = 0; a < node->attr_count; a++) {
             nw_attr *attr = &node->attrs[a];
             if (attr->kind == NW_ATTR_GRAPH) remap_outer(attr->graph, map);
-            for (size_t i = 0; attr->kind == NW_ATTR_GRAPHS && i < attr->count; i++) remap_outer(attr->graphs[i], map);
+            for (size_t i = 0; attr->kind == NW_ATTR_GRAPHS && i < attr->count; i++)
+                remap_outer(attr->graphs[i], map);
         }
     }
     return NW_OK;
@@ -348,7 +352,8 @@ int nw_graph_find(const nw_graph *g, const char *name) {
             if (strcmp(g->values[v].name, name) == 0) return v;
         return NW_ABSENT;
     }
-    for (size_t at = hash_name(name) & (g->index_size - 1); g->index[at] >= 0; at = (at + 1) & (g->index_size - 1))
+    for (size_t at = hash_name(name) & (g->index_size - 1); g->index[at] >= 0;
+         at = (at + 1) & (g->index_size - 1))
         if (strcmp(g->values[g->index[at]].name, name) == 0) return g->index[at];
     return NW_ABSENT;
 }
@@ -359,7 +364,8 @@ static nw_status fresh_name(nw_graph *g, const char *name, const char **out) {
     CHECK(base);
     const char *unique = base == name ? nw_arena_strdup(&g->arena, base) : base;
     CHECK(unique);
-    for (int i = 1; nw_graph_find(g, unique) >= 0; i++) CHECK(unique = nw_arena_printf(&g->arena, "%s_%d", base, i));
+    for (int i = 1; nw_graph_find(g, unique) >= 0; i++)
+        CHECK(unique = nw_arena_printf(&g->arena, "%s_%d", base, i));
     *out = unique;
     return NW_OK;
 }
@@ -400,7 +406,8 @@ static nw_status attach_constant(nw_graph *g, int id, const nw_tensor *tensor, n
     return NW_OK;
 }
 
-nw_status nw_graph_add_constant(nw_graph *g, const char *name, const nw_tensor *tensor, nw_bytes *owner, int *id) {
+nw_status nw_graph_add_constant(nw_graph *g, const char *name, const nw_tensor *tensor, nw_bytes *owner,
+                                int *id) {
     nw_status status = nw_graph_add_value(g, name, id);
     if (status != NW_OK) {
         nw_bytes_free(owner);
@@ -425,9 +432,10 @@ nw_status nw_graph_add_constant_copy(nw_graph *g, const char *name, const nw_ten
     return nw_graph_set_constant_copy(g, *id, tensor);
 }
 
-nw_status nw_graph_add_node(nw_graph *g, const char *domain, const char *op_type, const char *name, int in_count,
-                            const int *in, int out_count, const int *out, nw_node **node) {
-    NW_TRY(nw_arena_grow(&g->arena, (void **)&g->nodes, &g->node_capacity, (size_t)g->node_count, sizeof *g->nodes));
+nw_status nw_graph_add_node(nw_graph *g, const char *domain, const char *op_type, const char *name,
+                            int in_count, const int *in, int out_count, const int *out, nw_node **node) {
+    NW_TRY(nw_arena_grow(&g->arena, (void **)&g->nodes, &g->node_capacity, (size_t)g->node_count,
+                         sizeof *g->nodes));
     nw_node *n = &g->nodes[g->node_count];
     *n = (nw_node){.in_count = in_count, .out_count = out_count};
     CHECK(n->name = nw_arena_strdup(&g->arena, name ? name : ""));
@@ -466,7 +474,8 @@ nw_status nw_graph_set_opset(nw_graph *g, const char *domain, int64_t version) {
             g->opsets[i].version = version;
             return NW_OK;
         }
-    NW_TRY(nw_arena_grow(&g->arena, (void **)&g->opsets, &g->opset_capacity, g->opset_count, sizeof *g->opsets));
+    NW_TRY(
+        nw_arena_grow(&g->arena, (void **)&g->opsets, &g->opset_capacity, g->opset_count, sizeof *g->opsets));
     nw_opset *o = &g->opsets[g->opset_count];
     CHECK(o->domain = nw_arena_strdup(&g->arena, domain));
     o->version = version;
@@ -528,7 +537,8 @@ void nw_node_remove_attr(nw_node *node, const char *name) {
     for (int i = 0; i < node->attr_count; i++)
         if (strcmp(node->attrs[i].name, name) == 0) {
             release_attr(&node->attrs[i]);
-            memmove(&node->attrs[i], &node->attrs[i + 1], (size_t)(node->attr_count - i - 1) * sizeof *node->attrs);
+            memmove(&node->attrs[i], &node->attrs[i + 1],
+                    (size_t)(node->attr_count - i - 1) * sizeof *node->attrs);
             node->attr_count--;
             return;
         }
@@ -570,7 +580,8 @@ nw_status nw_node_set_string(nw_graph *g, nw_node *node, const char *name, const
     return NW_OK;
 }
 
-nw_status nw_node_set_ints(nw_graph *g, nw_node *node, const char *name, const int64_t *values, size_t count) {
+nw_status nw_node_set_ints(nw_graph *g, nw_node *node, const char *name, const int64_t *values,
+                           size_t count) {
     nw_attr *a;
     int64_t *copy = nw_arena_array(&g->arena, count, sizeof *copy);
     CHECK(copy);

@@ -17,23 +17,23 @@ struct nw_op;
 typedef struct nw_constant {
     nw_tensor tensor; /* data points into owner; qparam, if any, lives in the graph's arena */
     nw_bytes *owner;
-    const char *name;          /* of an attribute's tensor, or NULL; initializers are named by their value */
-    const char *doc;           /* doc string of the initializer, or NULL */
-    nw_str unknown;            /* serialized fields of its TensorProto that the importer does not know */
+    const char *name; /* of an attribute's tensor, or NULL; initializers are named by their value */
+    const char *doc;  /* doc string of the initializer, or NULL */
+    nw_str unknown;   /* serialized fields of its TensorProto that the importer does not know */
 } nw_constant;
 
 typedef struct nw_value {
     const char *name; /* unique within its graph, never NULL */
     const char *doc;
-    nw_format format;              /* of the real values; NW_NONE: unknown */
-    int rank;                      /* −1: unknown */
-    int64_t dims[NW_MAX_RANK];     /* −1: unknown; of inputs 0 too, which exporters write for it */
-    const char **dim_names;        /* [rank] symbolic names ("N") or NULL each; NULL: none */
-    nw_constant *constant;         /* NULL: computed or fed */
-    int outer;                     /* in a subgraph: the enclosing graph's value that this one stands for, or NW_ABSENT */
-    bool declared;                 /* had a value_info of its own: written back on export */
-    nw_str unknown;                /* serialized fields of its ValueInfoProto that the importer does not know */
-    nw_bytes *type;                /* serialized TypeProto of a value that is no tensor (sequence, optional), or NULL */
+    nw_format format;          /* of the real values; NW_NONE: unknown */
+    int rank;                  /* −1: unknown */
+    int64_t dims[NW_MAX_RANK]; /* −1: unknown; of inputs 0 too, which exporters write for it */
+    const char **dim_names;    /* [rank] symbolic names ("N") or NULL each; NULL: none */
+    nw_constant *constant;     /* NULL: computed or fed */
+    int outer;      /* in a subgraph: the enclosing graph's value that this one stands for, or NW_ABSENT */
+    bool declared;  /* had a value_info of its own: written back on export */
+    nw_str unknown; /* serialized fields of its ValueInfoProto that the importer does not know */
+    nw_bytes *type; /* serialized TypeProto of a value that is no tensor (sequence, optional), or NULL */
 } nw_value;
 
 typedef enum nw_attr_kind {
@@ -132,18 +132,20 @@ nw_status nw_graph_copy(const nw_graph *graph, nw_context *ctx, nw_graph **out);
 /* New value; name NULL or taken: a fresh name is made from it. *id is set. */
 nw_status nw_graph_add_value(nw_graph *graph, const char *name, int *id);
 /* New constant that takes over a reference to owner (also on failure). tensor->data may be NULL only when empty. */
-nw_status nw_graph_add_constant(nw_graph *graph, const char *name, const nw_tensor *tensor, nw_bytes *owner, int *id);
+nw_status nw_graph_add_constant(nw_graph *graph, const char *name, const nw_tensor *tensor, nw_bytes *owner,
+                                int *id);
 /* The same, copying the tensor's data and qparam into memory of the graph's own. */
 nw_status nw_graph_add_constant_copy(nw_graph *graph, const char *name, const nw_tensor *tensor, int *id);
 /* Makes an existing value constant (folding); copies as above. */
 nw_status nw_graph_set_constant_copy(nw_graph *graph, int id, const nw_tensor *tensor);
 /* New node at the end; ids are copied; name may be NULL (""). The pointer is valid until the next node is added. */
-nw_status nw_graph_add_node(nw_graph *graph, const char *domain, const char *op_type, const char *name, int in_count,
-                            const int *in, int out_count, const int *out, nw_node **node);
+nw_status nw_graph_add_node(nw_graph *graph, const char *domain, const char *op_type, const char *name,
+                            int in_count, const int *in, int out_count, const int *out, nw_node **node);
 nw_status nw_graph_add_input(nw_graph *graph, int id);
 nw_status nw_graph_add_output(nw_graph *graph, int id);
 nw_status nw_graph_set_opset(nw_graph *graph, const char *domain, int64_t version);
-int64_t nw_graph_opset(const nw_graph *graph, const char *domain); /* looks in the parents too; 0: not imported */
+int64_t nw_graph_opset(const nw_graph *graph,
+                       const char *domain); /* looks in the parents too; 0: not imported */
 
 int nw_graph_find(const nw_graph *graph, const char *name); /* value id or NW_ABSENT */
 /* Gives a value another name; a taken one is made fresh as in nw_graph_add_value. */
@@ -169,7 +171,9 @@ typedef struct nw_uses {
 } nw_uses;
 nw_status nw_uses_init(nw_uses *uses, const nw_graph *graph);
 void nw_uses_free(nw_uses *uses);
-static inline int nw_uses_count(const nw_uses *u, int id) { return u->first[id + 1] - u->first[id] + u->outputs[id]; }
+static inline int nw_uses_count(const nw_uses *u, int id) {
+    return u->first[id + 1] - u->first[id] + u->outputs[id];
+}
 
 /* Drops dead nodes and puts the rest in topological order (stable). A cycle or a value that nobody makes: NW_E_FORMAT with
  * the names. */
@@ -191,11 +195,16 @@ bool nw_node_floats(const nw_node *node, const char *name, const float **values,
 nw_status nw_node_set_int(nw_graph *graph, nw_node *node, const char *name, int64_t value);
 nw_status nw_node_set_float(nw_graph *graph, nw_node *node, const char *name, float value);
 nw_status nw_node_set_string(nw_graph *graph, nw_node *node, const char *name, const char *value);
-nw_status nw_node_set_ints(nw_graph *graph, nw_node *node, const char *name, const int64_t *values, size_t count);
+nw_status nw_node_set_ints(nw_graph *graph, nw_node *node, const char *name, const int64_t *values,
+                           size_t count);
 void nw_node_remove_attr(nw_node *node, const char *name);
 
-static inline int nw_node_in(const nw_node *node, int i) { return i < node->in_count ? node->in[i] : NW_ABSENT; }
-static inline int nw_node_out(const nw_node *node, int i) { return i < node->out_count ? node->out[i] : NW_ABSENT; }
+static inline int nw_node_in(const nw_node *node, int i) {
+    return i < node->in_count ? node->in[i] : NW_ABSENT;
+}
+static inline int nw_node_out(const nw_node *node, int i) {
+    return i < node->out_count ? node->out[i] : NW_ABSENT;
+}
 /* What to call a node in a message: its name, else the name of its first output. */
 const char *nw_node_label(const nw_graph *graph, const nw_node *node);
 /* Constant of value id, or NULL (also for NW_ABSENT). */

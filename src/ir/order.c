@@ -56,7 +56,9 @@ typedef struct counter {
     int node;
 } counter;
 
-static void count_read(void *user, int id) { ((counter *)user)->slots[id]++; }
+static void count_read(void *user, int id) {
+    ((counter *)user)->slots[id]++;
+}
 
 static void file_read(void *user, int id) {
     counter *c = user;
@@ -170,7 +172,8 @@ nw_status nw_graph_sort(nw_graph *g) {
     if (status == NW_OK) {
         for (int i = 0; i < s.placed; i++) sorted[i] = g->nodes[s.order[i]];
         for (int n = 0; n < g->node_count; n++) /* the dead ones leave: release what they hold */
-            while (g->nodes[n].dead && g->nodes[n].attr_count) nw_node_remove_attr(&g->nodes[n], g->nodes[n].attrs[0].name);
+            while (g->nodes[n].dead && g->nodes[n].attr_count)
+                nw_node_remove_attr(&g->nodes[n], g->nodes[n].attrs[0].name);
         g->nodes = sorted;
         g->node_capacity = nodes ? nodes : 1;
         g->node_count = s.placed;
@@ -182,7 +185,9 @@ nw_status nw_graph_sort(nw_graph *g) {
     return status;
 }
 
-static void mark_needed(void *user, int id) { ((uint8_t *)user)[id] = 1; }
+static void mark_needed(void *user, int id) {
+    ((uint8_t *)user)[id] = 1;
+}
 
 nw_status nw_graph_prune(nw_graph *g) {
     NW_TRY(nw_graph_sort(g));
@@ -210,7 +215,8 @@ nw_status nw_graph_verify(const nw_graph *g) {
     uint8_t *made = nw_calloc(g->ctx, (size_t)g->value_count + 1, 1);
     if (!made) return NW_E_MEMORY;
     nw_status status = NW_OK;
-    for (int v = 0; v < g->value_count; v++) made[v] = g->values[v].constant != NULL || g->values[v].outer >= 0;
+    for (int v = 0; v < g->value_count; v++)
+        made[v] = g->values[v].constant != NULL || g->values[v].outer >= 0;
     for (int i = 0; i < g->input_count; i++) made[g->inputs[i]] = 1;
     for (int n = 0; n < g->node_count && status == NW_OK; n++) {
         const nw_node *node = &g->nodes[n];
@@ -221,15 +227,15 @@ nw_status nw_graph_verify(const nw_graph *g) {
                 status = nw_fail(g->ctx, NW_E_INTERNAL, "%s \"%s\": input %d is not a value", node->op_type,
                                  nw_node_label(g, node), i);
             else if (id >= 0 && !made[id])
-                status = nw_fail(g->ctx, NW_E_FORMAT, "%s \"%s\": nothing produces its input \"%s\"", node->op_type,
-                                 nw_node_label(g, node), g->values[id].name);
+                status = nw_fail(g->ctx, NW_E_FORMAT, "%s \"%s\": nothing produces its input \"%s\"",
+                                 node->op_type, nw_node_label(g, node), g->values[id].name);
         }
         for (int i = 0; i < node->out_count && status == NW_OK; i++) {
             int id = node->out[i];
             if (id < 0) continue;
             if (made[id])
-                status = nw_fail(g->ctx, NW_E_FORMAT, "%s \"%s\": its output \"%s\" is produced twice", node->op_type,
-                                 nw_node_label(g, node), g->values[id].name);
+                status = nw_fail(g->ctx, NW_E_FORMAT, "%s \"%s\": its output \"%s\" is produced twice",
+                                 node->op_type, nw_node_label(g, node), g->values[id].name);
             made[id] = 1;
         }
     }

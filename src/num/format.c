@@ -13,12 +13,22 @@ static const struct {
 #undef NW_FORMAT
 };
 
-static bool known(nw_format f) { return (int)f > 0 && f < NW_FORMAT_COUNT && table[f].name; }
+static bool known(nw_format f) {
+    return (int)f > 0 && f < NW_FORMAT_COUNT && table[f].name;
+}
 
-const char *nw_format_name(nw_format format) { return known(format) ? table[format].name : "none"; }
-nw_kind nw_format_kind(nw_format format) { return known(format) ? table[format].kind : NW_KIND_NONE; }
-int nw_format_bits(nw_format format) { return known(format) ? table[format].bits : 0; }
-nw_format nw_format_from_onnx(int data_type) { return known((nw_format)data_type) ? (nw_format)data_type : NW_NONE; }
+const char *nw_format_name(nw_format format) {
+    return known(format) ? table[format].name : "none";
+}
+nw_kind nw_format_kind(nw_format format) {
+    return known(format) ? table[format].kind : NW_KIND_NONE;
+}
+int nw_format_bits(nw_format format) {
+    return known(format) ? table[format].bits : 0;
+}
+nw_format nw_format_from_onnx(int data_type) {
+    return known((nw_format)data_type) ? (nw_format)data_type : NW_NONE;
+}
 
 nw_format nw_format_by_name(const char *name) {
     for (int f = 1; f < NW_FORMAT_COUNT; f++)
@@ -72,7 +82,8 @@ static bool small_float_of(nw_format f, small_float *s) {
 
 static double small_decode(small_float s, uint32_t code) {
     uint32_t mant_mask = (1u << s.mantissa) - 1, exp_mask = (1u << s.exponent) - 1;
-    uint32_t m = code & mant_mask, e = code >> s.mantissa & exp_mask, sign = code >> (s.mantissa + s.exponent) & 1;
+    uint32_t m = code & mant_mask, e = code >> s.mantissa & exp_mask,
+             sign = code >> (s.mantissa + s.exponent) & 1;
     if (s.special == FNUZ && sign && !e && !m) return NAN;
     if (s.special == FN && e == exp_mask && m == mant_mask) return NAN;
     if (s.special == IEEE && e == exp_mask) return m ? NAN : sign ? -INFINITY : INFINITY;
@@ -108,18 +119,24 @@ static uint32_t small_encode(small_float s, double x, bool saturate) {
         int e;
         frexp(a, &e); /* a in [2^(e−1), 2^e) */
         int least = 1 - s.bias, exponent = e - 1 < least ? least : e - 1;
-        double steps = rint(ldexp(a, s.mantissa - exponent)); /* in units of the last place; exact but for the rint */
+        double steps =
+            rint(ldexp(a, s.mantissa - exponent)); /* in units of the last place; exact but for the rint */
         /* steps counts from 0 in the subnormal range, from 2^mantissa above; carries run into the exponent. */
         double wide = steps + ldexp((double)(exponent - least), s.mantissa);
         code = a == 0 ? 0 : wide > (double)largest ? UINT32_MAX : (uint32_t)wide;
         if (code > largest) code = saturate || s.special == FINITE ? largest : overflow;
     }
-    if (s.special == FNUZ && (code == 0 || code == sign_bit)) return code; /* no negative zero; NaN has its own code */
+    if (s.special == FNUZ && (code == 0 || code == sign_bit))
+        return code; /* no negative zero; NaN has its own code */
     return code | sign;
 }
 
-uint16_t nw_f16_from_f32(float x) { return (uint16_t)small_encode((small_float){5, 10, 15, IEEE}, x, false); }
-float nw_f16_to_f32(uint16_t h) { return (float)small_decode((small_float){5, 10, 15, IEEE}, h); }
+uint16_t nw_f16_from_f32(float x) {
+    return (uint16_t)small_encode((small_float){5, 10, 15, IEEE}, x, false);
+}
+float nw_f16_to_f32(uint16_t h) {
+    return (float)small_decode((small_float){5, 10, 15, IEEE}, h);
+}
 
 uint16_t nw_bf16_from_f32(float x) {
     uint32_t u;
@@ -149,7 +166,9 @@ static void store_code(int bits, void *data, size_t i, uint32_t code) {
     }
 }
 
-static int32_t sign_extend(uint32_t code, int bits) { return (int32_t)(code << (32 - bits)) >> (32 - bits); }
+static int32_t sign_extend(uint32_t code, int bits) {
+    return (int32_t)(code << (32 - bits)) >> (32 - bits);
+}
 
 double nw_load_f64(nw_format format, const void *data, size_t i) {
     small_float s;
@@ -202,7 +221,9 @@ void nw_store_f64_as(nw_format format, void *data, size_t i, double x, bool satu
         int e;
         double m = frexp(fabs(x), &e);
         int code = isnan(x) ? 255 : x == 0 ? 0 : isinf(x) ? (saturate ? 254 : 255) : e - 1 + 127 + (m > 0.75);
-        ((uint8_t *)data)[i] = (uint8_t)(code < 0 ? 0 : code > 254 ? (isnan(x) || !saturate ? 255 : 254) : code);
+        ((uint8_t *)data)[i] = (uint8_t)(code < 0     ? 0
+                                         : code > 254 ? (isnan(x) || !saturate ? 255 : 254)
+                                                      : code);
         return;
     }
     case NW_U64: {

@@ -33,13 +33,15 @@ typedef struct nw_str {
     size_t size;
 } nw_str;
 
-const char *nw_format_name(nw_format format); /* "none" for NW_NONE or out of range */
+const char *nw_format_name(nw_format format);  /* "none" for NW_NONE or out of range */
 nw_format nw_format_by_name(const char *name); /* NW_NONE when unknown */
 nw_format nw_format_from_onnx(int data_type);  /* NW_NONE when unknown; the inverse is the enum's own value */
 nw_kind nw_format_kind(nw_format format);
 int nw_format_bits(nw_format format); /* 0 for NW_NONE */
 
-static inline bool nw_format_is_float(nw_format f) { return nw_format_kind(f) == NW_KIND_FLOAT; }
+static inline bool nw_format_is_float(nw_format f) {
+    return nw_format_kind(f) == NW_KIND_FLOAT;
+}
 static inline bool nw_format_is_integer(nw_format f) {
     return nw_format_kind(f) == NW_KIND_SINT || nw_format_kind(f) == NW_KIND_UINT;
 }

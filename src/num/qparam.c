@@ -8,8 +8,8 @@
 
 bool nw_qparam_equal(const nw_qparam *a, const nw_qparam *b) {
     if (a == b) return true;
-    if (!a || !b || a->format != b->format || a->grain != b->grain || a->groups != b->groups || a->qmin != b->qmin ||
-        a->qmax != b->qmax)
+    if (!a || !b || a->format != b->format || a->grain != b->grain || a->groups != b->groups ||
+        a->qmin != b->qmin || a->qmax != b->qmax)
         return false;
     if (a->grain != NW_GRAIN_TENSOR && a->axis != b->axis) return false;
     if (a->grain == NW_GRAIN_BLOCK && a->block != b->block) return false;
@@ -83,8 +83,10 @@ static void quantize_run(const nw_qparam *p, size_t g, size_t first, size_t coun
         int32_t q = nw_quantize_one(d->x[i], scale, zero, lo, hi);
         float r = rintf(d->x[i] / scale) + (float)zero;
         d->saturated += r < (float)lo || r > (float)hi;
-        if (p->format == NW_U8 || p->format == NW_S8) ((uint8_t *)d->codes)[i] = (uint8_t)q;
-        else nw_store_s64(p->format, d->codes, i, q);
+        if (p->format == NW_U8 || p->format == NW_S8)
+            ((uint8_t *)d->codes)[i] = (uint8_t)q;
+        else
+            nw_store_s64(p->format, d->codes, i, q);
     }
 }
 
@@ -151,7 +153,8 @@ size_t nw_fake_quantize(const nw_qparam *p, int rank, const int64_t *dims, const
     return d.saturated;
 }
 
-void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t qmax, float *scale, int32_t *zero) {
+void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t qmax, float *scale,
+                     int32_t *zero) {
     if (!(lo <= 0)) lo = 0; /* also NaN */
     if (!(hi >= 0)) hi = 0;
     double s, levels = (double)qmax - (double)qmin; /* steps from zero to the end of the range, at most */
@@ -165,7 +168,7 @@ void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t q
     }
     if (s > (double)FLT_MAX) s = (double)FLT_MAX;
     float f = (float)s;
-    while (!isfinite(f * (float)levels)) f = nextafterf(f, 0); /* the largest code must be a number too */
+    while (!isfinite(f * (float)levels)) f = nextafterf(f, 0);  /* the largest code must be a number too */
     if (!(f >= FLT_MIN)) f = hi > 0 || lo < 0 ? FLT_MIN : 1.0f; /* a tensor of zeros: any scale will do */
     *scale = f;
     if (!symmetric) {

@@ -14,18 +14,21 @@ typedef enum nw_grain { NW_GRAIN_TENSOR, NW_GRAIN_AXIS, NW_GRAIN_BLOCK } nw_grai
 typedef struct nw_qparam {
     nw_format format; /* of the codes */
     nw_grain grain;
-    int axis;               /* of grain AXIS and BLOCK; ≥ 0 */
-    int64_t block;          /* elements per block of grain BLOCK */
-    size_t groups;          /* number of scales */
-    const float *scales;    /* [groups], > 0 */
-    const int32_t *zeros;   /* [groups] or NULL, meaning 0 everywhere */
-    int32_t qmin, qmax;     /* codes used: may be narrower than the format (−127 … 127) */
+    int axis;             /* of grain AXIS and BLOCK; ≥ 0 */
+    int64_t block;        /* elements per block of grain BLOCK */
+    size_t groups;        /* number of scales */
+    const float *scales;  /* [groups], > 0 */
+    const int32_t *zeros; /* [groups] or NULL, meaning 0 everywhere */
+    int32_t qmin, qmax;   /* codes used: may be narrower than the format (−127 … 127) */
 } nw_qparam;
 
 struct nw_tensor;
 
-static inline int32_t nw_qparam_zero(const nw_qparam *p, size_t g) { return p->zeros ? p->zeros[g] : 0; }
-bool nw_qparam_equal(const nw_qparam *a, const nw_qparam *b); /* same grid: the same codes mean the same numbers */
+static inline int32_t nw_qparam_zero(const nw_qparam *p, size_t g) {
+    return p->zeros ? p->zeros[g] : 0;
+}
+bool nw_qparam_equal(const nw_qparam *a,
+                     const nw_qparam *b); /* same grid: the same codes mean the same numbers */
 
 /* Number of groups of a tensor of this shape under a grain. */
 size_t nw_qparam_group_count(nw_grain grain, int axis, int64_t block, int rank, const int64_t *dims);
@@ -55,6 +58,7 @@ size_t nw_fake_quantize(const nw_qparam *p, int rank, const int64_t *dims, const
 /* Scale and zero point of the grid [qmin, qmax] for reals in [lo, hi] (docs/numerics.md). The range is widened to hold 0.
  * Symmetric: zero = 0 for signed codes (or unsigned with lo ≥ 0); asymmetric: zero in [qmin, qmax]. A constant
  * tensor round-trips; the scale is never 0, denormal or infinite. */
-void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t qmax, float *scale, int32_t *zero);
+void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t qmax, float *scale,
+                     int32_t *zero);
 
 #endif

@@ -10,7 +10,9 @@ size_t nw_dims_product(const int64_t *dims, int from, int to) {
     return n;
 }
 
-size_t nw_tensor_count(const nw_tensor *t) { return nw_dims_product(t->dims, 0, t->rank); }
+size_t nw_tensor_count(const nw_tensor *t) {
+    return nw_dims_product(t->dims, 0, t->rank);
+}
 
 size_t nw_tensor_bytes(const nw_tensor *t) {
     size_t bytes = 0;
@@ -20,12 +22,15 @@ size_t nw_tensor_bytes(const nw_tensor *t) {
 
 nw_status nw_tensor_check(nw_context *ctx, const nw_tensor *t) {
     if (t->rank < 0 || t->rank > NW_MAX_RANK)
-        return nw_fail(ctx, NW_E_UNSUPPORTED, "rank %d; at most %d dimensions are supported", t->rank, NW_MAX_RANK);
+        return nw_fail(ctx, NW_E_UNSUPPORTED, "rank %d; at most %d dimensions are supported", t->rank,
+                       NW_MAX_RANK);
     size_t n = 1, bytes;
     bool fits = true;
     for (int i = 0; i < t->rank; i++) {
-        if (t->dims[i] < 0) return nw_fail(ctx, NW_E_SHAPE, "dimension %d is negative (%" PRId64 ")", i, t->dims[i]);
-        if (t->dims[i] > 0) fits = fits && nw_mul_size(n, (size_t)t->dims[i], &n); /* zeros must not hide overflow */
+        if (t->dims[i] < 0)
+            return nw_fail(ctx, NW_E_SHAPE, "dimension %d is negative (%" PRId64 ")", i, t->dims[i]);
+        if (t->dims[i] > 0)
+            fits = fits && nw_mul_size(n, (size_t)t->dims[i], &n); /* zeros must not hide overflow */
     }
     if (!fits || n > SIZE_MAX / 32 || !nw_format_bytes(t->format, n, &bytes))
         return nw_fail(ctx, NW_E_SHAPE, "a tensor of this shape is too large for this machine");
@@ -33,7 +38,8 @@ nw_status nw_tensor_check(nw_context *ctx, const nw_tensor *t) {
 }
 
 bool nw_tensor_same_shape(const nw_tensor *a, const nw_tensor *b) {
-    return a->rank == b->rank && (a->rank == 0 || memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) == 0);
+    return a->rank == b->rank &&
+           (a->rank == 0 || memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) == 0);
 }
 
 void nw_tensor_set_shape(nw_tensor *t, int rank, const int64_t *dims) {
@@ -64,8 +70,10 @@ nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out) 
     real.format = NW_F32;
     real.qparam = NULL;
     NW_TRY(nw_tensor_alloc(arena, &real));
-    if (t->qparam) nw_dequantize(t->qparam, t->rank, t->dims, t->data, real.data);
-    else nw_decode_f32(t->format, t->data, 0, nw_tensor_count(t), real.data);
+    if (t->qparam)
+        nw_dequantize(t->qparam, t->rank, t->dims, t->data, real.data);
+    else
+        nw_decode_f32(t->format, t->data, 0, nw_tensor_count(t), real.data);
     *out = real;
     return NW_OK;
 }

@@ -32,8 +32,12 @@ void nw_tensor_set_shape(nw_tensor *t, int rank, const int64_t *dims);
 char *nw_tensor_describe(const nw_tensor *t, char *buffer, size_t size);
 
 /* Integer element i of an s32, s64, u8 … tensor; floats are truncated. */
-static inline int64_t nw_tensor_s64(const nw_tensor *t, size_t i) { return nw_load_s64(t->format, t->data, i); }
-static inline double nw_tensor_f64(const nw_tensor *t, size_t i) { return nw_load_f64(t->format, t->data, i); }
+static inline int64_t nw_tensor_s64(const nw_tensor *t, size_t i) {
+    return nw_load_s64(t->format, t->data, i);
+}
+static inline double nw_tensor_f64(const nw_tensor *t, size_t i) {
+    return nw_load_f64(t->format, t->data, i);
+}
 
 /* Allocates t->data for its format and shape in the arena, uninitialised. */
 nw_status nw_tensor_alloc(nw_arena *arena, nw_tensor *t);

@@ -7,20 +7,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NEW(arena, ptr)                                                                                     \
-    do {                                                                                                    \
-        if (!((ptr) = nw_arena_alloc(arena, sizeof *(ptr)))) return NW_E_MEMORY;                            \
+#define NEW(arena, ptr)                                                                                      \
+    do {                                                                                                     \
+        if (!((ptr) = nw_arena_alloc(arena, sizeof *(ptr)))) return NW_E_MEMORY;                             \
     } while (0)
-#define NEW_ARRAY(arena, ptr, count)                                                                        \
-    do {                                                                                                    \
-        if (!((ptr) = nw_arena_array(arena, (size_t)(count), sizeof *(ptr)))) return NW_E_MEMORY;           \
+#define NEW_ARRAY(arena, ptr, count)                                                                         \
+    do {                                                                                                     \
+        if (!((ptr) = nw_arena_array(arena, (size_t)(count), sizeof *(ptr)))) return NW_E_MEMORY;            \
     } while (0)
 
-static char *text(const char *s) { return s && *s ? (char *)(uintptr_t)s : NULL; } /* "" is left out */
+static char *text(const char *s) {
+    return s && *s ? (char *)(uintptr_t)s : NULL;
+} /* "" is left out */
 
 static nw_status export_graph(nw_arena *arena, const nw_graph *g, Onnx__GraphProto **out);
 
-static nw_status export_tensor(nw_arena *arena, const nw_constant *c, const char *name, Onnx__TensorProto **out) {
+static nw_status export_tensor(nw_arena *arena, const nw_constant *c, const char *name,
+                               Onnx__TensorProto **out) {
     Onnx__TensorProto *t;
     NEW(arena, t);
     onnx__tensor_proto__init(t);
@@ -153,13 +156,15 @@ static nw_status export_attr(nw_arena *arena, const nw_attr *a, Onnx__AttributeP
         p->n_strings = a->count;
         NEW_ARRAY(arena, p->strings, a->count);
         for (size_t i = 0; i < a->count; i++)
-            p->strings[i] = (ProtobufCBinaryData){a->strings[i].size, (uint8_t *)(uintptr_t)a->strings[i].data};
+            p->strings[i] =
+                (ProtobufCBinaryData){a->strings[i].size, (uint8_t *)(uintptr_t)a->strings[i].data};
         break;
     case NW_ATTR_TENSORS:
         p->type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSORS;
         p->n_tensors = a->count;
         NEW_ARRAY(arena, p->tensors, a->count);
-        for (size_t i = 0; i < a->count; i++) NW_TRY(export_tensor(arena, a->tensors[i], a->tensors[i]->name, &p->tensors[i]));
+        for (size_t i = 0; i < a->count; i++)
+            NW_TRY(export_tensor(arena, a->tensors[i], a->tensors[i]->name, &p->tensors[i]));
         break;
     case NW_ATTR_GRAPHS:
         p->type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPHS;
@@ -218,7 +223,8 @@ static nw_status export_graph(nw_arena *arena, const nw_graph *g, Onnx__GraphPro
     for (int v = 0; v < g->value_count; v++) {
         const nw_value *value = &g->values[v];
         if (value->constant && value->constant->tensor.qparam)
-            return nw_fail(arena->ctx, NW_E_INTERNAL, "packed constant \"%s\" was not spelled out before export", value->name);
+            return nw_fail(arena->ctx, NW_E_INTERNAL,
+                           "packed constant \"%s\" was not spelled out before export", value->name);
         if (value->constant)
             NW_TRY(export_tensor(arena, value->constant, value->name, &p->initializer[p->n_initializer++]));
         else if (value->declared && value->outer < 0)
@@ -280,8 +286,10 @@ static void release_raw(const nw_graph *g, Onnx__GraphProto *p) {
             const nw_attr *attr = &g->nodes[n].attrs[a];
             Onnx__AttributeProto *proto = node->attribute[a];
             if (!proto) continue;
-            if (attr->kind == NW_ATTR_RAW) onnx__attribute_proto__free_unpacked(proto, NULL);
-            else if (attr->kind == NW_ATTR_GRAPH) release_raw(attr->graph, proto->g);
+            if (attr->kind == NW_ATTR_RAW)
+                onnx__attribute_proto__free_unpacked(proto, NULL);
+            else if (attr->kind == NW_ATTR_GRAPH)
+                release_raw(attr->graph, proto->g);
             for (size_t i = 0; attr->kind == NW_ATTR_GRAPHS && proto->graphs && i < attr->count; i++)
                 release_raw(attr->graphs[i], proto->graphs[i]);
         }

@@ -9,16 +9,17 @@
 /* A scale and zero point, both constants of the graph. */
 typedef struct grid {
     nw_format format;
-    nw_qparam p;      /* arrays in the folder's arena */
+    nw_qparam p; /* arrays in the folder's arena */
 } grid;
 
 typedef struct folder {
     nw_graph *g;
     nw_arena arena;
-    int count;      /* values that existed at the start */
-    int *real;      /* [count] real counterpart of a tensor of codes, or NW_ABSENT */
-    grid *grids;    /* [count] of it */
-    int *dynamic;   /* [count] of the codes of a DynamicQuantizeLinear: the FakeQuant in its place, or NW_ABSENT */
+    int count;   /* values that existed at the start */
+    int *real;   /* [count] real counterpart of a tensor of codes, or NW_ABSENT */
+    grid *grids; /* [count] of it */
+    int *
+        dynamic; /* [count] of the codes of a DynamicQuantizeLinear: the FakeQuant in its place, or NW_ABSENT */
     nw_uses uses;
 } folder;
 
@@ -26,22 +27,25 @@ static bool is_op(const nw_node *node, const char *domain, const char *type) {
     return strcmp(node->op_type, type) == 0 && strcmp(node->domain, domain) == 0;
 }
 
-static bool is_linear(const nw_node *node, const char *type) { /* QuantizeLinear, DequantizeLinear of either domain */
+static bool is_linear(const nw_node *node,
+                      const char *type) { /* QuantizeLinear, DequantizeLinear of either domain */
     return is_op(node, "", type) || is_op(node, "com.microsoft", type);
 }
 
 /* ---- grids ------------------------------------------------------------------------------------------------------ */
 
 /* The grid of codes of `format` with these scale and zero inputs; *ok false when they are no constants or make no sense here. */
-static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int64_t axis, int64_t block, int rank,
-                           grid *out, bool *ok) {
+static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int64_t axis, int64_t block,
+                           int rank, grid *out, bool *ok) {
     *ok = false;
     const nw_constant *s = nw_graph_constant(f->g, scale), *z = nw_graph_constant(f->g, zero);
     if (!s || s->tensor.qparam || !nw_format_is_float(s->tensor.format) || (zero >= 0 && !z)) return NW_OK;
     if (!nw_format_is_integer(format) || nw_format_bits(format) > 32) return NW_OK;
     size_t n = nw_tensor_count(&s->tensor);
     if (n == 0 || (z && nw_tensor_count(&z->tensor) != n)) return NW_OK;
-    nw_qparam p = {.format = format, .groups = n, .qmin = (int32_t)nw_format_min(format),
+    nw_qparam p = {.format = format,
+                   .groups = n,
+                   .qmin = (int32_t)nw_format_min(format),
                    .qmax = (int32_t)(nw_format_max(format) > INT32_MAX ? INT32_MAX : nw_format_max(format))};
     if (axis < 0) axis += rank;
     if (block > 0) {
@@ -68,7 +72,9 @@ static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int
     return NW_OK;
 }
 
-static bool same_grid(const grid *a, const grid *b) { return nw_qparam_equal(&a->p, &b->p); }
+static bool same_grid(const grid *a, const grid *b) {
+    return nw_qparam_equal(&a->p, &b->p);
+}
 
 /* What the real counterpart of codes is called: x_dq for x_q, x_quantized or x. */
 static const char *real_name(folder *f, int codes) {
@@ -82,10 +88,12 @@ static const char *real_name(folder *f, int codes) {
             break;
         }
     }
-    return nw_arena_printf(&f->arena, "%.*s_dq", (int)length, name); /* NULL (no memory) gets a made-up name */
+    return nw_arena_printf(&f->arena, "%.*s_dq", (int)length,
+                           name); /* NULL (no memory) gets a made-up name */
 }
 
-static nw_status add_fakequant(folder *f, const nw_node *like, int x, const grid *q, const char *name, int *out) {
+static nw_status add_fakequant(folder *f, const nw_node *like, int x, const grid *q, const char *name,
+                               int *out) {
     nw_graph *g = f->g;
     nw_tensor scale = {.format = NW_F32, .rank = 0, .data = (void *)(uintptr_t)q->p.scales};
     nw_tensor zero = {.format = NW_S32, .rank = 0, .data = (void *)(uintptr_t)q->p.zeros};
@@ -115,7 +123,8 @@ static nw_status add_packed(folder *f, int codes, const grid *q, int *out) {
 }
 
 /* The real counterpart of input i (codes) with its scale and zero at inputs s, z; a constant is packed. */
-static nw_status real_input(folder *f, const nw_node *node, int i, int s, int z, int64_t axis, int *out, grid *q, bool *ok) {
+static nw_status real_input(folder *f, const nw_node *node, int i, int s, int z, int64_t axis, int *out,
+                            grid *q, bool *ok) {
     *ok = false;
     int codes = nw_node_in(node, i), zero = nw_node_in(node, z);
     if (codes < 0) return NW_OK;
@@ -133,7 +142,8 @@ static nw_status real_input(folder *f, const nw_node *node, int i, int s, int z,
 /* ---- rules ------------------------------------------------------------------------------------------------------ */
 
 /* The ordinary operator with the attributes of `from`, on real inputs, then FakeQuant at the output's grid. */
-static nw_status finish(folder *f, int from, const char *type, int in_count, const int *in, int s, int z, bool *ok) {
+static nw_status finish(folder *f, int from, const char *type, int in_count, const int *in, int s, int z,
+                        bool *ok) {
     nw_graph *g = f->g;
     int out, y = g->nodes[from].out[0];
     const nw_constant *zc = nw_graph_constant(g, nw_node_in(&g->nodes[from], z));
@@ -180,13 +190,19 @@ static nw_status real_bias(folder *f, int codes, const grid *x, const grid *w, i
     for (size_t i = 0; i < n && *ok; i++) scales[i] = x->p.scales[0] * w->p.scales[w->p.groups == 1 ? 0 : i];
     if (!*ok) return NW_OK;
     bool axis = c->tensor.rank == 1 && n > 1 && w->p.groups > 1;
-    grid q = {NW_S32, {.format = NW_S32, .grain = axis ? NW_GRAIN_AXIS : NW_GRAIN_TENSOR, .groups = axis ? n : 1,
-                       .scales = scales, .qmin = INT32_MIN, .qmax = INT32_MAX}};
+    grid q = {NW_S32,
+              {.format = NW_S32,
+               .grain = axis ? NW_GRAIN_AXIS : NW_GRAIN_TENSOR,
+               .groups = axis ? n : 1,
+               .scales = scales,
+               .qmin = INT32_MIN,
+               .qmax = INT32_MAX}};
     return add_packed(f, codes, &q, out);
 }
 
 /* Inputs (x, s, z), (w, s, z), y s, z [, bias]: QLinearConv, QLinearMatMul, QGemm. */
-static nw_status fold_weighted(folder *f, int index, const char *type, int64_t w_axis, int y, int bias, bool *ok) {
+static nw_status fold_weighted(folder *f, int index, const char *type, int64_t w_axis, int y, int bias,
+                               bool *ok) {
     const nw_node *node = &f->g->nodes[index];
     int in[3];
     grid x, w;
@@ -246,7 +262,8 @@ static nw_status fold_quantize(folder *f, int index, bool *ok) {
     if (!*ok) return NW_OK;
     const nw_value *x = &f->g->values[node->in[0]];
     grid q;
-    NW_TRY(read_grid(f, format, nw_node_in(node, 1), nw_node_in(node, 2), nw_node_int(node, "axis", 1), 0, x->rank, &q, ok));
+    NW_TRY(read_grid(f, format, nw_node_in(node, 1), nw_node_in(node, 2), nw_node_int(node, "axis", 1), 0,
+                     x->rank, &q, ok));
     if (!*ok || (q.p.grain == NW_GRAIN_AXIS && x->rank < 0 && nw_node_int(node, "axis", 1) < 0)) {
         *ok = false;
         return NW_OK;
@@ -292,7 +309,8 @@ static nw_status fold_dequantize(folder *f, int index, bool *ok) {
                      c ? nw_node_int(node, "block_size", 0) : 0, rank, &q, ok));
     if (!*ok) return NW_OK;
     if (c) {
-        if (c->tensor.qparam || q.p.groups != nw_qparam_group_count(q.p.grain, q.p.axis, q.p.block, rank, c->tensor.dims)) {
+        if (c->tensor.qparam ||
+            q.p.groups != nw_qparam_group_count(q.p.grain, q.p.axis, q.p.block, rank, c->tensor.dims)) {
             *ok = false;
             return NW_OK;
         }
@@ -313,7 +331,8 @@ static nw_status fold_dequantize(folder *f, int index, bool *ok) {
     if (!*ok) return NW_OK;
     if (nw_graph_is_output(g, y)) { /* it keeps its name */
         nw_node *identity;
-        NW_TRY(nw_graph_add_node(g, "", "Identity", g->nodes[index].name, 1, &f->real[codes], 1, &y, &identity));
+        NW_TRY(
+            nw_graph_add_node(g, "", "Identity", g->nodes[index].name, 1, &f->real[codes], 1, &y, &identity));
     } else {
         nw_graph_replace_uses(g, y, f->real[codes]);
     }
@@ -381,8 +400,12 @@ static nw_status fold_dynamic_product(folder *f, int index, bool *ok) {
         const nw_node *cast = maker(f, last->in[side], "Cast"), *scales = maker(f, last->in[1 - side], "Mul");
         const nw_node *product = cast ? maker(f, cast->in[0], "MatMulInteger") : NULL;
         const nw_node *quantizer = product ? maker(f, product->in[0], "DynamicQuantizeLinear") : NULL;
-        if (!scales || !quantizer || product->in[0] != quantizer->out[0] || nw_node_in(product, 2) != quantizer->out[2]) continue;
-        int w_scale = scales->in[0] == quantizer->out[1] ? scales->in[1] : scales->in[1] == quantizer->out[1] ? scales->in[0] : NW_ABSENT;
+        if (!scales || !quantizer || product->in[0] != quantizer->out[0] ||
+            nw_node_in(product, 2) != quantizer->out[2])
+            continue;
+        int w_scale = scales->in[0] == quantizer->out[1]   ? scales->in[1]
+                      : scales->in[1] == quantizer->out[1] ? scales->in[0]
+                                                           : NW_ABSENT;
         const nw_constant *w = nw_graph_constant(f->g, product->in[1]);
         if (w_scale < 0 || !w || w->tensor.qparam || w->tensor.rank != 2) continue;
         grid q;
@@ -437,7 +460,8 @@ static nw_status restore_codes(folder *f) {
     for (int v = 0; v < f->count; v++) {
         if (f->real[v] < 0 || f->uses.producer[v] >= 0 || nw_uses_count(&f->uses, v) == 0) continue;
         const grid *q = &f->grids[v];
-        nw_tensor scale = {.format = NW_F32, .data = (void *)(uintptr_t)q->p.scales}, zero = {.format = q->format};
+        nw_tensor scale = {.format = NW_F32, .data = (void *)(uintptr_t)q->p.scales},
+                  zero = {.format = q->format};
         uint8_t code[8] = {0};
         nw_store_s64(q->format, code, 0, q->p.zeros[0]);
         zero.data = code;

@@ -36,7 +36,8 @@ static nw_status import_type(nw_import *im, nw_graph *g, nw_value *v, const Onnx
     if (v->constant) return NW_OK; /* the initializer knows better */
     v->format = nw_format_from_onnx(t->elem_type);
     if (!t->shape) return NW_OK;
-    if (t->shape->n_dim > NW_MAX_RANK) return pack_type(im, type, &v->type); /* carried through, not interpreted */
+    if (t->shape->n_dim > NW_MAX_RANK)
+        return pack_type(im, type, &v->type); /* carried through, not interpreted */
     v->rank = (int)t->shape->n_dim;
     for (int i = 0; i < v->rank; i++) {
         const Onnx__TensorShapeProto__Dimension *d = t->shape->dim[i];
@@ -44,7 +45,8 @@ static nw_status import_type(nw_import *im, nw_graph *g, nw_value *v, const Onnx
         if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE) {
             if (d->dim_value >= 0) v->dims[i] = d->dim_value;
         } else if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM && d->dim_param) {
-            if (!v->dim_names && !(v->dim_names = nw_arena_array(&g->arena, (size_t)v->rank, sizeof *v->dim_names)))
+            if (!v->dim_names &&
+                !(v->dim_names = nw_arena_array(&g->arena, (size_t)v->rank, sizeof *v->dim_names)))
                 return NW_E_MEMORY;
             NW_TRY(copy_text(g, d->dim_param, &v->dim_names[i]));
         }
@@ -54,7 +56,8 @@ static nw_status import_type(nw_import *im, nw_graph *g, nw_value *v, const Onnx
 
 static nw_status new_value(nw_import *im, nw_graph *g, const char *name, const char *role, int *id) {
     if (nw_graph_find(g, name) >= 0)
-        return nw_fail(im->ctx, NW_E_FORMAT, "%s: %s \"%s\": a value of this name exists already", im->name, role, name);
+        return nw_fail(im->ctx, NW_E_FORMAT, "%s: %s \"%s\": a value of this name exists already", im->name,
+                       role, name);
     return nw_graph_add_value(g, name, id);
 }
 
@@ -83,7 +86,8 @@ static nw_status import_str(nw_graph *g, const ProtobufCBinaryData *from, nw_str
     return to->data ? NW_OK : NW_E_MEMORY;
 }
 
-static nw_status import_attr_tensor(nw_import *im, nw_graph *g, const Onnx__TensorProto *proto, nw_constant **out) {
+static nw_status import_attr_tensor(nw_import *im, nw_graph *g, const Onnx__TensorProto *proto,
+                                    nw_constant **out) {
     nw_constant *c = nw_arena_alloc(&g->arena, sizeof *c);
     if (!c) return NW_E_MEMORY;
     NW_TRY(nw_import_tensor(im, &g->arena, proto, c));
@@ -92,14 +96,18 @@ static nw_status import_attr_tensor(nw_import *im, nw_graph *g, const Onnx__Tens
     return NW_OK;
 }
 
-static nw_status import_subgraph(nw_import *im, nw_graph *g, const Onnx__GraphProto *proto, int depth, nw_graph **out) {
+static nw_status import_subgraph(nw_import *im, nw_graph *g, const Onnx__GraphProto *proto, int depth,
+                                 nw_graph **out) {
     if (depth >= MAX_SUBGRAPHS_DEEP)
-        return nw_fail(im->ctx, NW_E_UNSUPPORTED, "%s: subgraphs are nested more than %d deep", im->name, depth);
+        return nw_fail(im->ctx, NW_E_UNSUPPORTED, "%s: subgraphs are nested more than %d deep", im->name,
+                       depth);
     nw_graph *sub;
     NW_TRY(nw_graph_new(im->ctx, g, &sub));
     nw_status status = import_graph(im, proto, sub, depth + 1);
-    if (status != NW_OK) nw_graph_free(sub);
-    else *out = sub;
+    if (status != NW_OK)
+        nw_graph_free(sub);
+    else
+        *out = sub;
     return status;
 }
 
@@ -116,7 +124,8 @@ static Onnx__AttributeProto__AttributeType attr_type(const Onnx__AttributeProto 
     return ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS;
 }
 
-static nw_status import_attr(nw_import *im, nw_graph *g, const Onnx__AttributeProto *p, int depth, nw_attr *a) {
+static nw_status import_attr(nw_import *im, nw_graph *g, const Onnx__AttributeProto *p, int depth,
+                             nw_attr *a) {
     nw_arena *arena = &g->arena;
     NW_TRY(copy_text(g, p->name ? p->name : "", &a->name));
     a->count = 1;
@@ -198,7 +207,8 @@ static nw_status import_attr(nw_import *im, nw_graph *g, const Onnx__AttributePr
         return NW_OK;
     }
     }
-    return nw_fail(im->ctx, NW_E_FORMAT, "%s: attribute \"%s\" has no value", im->name, p->name ? p->name : "");
+    return nw_fail(im->ctx, NW_E_FORMAT, "%s: attribute \"%s\" has no value", im->name,
+                   p->name ? p->name : "");
 }
 
 /* ---- nodes ----------------------------------------------------------------------------------------------------- */
@@ -225,13 +235,15 @@ static nw_status import_node(nw_import *im, nw_graph *g, const Onnx__NodeProto *
         if (!p->input[i][0]) continue;
         NW_TRY(lookup(im, g, p->input[i], &in[i]));
         if (in[i] < 0)
-            return nw_fail(im->ctx, NW_E_FORMAT, "%s: %s \"%s\": nothing produces its input \"%s\"", im->name, p->op_type,
-                           label, p->input[i]);
+            return nw_fail(im->ctx, NW_E_FORMAT, "%s: %s \"%s\": nothing produces its input \"%s\"", im->name,
+                           p->op_type, label, p->input[i]);
     }
-    for (size_t i = 0; i < p->n_output; i++) out[i] = p->output[i][0] ? nw_graph_find(g, p->output[i]) : NW_ABSENT;
+    for (size_t i = 0; i < p->n_output; i++)
+        out[i] = p->output[i][0] ? nw_graph_find(g, p->output[i]) : NW_ABSENT;
     nw_node *node;
     const char *domain = p->domain && strcmp(p->domain, "ai.onnx") != 0 ? p->domain : "";
-    NW_TRY(nw_graph_add_node(g, domain, p->op_type, p->name, (int)p->n_input, in, (int)p->n_output, out, &node));
+    NW_TRY(
+        nw_graph_add_node(g, domain, p->op_type, p->name, (int)p->n_input, in, (int)p->n_output, out, &node));
     int index = g->node_count - 1;
     if (!(node->attrs = nw_arena_array(arena, p->n_attribute, sizeof *node->attrs))) return NW_E_MEMORY;
     NW_TRY(copy_text(g, p->doc_string, &node->doc));
@@ -239,7 +251,8 @@ static nw_status import_node(nw_import *im, nw_graph *g, const Onnx__NodeProto *
     for (size_t i = 0; i < p->n_attribute; i++) {
         nw_status status = import_attr(im, g, p->attribute[i], depth, &node->attrs[i]);
         node = &g->nodes[index];
-        if (node->attrs[i].kind) node->attr_count = (int)i + 1; /* released with the graph, also when it failed halfway */
+        if (node->attrs[i].kind)
+            node->attr_count = (int)i + 1; /* released with the graph, also when it failed halfway */
         if (status != NW_OK) return nw_fail_where(im->ctx, status, "%s \"%s\"", p->op_type, label);
     }
     return NW_OK;
@@ -267,7 +280,8 @@ static nw_status import_initializers(nw_import *im, nw_graph *g, const Onnx__Gra
         memcpy(v->dims, c->tensor.dims, sizeof v->dims);
     }
     if (proto->n_sparse_initializer)
-        return nw_fail(im->ctx, NW_E_UNSUPPORTED, "%s: sparse initializers are not supported: store them dense", im->name);
+        return nw_fail(im->ctx, NW_E_UNSUPPORTED,
+                       "%s: sparse initializers are not supported: store them dense", im->name);
     return NW_OK;
 }
 
@@ -290,7 +304,8 @@ static nw_status import_graph(nw_import *im, const Onnx__GraphProto *proto, nw_g
         const char *name = proto->output[i]->name ? proto->output[i]->name : "";
         int id;
         NW_TRY(lookup(im, g, name, &id));
-        if (id < 0) return nw_fail(im->ctx, NW_E_FORMAT, "%s: nothing produces the output \"%s\"", im->name, name);
+        if (id < 0)
+            return nw_fail(im->ctx, NW_E_FORMAT, "%s: nothing produces the output \"%s\"", im->name, name);
         NW_TRY(import_type(im, g, &g->values[id], proto->output[i]));
         NW_TRY(nw_graph_add_output(g, id));
     }
@@ -334,8 +349,12 @@ static nw_status import_model(nw_import *im, const Onnx__ModelProto *proto, nw_g
 
 /* ---- files ----------------------------------------------------------------------------------------------------- */
 
-static void *proto_alloc(void *user, size_t size) { return nw_alloc(user, size); }
-static void proto_free(void *user, void *ptr) { nw_free(user, ptr); }
+static void *proto_alloc(void *user, size_t size) {
+    return nw_alloc(user, size);
+}
+static void proto_free(void *user, void *ptr) {
+    nw_free(user, ptr);
+}
 
 /* Scans and unpacks; *message is to be freed with the same allocator. */
 static nw_status unpack(nw_import *im, nw_wire_root root, nw_wire *wire, ProtobufCAllocator *allocator,
@@ -348,8 +367,8 @@ static nw_status unpack(nw_import *im, nw_wire_root root, nw_wire *wire, Protobu
     *message = protobuf_c_message_unpack(type, allocator, wire->size, wire->data);
     if (*message) return NW_OK;
     if (im->ctx->status == NW_E_MEMORY) return NW_E_MEMORY;
-    return nw_fail(im->ctx, NW_E_FORMAT, "%s is not a valid ONNX file: its fields do not have the types that ONNX says",
-                   im->name);
+    return nw_fail(im->ctx, NW_E_FORMAT,
+                   "%s is not a valid ONNX file: its fields do not have the types that ONNX says", im->name);
 }
 
 static void release_externals(nw_import *im) {
@@ -360,8 +379,8 @@ static void release_externals(nw_import *im) {
     nw_free(im->ctx, im->externals);
 }
 
-nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *name, const char *dir, bool allow_unknown,
-                               nw_graph **out) {
+nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *name, const char *dir,
+                               bool allow_unknown, nw_graph **out) {
     nw_import im = {.ctx = ctx, .file = bytes, .name = name, .dir = dir};
     nw_wire wire = {.ctx = ctx};
     ProtobufCAllocator allocator = {proto_alloc, proto_free, ctx};
@@ -378,11 +397,15 @@ nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *nam
     release_externals(&im);
     if (status == NW_OK) {
         status = nw_graph_resolve(g);
-        if (status == NW_E_UNSUPPORTED && allow_unknown) status = NW_OK;
-        else if (status != NW_OK) nw_fail_where(ctx, status, "%s", name);
+        if (status == NW_E_UNSUPPORTED && allow_unknown)
+            status = NW_OK;
+        else if (status != NW_OK)
+            nw_fail_where(ctx, status, "%s", name);
     }
-    if (status != NW_OK) nw_graph_free(g);
-    else *out = g;
+    if (status != NW_OK)
+        nw_graph_free(g);
+    else
+        *out = g;
     return status;
 }
 
@@ -409,8 +432,10 @@ nw_status nw_onnx_read_tensor(nw_context *ctx, const char *path, nw_arena *arena
         size_t size = c.owner->mapped ? nw_tensor_bytes(&c.tensor) : c.owner->size;
         *out = c.tensor;
         out->data = nw_arena_data(arena, size);
-        if (!out->data) status = NW_E_MEMORY;
-        else if (size) memcpy(out->data, c.tensor.data, size);
+        if (!out->data)
+            status = NW_E_MEMORY;
+        else if (size)
+            memcpy(out->data, c.tensor.data, size);
         for (size_t i = 0; status == NW_OK && out->format == NW_STR && i < nw_tensor_count(out); i++) {
             nw_str *s = &((nw_str *)out->data)[i];
             s->data = (const char *)out->data + (s->data - (const char *)c.tensor.data);

@@ -11,8 +11,8 @@
  * it stands in the file; see nw_onnx_fold_quantization. */
 nw_status nw_onnx_import(nw_context *ctx, const char *path, bool allow_unknown, nw_graph **out);
 /* The same from memory; `name` stands for the file in messages; external data is looked up in `dir` (NULL: refused). */
-nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *name, const char *dir, bool allow_unknown,
-                               nw_graph **out);
+nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *name, const char *dir,
+                               bool allow_unknown, nw_graph **out);
 
 /* Writes a model, whole or not at all. */
 nw_status nw_onnx_export(const nw_graph *graph, const char *path);

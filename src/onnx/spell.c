@@ -12,8 +12,8 @@
 
 /* A tensor of codes: of a FakeQuant's output, or of a packed constant. */
 typedef struct spelled {
-    int codes;        /* NW_ABSENT: not made (yet) */
-    int scale, zero;  /* initializers; zero may be NW_ABSENT */
+    int codes;       /* NW_ABSENT: not made (yet) */
+    int scale, zero; /* initializers; zero may be NW_ABSENT */
     const nw_qparam *p;
 } spelled;
 
@@ -21,9 +21,9 @@ typedef struct speller {
     nw_graph *g;
     nw_arena arena;
     nw_quant_style style;
-    int count;       /* values at the start */
-    spelled *of;     /* [count] */
-    nw_uses uses;    /* of the graph at the start */
+    int count;          /* values at the start */
+    spelled *of;        /* [count] */
+    nw_uses uses;       /* of the graph at the start */
     const char *domain; /* of Q/DQ nodes */
 } speller;
 
@@ -60,11 +60,13 @@ static nw_status add_zero(speller *s, const char *name, nw_tensor *zero, const n
     NW_TRY(nw_tensor_alloc(&s->arena, zero));
     memset(zero->data, 0, nw_tensor_bytes(zero));
     for (size_t i = 0; i < p->groups; i++) nw_store_s64(p->format, zero->data, i, nw_qparam_zero(p, i));
-    return alike ? nw_graph_add_constant_copy(s->g, shared, zero, id) : add_named(s->g, name, "_zero", zero, id);
+    return alike ? nw_graph_add_constant_copy(s->g, shared, zero, id)
+                 : add_named(s->g, name, "_zero", zero, id);
 }
 
 /* Scale and zero point of a grid as initializers; out->scale may name one that fits. Shapes: a scalar, [C], or the blocks'. */
-static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int rank, const int64_t *dims, spelled *out) {
+static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int rank, const int64_t *dims,
+                          spelled *out) {
     nw_graph *g = s->g;
     const nw_constant *have = nw_graph_constant(g, out->scale);
     nw_tensor scale = {.format = NW_F32, .data = (void *)(uintptr_t)p->scales};
@@ -129,7 +131,9 @@ static void choose_domain(speller *s) {
 
 /* ---- integer operators ------------------------------------------------------------------------------------------- */
 
-static bool is_op(const nw_node *node, const char *type) { return !node->domain[0] && strcmp(node->op_type, type) == 0; }
+static bool is_op(const nw_node *node, const char *type) {
+    return !node->domain[0] && strcmp(node->op_type, type) == 0;
+}
 
 static const nw_node *only_reader(const speller *s, int v) {
     if (v < 0 || v >= s->count || nw_uses_count(&s->uses, v) != 1 || s->uses.outputs[v]) return NULL;
@@ -167,7 +171,9 @@ static const nw_node *output_quantizer(const speller *s, const nw_node *node, co
     return next;
 }
 
-static bool byte_codes(const nw_qparam *p) { return p && (p->format == NW_U8 || p->format == NW_S8); }
+static bool byte_codes(const nw_qparam *p) {
+    return p && (p->format == NW_U8 || p->format == NW_S8);
+}
 static bool per_tensor(const speller *s, int v) {
     return v >= 0 && v < s->count && byte_codes(s->of[v].p) && s->of[v].p->grain == NW_GRAIN_TENSOR;
 }
@@ -182,7 +188,8 @@ static nw_status push(speller *s, int v, int *in, int *count) {
 }
 
 /* Bias as int32 at s_x·s_w. A packed one is taken as it is. */
-static nw_status push_bias(speller *s, int v, const nw_qparam *x, const nw_qparam *w, int *in, int *count, bool *ok) {
+static nw_status push_bias(speller *s, int v, const nw_qparam *x, const nw_qparam *w, int *in, int *count,
+                           bool *ok) {
     const nw_constant *c = nw_graph_constant(s->g, v);
     *ok = c && c->tensor.rank <= 1;
     if (!*ok) return NW_OK;
@@ -237,7 +244,8 @@ static nw_status spell_weighted(speller *s, int index, const char *domain, const
     const nw_node *node = &s->g->nodes[index], *through, *fq = output_quantizer(s, node, &through);
     int x = node->in[0], w = node->in[1], b = nw_node_in(node, 2), in[10], count = 0;
     bool gemm = strcmp(type, "QGemm") == 0, ok = true;
-    if (!fq || !per_tensor(s, x) || w < 0 || w >= s->count || !byte_codes(s->of[w].p) || s->of[x].codes < 0) return NW_OK;
+    if (!fq || !per_tensor(s, x) || w < 0 || w >= s->count || !byte_codes(s->of[w].p) || s->of[x].codes < 0)
+        return NW_OK;
     if (!s->g->values[w].constant && !per_tensor(s, w)) return NW_OK;
     if (gemm && (nw_node_float(node, "alpha", 1) != 1 || nw_node_float(node, "beta", 1) != 1)) return NW_OK;
     if (s->g->values[w].constant && s->of[w].p->grain == NW_GRAIN_BLOCK) return NW_OK;
@@ -246,8 +254,10 @@ static nw_status spell_weighted(speller *s, int index, const char *domain, const
     if (in[count - 3] < 0) return NW_OK;
     int y_scale = s->of[fq->out[0]].scale, y_zero = s->of[fq->out[0]].zero;
     if (gemm) {
-        if (b >= 0) NW_TRY(push_bias(s, b, s->of[x].p, s->of[w].p, in, &count, &ok));
-        else in[count++] = NW_ABSENT;
+        if (b >= 0)
+            NW_TRY(push_bias(s, b, s->of[x].p, s->of[w].p, in, &count, &ok));
+        else
+            in[count++] = NW_ABSENT;
     }
     in[count++] = y_scale;
     in[count++] = y_zero;
@@ -262,7 +272,9 @@ static nw_status spell_operands(speller *s, int index, const char *type, int ope
     int in[240], count = 0;
     if (!fq || operands * 3 + 2 > 240) return NW_OK;
     for (int i = 0; i < operands; i++)
-        if (!per_tensor(s, node->in[i]) || (!s->g->values[node->in[i]].constant && s->of[node->in[i]].codes < 0)) return NW_OK;
+        if (!per_tensor(s, node->in[i]) ||
+            (!s->g->values[node->in[i]].constant && s->of[node->in[i]].codes < 0))
+            return NW_OK;
     for (int i = 0; i < operands; i++) NW_TRY(push(s, s->g->nodes[index].in[i], in, &count));
     if (!output_first) {
         in[count++] = s->of[fq->out[0]].scale;
@@ -276,7 +288,9 @@ static nw_status spell_move(speller *s, int index) {
     const nw_node *node = &s->g->nodes[index], *through, *fq = output_quantizer(s, node, &through);
     int x = nw_node_in(node, 0);
     nw_roles roles = nw_node_roles(node);
-    if (!fq || through || !node->op || !(roles.same_grid || node->op->flags & NW_OP_VIEW) || !per_tensor(s, x)) return NW_OK;
+    if (!fq || through || !node->op || !(roles.same_grid || node->op->flags & NW_OP_VIEW) ||
+        !per_tensor(s, x))
+        return NW_OK;
     if (s->of[x].codes < 0 || !nw_qparam_equal(s->of[x].p, s->of[fq->out[0]].p)) return NW_OK;
     if (is_op(node, "MaxPool") && nw_graph_opset(s->g, "") < 12) return NW_OK;
     int *in = nw_arena_array(&s->arena, (size_t)node->in_count, sizeof *in);
@@ -297,7 +311,8 @@ static nw_status spell_operator(speller *s, int index) {
     if (is_op(node, "Add")) return spell_operands(s, index, "QLinearAdd", 2, false);
     if (is_op(node, "Mul")) return spell_operands(s, index, "QLinearMul", 2, false);
     if (is_op(node, "Concat")) return spell_operands(s, index, "QLinearConcat", node->in_count, true);
-    if (is_op(node, "GlobalAveragePool")) return spell_operands(s, index, "QLinearGlobalAveragePool", 1, false);
+    if (is_op(node, "GlobalAveragePool"))
+        return spell_operands(s, index, "QLinearGlobalAveragePool", 1, false);
     if (is_op(node, "Sigmoid")) return spell_operands(s, index, "QLinearSigmoid", 1, false);
     if (is_op(node, "LeakyRelu")) return spell_operands(s, index, "QLinearLeakyRelu", 1, false);
     return spell_move(s, index);
@@ -319,7 +334,8 @@ static nw_status collect(speller *s) {
         s->of[node->out[0]].scale = nw_node_in(node, 1);
         if (dynamic && (p->format != NW_U8 || p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
-                           "FakeQuant \"%s\": scales found at run time can be written as ONNX for u8 per tensor, from opset 11 on",
+                           "FakeQuant \"%s\": scales found at run time can be written as ONNX for u8 per "
+                           "tensor, from opset 11 on",
                            nw_node_label(g, node));
     }
     for (int v = 0; v < s->count; v++)
@@ -372,12 +388,15 @@ static nw_status spell(speller *s, int nodes) {
         const nw_node *node = &g->nodes[n];
         if (node->dead || node->op != &nw_op_narrow_FakeQuant || !s->of[node->out[0]].p) continue;
         const nw_value *x = &g->values[node->in[0]];
-        NW_TRY(add_grid(s, base_name(g, node->out[0]), s->of[node->out[0]].p, x->rank, x->dims, &s->of[node->out[0]]));
+        NW_TRY(add_grid(s, base_name(g, node->out[0]), s->of[node->out[0]].p, x->rank, x->dims,
+                        &s->of[node->out[0]]));
     }
     for (int n = 0; n < nodes; n++) {
         if (g->nodes[n].dead) continue;
-        if (g->nodes[n].op == &nw_op_narrow_FakeQuant) NW_TRY(spell_fakequant(s, n));
-        else if (s->style == NW_STYLE_QOPERATOR) NW_TRY(spell_operator(s, n));
+        if (g->nodes[n].op == &nw_op_narrow_FakeQuant)
+            NW_TRY(spell_fakequant(s, n));
+        else if (s->style == NW_STYLE_QOPERATOR)
+            NW_TRY(spell_operator(s, n));
     }
     for (int v = 0; v < s->count; v++) {
         spelled *sp = &s->of[v];

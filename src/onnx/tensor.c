@@ -12,7 +12,8 @@
  * out of it. */
 static nw_status resolve_location(nw_import *im, const char *location, char **out) {
     if (!im->dir)
-        return nw_fail(im->ctx, NW_E_UNSUPPORTED, "external data \"%s\" of a model that is not a file", location);
+        return nw_fail(im->ctx, NW_E_UNSUPPORTED, "external data \"%s\" of a model that is not a file",
+                       location);
     char *path = nw_path_join(im->ctx, im->dir, location);
     if (!path) return NW_E_MEMORY;
     char *real_dir = realpath(im->dir, NULL), *real = realpath(path, NULL);
@@ -23,11 +24,14 @@ static nw_status resolve_location(nw_import *im, const char *location, char **ou
     else if (!real)
         status = nw_fail(im->ctx, NW_E_IO, "cannot open external data %s: %s", path, strerror(errno));
     else if (strncmp(real, real_dir, length) != 0 || (real[length] != '/' && length > 1))
-        status = nw_fail(im->ctx, NW_E_FORMAT, "external data \"%s\" lies outside of the model's folder: refused", location);
+        status = nw_fail(im->ctx, NW_E_FORMAT,
+                         "external data \"%s\" lies outside of the model's folder: refused", location);
     free(real_dir);
     free(real);
-    if (status != NW_OK) nw_free(im->ctx, path);
-    else *out = path;
+    if (status != NW_OK)
+        nw_free(im->ctx, path);
+    else
+        *out = path;
     return status;
 }
 
@@ -63,24 +67,30 @@ static bool parse_size(const char *text, size_t *out) {
     return true;
 }
 
-static nw_status external_span(nw_import *im, const Onnx__TensorProto *t, size_t need, nw_bytes **owner, size_t *at) {
+static nw_status external_span(nw_import *im, const Onnx__TensorProto *t, size_t need, nw_bytes **owner,
+                               size_t *at) {
     const char *location = NULL;
     size_t offset = 0, length = need;
     for (size_t i = 0; i < t->n_external_data; i++) {
         const char *key = t->external_data[i]->key, *value = t->external_data[i]->value;
         if (!key || !value) continue;
         bool good = true;
-        if (strcmp(key, "location") == 0) location = value;
-        else if (strcmp(key, "offset") == 0) good = parse_size(value, &offset);
-        else if (strcmp(key, "length") == 0) good = parse_size(value, &length);
-        if (!good) return nw_fail(im->ctx, NW_E_FORMAT, "external data: %s \"%s\" is not a number", key, value);
+        if (strcmp(key, "location") == 0)
+            location = value;
+        else if (strcmp(key, "offset") == 0)
+            good = parse_size(value, &offset);
+        else if (strcmp(key, "length") == 0)
+            good = parse_size(value, &length);
+        if (!good)
+            return nw_fail(im->ctx, NW_E_FORMAT, "external data: %s \"%s\" is not a number", key, value);
     }
     if (!location) return nw_fail(im->ctx, NW_E_FORMAT, "external data without a location");
     NW_TRY(open_external(im, location, owner));
     if (length != need || offset > (*owner)->size || need > (*owner)->size - offset) {
-        nw_status status = nw_fail(im->ctx, NW_E_FORMAT,
-                                   "external data %s: %zu bytes at %zu are needed, the entry says %zu and the file has %zu",
-                                   location, need, offset, length, (*owner)->size);
+        nw_status status =
+            nw_fail(im->ctx, NW_E_FORMAT,
+                    "external data %s: %zu bytes at %zu are needed, the entry says %zu and the file has %zu",
+                    location, need, offset, length, (*owner)->size);
         nw_bytes_free(*owner);
         *owner = NULL;
         return status;
@@ -92,7 +102,8 @@ static nw_status external_span(nw_import *im, const Onnx__TensorProto *t, size_t
 /* ---- typed fields ---------------------------------------------------------------------------------------------- */
 
 /* Elements of a format lie in one of five typed fields; `per` of them make one element (2 for complex numbers). */
-static nw_status typed_data(nw_import *im, const Onnx__TensorProto *t, nw_format f, size_t count, uint8_t *to) {
+static nw_status typed_data(nw_import *im, const Onnx__TensorProto *t, nw_format f, size_t count,
+                            uint8_t *to) {
     size_t have, bits = (size_t)nw_format_bits(f), need = count;
     switch ((int)f) {
     case NW_C64: need = count * 2; /* fall through */
@@ -120,7 +131,8 @@ static nw_status typed_data(nw_import *im, const Onnx__TensorProto *t, nw_format
         break;
     case NW_S64:
     case NW_U64:
-        if (need) memcpy(to, f == NW_S64 ? (const void *)t->int64_data : (const void *)t->uint64_data, need * 8);
+        if (need)
+            memcpy(to, f == NW_S64 ? (const void *)t->int64_data : (const void *)t->uint64_data, need * 8);
         break;
     case NW_U32:
         for (size_t i = 0; i < need; i++) ((uint32_t *)to)[i] = (uint32_t)t->uint64_data[i];
@@ -128,9 +140,12 @@ static nw_status typed_data(nw_import *im, const Onnx__TensorProto *t, nw_format
     default:
         for (size_t i = 0; i < need; i++) {
             int32_t x = t->int32_data[i];
-            if (bits <= 8) to[i] = (uint8_t)x;
-            else if (bits == 16) ((uint16_t *)to)[i] = (uint16_t)x;
-            else ((int32_t *)to)[i] = x;
+            if (bits <= 8)
+                to[i] = (uint8_t)x;
+            else if (bits == 16)
+                ((uint16_t *)to)[i] = (uint16_t)x;
+            else
+                ((int32_t *)to)[i] = x;
         }
     }
     return NW_OK;
@@ -139,7 +154,8 @@ static nw_status typed_data(nw_import *im, const Onnx__TensorProto *t, nw_format
 /* The array of nw_str and the characters it points at share one block, so that they live and die together. */
 static nw_status string_data(nw_import *im, const Onnx__TensorProto *t, size_t count, nw_bytes **out) {
     if (t->n_string_data != count)
-        return nw_fail(im->ctx, NW_E_FORMAT, "its shape needs %zu strings, it has %zu", count, t->n_string_data);
+        return nw_fail(im->ctx, NW_E_FORMAT, "its shape needs %zu strings, it has %zu", count,
+                       t->n_string_data);
     size_t total = count * sizeof(nw_str);
     for (size_t i = 0; i < count; i++) total += t->string_data[i].len;
     NW_TRY(nw_bytes_new(im->ctx, total, out));
@@ -160,7 +176,8 @@ static nw_status read_tensor(nw_import *im, nw_arena *arena, const Onnx__TensorP
     if (tensor->format == NW_NONE)
         return nw_fail(im->ctx, NW_E_UNSUPPORTED, "element type %d is unknown", (int)t->data_type);
     if (t->n_dims > NW_MAX_RANK)
-        return nw_fail(im->ctx, NW_E_UNSUPPORTED, "%zu dimensions; at most %d are supported", t->n_dims, NW_MAX_RANK);
+        return nw_fail(im->ctx, NW_E_UNSUPPORTED, "%zu dimensions; at most %d are supported", t->n_dims,
+                       NW_MAX_RANK);
     if (t->segment) return nw_fail(im->ctx, NW_E_UNSUPPORTED, "tensors in segments are not supported");
     nw_tensor_set_shape(tensor, (int)t->n_dims, t->dims);
     NW_TRY(nw_tensor_check(im->ctx, tensor));
@@ -172,22 +189,27 @@ static nw_status read_tensor(nw_import *im, nw_arena *arena, const Onnx__TensorP
         NW_TRY(external_span(im, t, need, &out->owner, &at));
     } else if (t->has_raw_data && tensor->format != NW_STR) {
         uint64_t index;
-        if (t->raw_data.len != sizeof index) return nw_fail(im->ctx, NW_E_INTERNAL, "raw data was not lifted");
+        if (t->raw_data.len != sizeof index)
+            return nw_fail(im->ctx, NW_E_INTERNAL, "raw data was not lifted");
         memcpy(&index, t->raw_data.data, sizeof index);
         nw_span span = im->wire->spans[index];
         if (span.size != need)
-            return nw_fail(im->ctx, NW_E_FORMAT, "its shape needs %zu bytes, the raw data at byte %zu has %zu", need,
-                           span.offset, span.size);
+            return nw_fail(im->ctx, NW_E_FORMAT,
+                           "its shape needs %zu bytes, the raw data at byte %zu has %zu", need, span.offset,
+                           span.size);
         out->owner = nw_bytes_ref(im->file);
         at = span.offset;
     } else {
         /* Entries are checked against what the file holds before memory is taken for them. */
-        size_t entries = t->n_float_data + t->n_double_data + t->n_int32_data + t->n_int64_data + t->n_uint64_data +
-                         t->n_string_data;
+        size_t entries = t->n_float_data + t->n_double_data + t->n_int32_data + t->n_int64_data +
+                         t->n_uint64_data + t->n_string_data;
         if (count > entries * 8)
-            return nw_fail(im->ctx, NW_E_FORMAT, "its shape needs %zu elements, the file holds %zu", count, entries);
-        if (tensor->format == NW_STR) NW_TRY(string_data(im, t, count, &out->owner));
-        else NW_TRY(nw_bytes_new(im->ctx, need, &out->owner));
+            return nw_fail(im->ctx, NW_E_FORMAT, "its shape needs %zu elements, the file holds %zu", count,
+                           entries);
+        if (tensor->format == NW_STR)
+            NW_TRY(string_data(im, t, count, &out->owner));
+        else
+            NW_TRY(nw_bytes_new(im->ctx, need, &out->owner));
         tensor->data = (void *)(uintptr_t)out->owner->data;
         return tensor->format == NW_STR ? NW_OK : typed_data(im, t, tensor->format, count, tensor->data);
     }

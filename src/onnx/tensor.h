@@ -17,7 +17,7 @@ typedef struct nw_import {
     struct external_file {
         char *path;
         nw_bytes *bytes;
-    } *externals;
+    } * externals;
     size_t external_count, external_capacity;
 } nw_import;
 

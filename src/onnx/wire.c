@@ -24,19 +24,19 @@ static const struct {
     uint32_t field;
     message child;
 } schema[] = {
-    {MODEL, 7, GRAPH},          {MODEL, 20, TRAINING},     {MODEL, 25, FUNCTION},      {GRAPH, 1, NODE},
-    {GRAPH, 5, TENSOR},         {GRAPH, 11, VALUE_INFO},   {GRAPH, 12, VALUE_INFO},    {GRAPH, 13, VALUE_INFO},
-    {GRAPH, 15, SPARSE},        {NODE, 5, ATTRIBUTE},      {ATTRIBUTE, 5, TENSOR},     {ATTRIBUTE, 6, GRAPH},
-    {ATTRIBUTE, 10, TENSOR},    {ATTRIBUTE, 11, GRAPH},    {ATTRIBUTE, 14, TYPE},      {ATTRIBUTE, 15, TYPE},
-    {ATTRIBUTE, 22, SPARSE},    {ATTRIBUTE, 23, SPARSE},   {SPARSE, 1, TENSOR},        {SPARSE, 2, TENSOR},
-    {VALUE_INFO, 2, TYPE},      {TYPE, 4, TYPE_HOLDER1},   {TYPE, 5, TYPE_HOLDER2},    {TYPE, 9, TYPE_HOLDER1},
-    {TYPE_HOLDER1, 1, TYPE},    {TYPE_HOLDER2, 2, TYPE},   {FUNCTION, 7, NODE},        {FUNCTION, 11, ATTRIBUTE},
-    {FUNCTION, 12, VALUE_INFO}, {TRAINING, 1, GRAPH},      {TRAINING, 2, GRAPH},
+    {MODEL, 7, GRAPH},          {MODEL, 20, TRAINING},   {MODEL, 25, FUNCTION},   {GRAPH, 1, NODE},
+    {GRAPH, 5, TENSOR},         {GRAPH, 11, VALUE_INFO}, {GRAPH, 12, VALUE_INFO}, {GRAPH, 13, VALUE_INFO},
+    {GRAPH, 15, SPARSE},        {NODE, 5, ATTRIBUTE},    {ATTRIBUTE, 5, TENSOR},  {ATTRIBUTE, 6, GRAPH},
+    {ATTRIBUTE, 10, TENSOR},    {ATTRIBUTE, 11, GRAPH},  {ATTRIBUTE, 14, TYPE},   {ATTRIBUTE, 15, TYPE},
+    {ATTRIBUTE, 22, SPARSE},    {ATTRIBUTE, 23, SPARSE}, {SPARSE, 1, TENSOR},     {SPARSE, 2, TENSOR},
+    {VALUE_INFO, 2, TYPE},      {TYPE, 4, TYPE_HOLDER1}, {TYPE, 5, TYPE_HOLDER2}, {TYPE, 9, TYPE_HOLDER1},
+    {TYPE_HOLDER1, 1, TYPE},    {TYPE_HOLDER2, 2, TYPE}, {FUNCTION, 7, NODE},     {FUNCTION, 11, ATTRIBUTE},
+    {FUNCTION, 12, VALUE_INFO}, {TRAINING, 1, GRAPH},    {TRAINING, 2, GRAPH},
 };
 
-#define MAX_DEPTH     100
-#define TENSOR_RAW    9
-#define LENGTH_BYTES  5 /* a length written before it is known: padded to five bytes, which varints permit */
+#define MAX_DEPTH    100
+#define TENSOR_RAW   9
+#define LENGTH_BYTES 5 /* a length written before it is known: padded to five bytes, which varints permit */
 
 static message child_of(message parent, uint32_t field) {
     for (size_t i = 0; i < sizeof schema / sizeof *schema; i++)
@@ -51,7 +51,8 @@ typedef struct scanner {
 } scanner;
 
 static nw_status damaged(scanner *s, size_t at, const char *what) {
-    return nw_fail(s->wire->ctx, NW_E_FORMAT, "%s is not a valid ONNX file: %s at byte %zu", s->name, what, at);
+    return nw_fail(s->wire->ctx, NW_E_FORMAT, "%s is not a valid ONNX file: %s at byte %zu", s->name, what,
+                   at);
 }
 
 static nw_status emit(scanner *s, const void *data, size_t size) {
@@ -84,8 +85,8 @@ static void put_length(uint8_t *to, size_t length) {
 static nw_status scan(scanner *s, message kind, size_t at, size_t end, int depth);
 
 /* A length-delimited field whose payload is [at, end): tag and what precedes it are emitted from `field_start`. */
-static nw_status payload(scanner *s, message kind, uint32_t field, const uint8_t *tag, size_t tag_size, size_t at,
-                         size_t end, int depth) {
+static nw_status payload(scanner *s, message kind, uint32_t field, const uint8_t *tag, size_t tag_size,
+                         size_t at, size_t end, int depth) {
     nw_wire *w = s->wire;
     message child = child_of(kind, field);
     NW_TRY(emit(s, tag, tag_size));
@@ -133,7 +134,8 @@ static nw_status scan(scanner *s, message kind, size_t at, size_t end, int depth
         }
         case 2:
             NW_TRY(varint(s, &at, end, &value));
-            if (value > end - at) return damaged(s, start, "a field reaches beyond the end of its message or of the file");
+            if (value > end - at)
+                return damaged(s, start, "a field reaches beyond the end of its message or of the file");
             NW_TRY(payload(s, kind, field, s->data + start, tag_end - start, at, at + (size_t)value, depth));
             at += (size_t)value;
             break;
@@ -143,7 +145,8 @@ static nw_status scan(scanner *s, message kind, size_t at, size_t end, int depth
     return NW_OK;
 }
 
-nw_status nw_wire_scan(nw_context *ctx, const nw_bytes *bytes, const char *name, nw_wire_root root, nw_wire *out) {
+nw_status nw_wire_scan(nw_context *ctx, const nw_bytes *bytes, const char *name, nw_wire_root root,
+                       nw_wire *out) {
     *out = (nw_wire){.ctx = ctx};
     scanner s = {out, bytes->data, name};
     if (bytes->size == 0) return nw_fail(ctx, NW_E_FORMAT, "%s is empty", name);

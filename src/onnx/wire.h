@@ -13,7 +13,8 @@ typedef struct nw_span {
 
 typedef struct nw_wire {
     nw_context *ctx;
-    uint8_t *data; /* the same message, with every TensorProto.raw_data replaced by its index in spans (8 bytes) */
+    uint8_t *
+        data; /* the same message, with every TensorProto.raw_data replaced by its index in spans (8 bytes) */
     size_t size, capacity;
     nw_span *spans;
     size_t span_count, span_capacity;
@@ -22,7 +23,8 @@ typedef struct nw_wire {
 typedef enum nw_wire_root { NW_WIRE_MODEL, NW_WIRE_TENSOR } nw_wire_root;
 
 /* `name` stands for the file in messages. Fails with NW_E_FORMAT and the offset of the damage. */
-nw_status nw_wire_scan(nw_context *ctx, const nw_bytes *bytes, const char *name, nw_wire_root root, nw_wire *out);
+nw_status nw_wire_scan(nw_context *ctx, const nw_bytes *bytes, const char *name, nw_wire_root root,
+                       nw_wire *out);
 void nw_wire_free(nw_wire *wire);
 
 #endif

@@ -21,7 +21,7 @@
 /* x·Φ(x), Φ(x) = ½·erfc(−x/√2): the tail keeps its digits, which ½·(1 + erf) loses. */
 #define GELU(x) ((x) * (real)0.5 * erfc((x) * (real)-0.70710678118654752440))
 /* Φ(x) ≈ ½·(1 + tanh u) = sigmoid(2u), u = √(2/π)·(x + 0.044715·x³) */
-#define GELU_TANH(x) ((x) * SIGMOID((real)1.59576912160573071176 * ((x) + (real)0.044715 * (x) * (x) * (x))))
+#define GELU_TANH(x) ((x)*SIGMOID((real)1.59576912160573071176 * ((x) + (real)0.044715 * (x) * (x) * (x))))
 
 /* Relu fuses into its producer: no integer form of its own. */
 NW_UNARY_FLOATS(relu, x < 0 ? 0 : x)
@@ -33,20 +33,20 @@ ONNX_ACTIVATION(LeakyRelu, nw_roles_unary_integer, x < 0 ? a * x : x, {"alpha", 
 ONNX_ACTIVATION(ThresholdedRelu, nw_roles_unary_integer, x > a ? x : x != x ? x : 0, {"alpha", 1})
 ONNX_ACTIVATION(Elu, nw_roles_unary_integer, x < 0 ? a * expm1(x) : x, {"alpha", 1})
 ONNX_ACTIVATION(Celu, nw_roles_unary_integer, x < 0 ? a * expm1(x / a) : x, {"alpha", 1})
-ONNX_ACTIVATION(Selu, nw_roles_unary_integer, b * (x < 0 ? a * expm1(x) : x),
+ONNX_ACTIVATION(Selu, nw_roles_unary_integer, b *(x < 0 ? a * expm1(x) : x),
                 {"alpha", 1.67326319217681884765625f}, {"gamma", 1.05070102214813232421875f})
 ONNX_ACTIVATION(Sigmoid, nw_roles_unary_integer, SIGMOID(x), {NULL, 0})
-ONNX_ACTIVATION(HardSigmoid, nw_roles_unary_integer, CLAMP01(a * x + b), {"alpha", 0.2f}, {"beta", 0.5f})
-ONNX_ACTIVATION(HardSwish, nw_roles_unary_integer, x * CLAMP01(x / 6 + (real)0.5), {NULL, 0})
+ONNX_ACTIVATION(HardSigmoid, nw_roles_unary_integer, CLAMP01(a *x + b), {"alpha", 0.2f}, {"beta", 0.5f})
+ONNX_ACTIVATION(HardSwish, nw_roles_unary_integer, x *CLAMP01(x / 6 + (real)0.5), {NULL, 0})
 ONNX_ACTIVATION(Softplus, nw_roles_unary_integer, SOFTPLUS(x), {NULL, 0})
 ONNX_ACTIVATION(Softsign, nw_roles_unary_integer, x / (1 + fabs(x)), {NULL, 0})
-ONNX_ACTIVATION(Mish, nw_roles_unary_integer, x * tanh(SOFTPLUS(x)), {NULL, 0})
-ONNX_ACTIVATION(Swish, nw_roles_unary_integer, x * SIGMOID(a * x), {"alpha", 1})
+ONNX_ACTIVATION(Mish, nw_roles_unary_integer, x *tanh(SOFTPLUS(x)), {NULL, 0})
+ONNX_ACTIVATION(Swish, nw_roles_unary_integer, x *SIGMOID(a *x), {"alpha", 1})
 
 /* ---- Gelu: stays float, its narrow negative side suffers most from 8 bits ------------------------------ */
 
 ACTIVATION(ms_Gelu, "Gelu", MS, nw_roles_unary_float, GELU(x), {NULL, 0})
-ACTIVATION(ms_QuickGelu, "QuickGelu", MS, nw_roles_unary_float, x * SIGMOID(a * x), {"alpha", 1.702f})
+ACTIVATION(ms_QuickGelu, "QuickGelu", MS, nw_roles_unary_float, x *SIGMOID(a *x), {"alpha", 1.702f})
 
 NW_UNARY_FLOATS(gelu_tanh, GELU_TANH(x))
 static const nw_unary gelu_tanh_rule = {NW_FLOATS(gelu_tanh)};
@@ -90,8 +90,12 @@ static nw_status BiasGelu_infer(nw_op_call *call) {
     return bias_gelu_infer(call);
 }
 
-static nw_status BiasGelu_eval(nw_op_call *call) { return bias_gelu_eval(call, &ms_Gelu_rule); }
-static nw_status FastGelu_eval(nw_op_call *call) { return bias_gelu_eval(call, &gelu_tanh_rule); }
+static nw_status BiasGelu_eval(nw_op_call *call) {
+    return bias_gelu_eval(call, &ms_Gelu_rule);
+}
+static nw_status FastGelu_eval(nw_op_call *call) {
+    return bias_gelu_eval(call, &gelu_tanh_rule);
+}
 
 const nw_op nw_op_ms_BiasGelu = {"BiasGelu", MS, 0, BiasGelu_infer, BiasGelu_eval, nw_roles_unary_float};
 const nw_op nw_op_ms_FastGelu = {"FastGelu", MS, 0, bias_gelu_infer, FastGelu_eval, nw_roles_unary_float};

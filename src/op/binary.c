@@ -16,8 +16,8 @@ NW_BINARY_FLOATS(sub, p - q)
 NW_BINARY_RUN(sub_u64, uint64_t, uint64_t, p - q)
 static const nw_binary sub_rule = {NW_FLOATS(sub), .s64 = sub_u64, .u64 = sub_u64};
 
-NW_BINARY_FLOATS(mul, p * q)
-NW_BINARY_RUN(mul_u64, uint64_t, uint64_t, p * q)
+NW_BINARY_FLOATS(mul, p *q)
+NW_BINARY_RUN(mul_u64, uint64_t, uint64_t, p *q)
 const nw_binary nw_binary_mul = {NW_FLOATS(mul), .s64 = mul_u64, .u64 = mul_u64};
 
 /* NaN in either operand gives NaN. */
@@ -31,7 +31,7 @@ NW_BINARY_RUN(max_s64, int64_t, int64_t, p > q ? p : q)
 NW_BINARY_RUN(max_u64, uint64_t, uint64_t, p > q ? p : q)
 const nw_binary nw_binary_max = {NW_FLOATS(max), .s64 = max_s64, .u64 = max_u64};
 
-NW_BINARY_RUN(and_u64, uint64_t, uint64_t, p & q)
+NW_BINARY_RUN(and_u64, uint64_t, uint64_t, p &q)
 static const nw_binary and_rule = {.s64 = and_u64, .u64 = and_u64};
 NW_BINARY_RUN(or_u64, uint64_t, uint64_t, p | q)
 static const nw_binary or_rule = {.s64 = or_u64, .u64 = or_u64};
@@ -69,7 +69,9 @@ NW_BINARY_RUN(div_s64, int64_t, int64_t, q == -1 ? (int64_t)(0 - (uint64_t)p) : 
 NW_BINARY_RUN(div_u64, uint64_t, uint64_t, p / q)
 static const nw_binary div_rule = {NW_FLOATS(div), .s64 = div_s64, .u64 = div_u64};
 
-static nw_status div_infer(nw_op_call *call) { return nw_binary_infer(call, &div_rule); }
+static nw_status div_infer(nw_op_call *call) {
+    return nw_binary_infer(call, &div_rule);
+}
 
 static nw_status div_eval(nw_op_call *call) {
     NW_TRY(check_divisor(call));
@@ -100,7 +102,9 @@ NW_BINARY_FLOATS(truncated, fmod(p, q))
 NW_BINARY_RUN(truncated_s64, int64_t, int64_t, q == -1 ? 0 : p % q)
 static const nw_binary truncated_rule = {NW_FLOATS(truncated), .s64 = truncated_s64, .u64 = remainder_u64};
 
-static nw_status mod_infer(nw_op_call *call) { return nw_binary_infer(call, &floor_rule); }
+static nw_status mod_infer(nw_op_call *call) {
+    return nw_binary_infer(call, &floor_rule);
+}
 
 static nw_status mod_eval(nw_op_call *call) {
     NW_TRY(check_divisor(call));
@@ -147,9 +151,9 @@ NW_BINARY_FLOATS(power, pow(p, q))
 NW_BINARY_RUN(power_s64_run, int64_t, int64_t, power_s64(p, q))
 static const nw_binary power_rule = {NW_FLOATS(power), .s64 = power_s64_run, .u64 = power_s64_run};
 
-NW_UNARY_FLOATS(square, x * x)
+NW_UNARY_FLOATS(square, x *x)
 static const nw_unary square_rule = {NW_FLOATS(square)};
-NW_UNARY_FLOATS(cube, x * x * x)
+NW_UNARY_FLOATS(cube, x *x *x)
 static const nw_unary cube_rule = {NW_FLOATS(cube)};
 
 static nw_status pow_infer(nw_op_call *call) {
@@ -221,14 +225,26 @@ static nw_status fold_eval(nw_op_call *call, const nw_binary *op) {
     return NW_OK;
 }
 
-static nw_status max_infer(nw_op_call *call) { return fold_infer(call, &nw_binary_max); }
-static nw_status max_eval(nw_op_call *call) { return fold_eval(call, &nw_binary_max); }
-static nw_status min_infer(nw_op_call *call) { return fold_infer(call, &nw_binary_min); }
-static nw_status min_eval(nw_op_call *call) { return fold_eval(call, &nw_binary_min); }
+static nw_status max_infer(nw_op_call *call) {
+    return fold_infer(call, &nw_binary_max);
+}
+static nw_status max_eval(nw_op_call *call) {
+    return fold_eval(call, &nw_binary_max);
+}
+static nw_status min_infer(nw_op_call *call) {
+    return fold_infer(call, &nw_binary_min);
+}
+static nw_status min_eval(nw_op_call *call) {
+    return fold_eval(call, &nw_binary_min);
+}
 
 static const nw_binary sum_rule = {NW_FLOATS(add)};
-static nw_status sum_infer(nw_op_call *call) { return fold_infer(call, &sum_rule); }
-static nw_status sum_eval(nw_op_call *call) { return fold_eval(call, &sum_rule); }
+static nw_status sum_infer(nw_op_call *call) {
+    return fold_infer(call, &sum_rule);
+}
+static nw_status sum_eval(nw_op_call *call) {
+    return fold_eval(call, &sum_rule);
+}
 
 NW_UNARY_FLOATS(quotient, x / a)
 static const nw_unary quotient_rule = {NW_FLOATS(quotient)};

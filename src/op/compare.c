@@ -39,7 +39,7 @@ static const nw_binary equal_rule = {NW_FLOATS(equal),   .s64 = equal_s64,   .u6
                                      .flag = equal_flag, .text = equal_text, .to_bool = true};
 NW_BINARY_OP(Equal, NULL, equal_rule)
 
-NW_BINARY_RUN(and_flag, uint8_t, uint8_t, p && q)
+NW_BINARY_RUN(and_flag, uint8_t, uint8_t, p &&q)
 static const nw_binary and_rule = {.flag = and_flag};
 NW_BINARY_OP(And, NULL, and_rule)
 
@@ -74,11 +74,15 @@ typedef void select_run(size_t n, const size_t *step, const uint8_t *c, const vo
             size_t s = *c ? step[1] : step[2];                                                               \
             for (size_t i = 0; i < n; i++) ((T *)y)[i] = from[i * s];                                        \
         } else if (step[1]) {                                                                                \
-            if (step[2]) name##_steps(n, 1, 1, c, a, b, y);                                                  \
-            else name##_steps(n, 1, 0, c, a, b, y);                                                          \
+            if (step[2])                                                                                     \
+                name##_steps(n, 1, 1, c, a, b, y);                                                           \
+            else                                                                                             \
+                name##_steps(n, 1, 0, c, a, b, y);                                                           \
         } else {                                                                                             \
-            if (step[2]) name##_steps(n, 0, 1, c, a, b, y);                                                  \
-            else name##_steps(n, 0, 0, c, a, b, y);                                                          \
+            if (step[2])                                                                                     \
+                name##_steps(n, 0, 1, c, a, b, y);                                                           \
+            else                                                                                             \
+                name##_steps(n, 0, 0, c, a, b, y);                                                           \
         }                                                                                                    \
     }
 SELECT_RUN(select_1, uint8_t)

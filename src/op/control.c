@@ -84,8 +84,12 @@ static nw_status if_run(const nw_op_call *call, nw_tensor *results) {
     return NW_OK;
 }
 
-static nw_status if_infer(nw_op_call *call) { return control_infer(call, if_run); }
-static nw_status if_eval(nw_op_call *call) { return control_eval(call, if_run); }
+static nw_status if_infer(nw_op_call *call) {
+    return control_infer(call, if_run);
+}
+static nw_status if_eval(nw_op_call *call) {
+    return control_eval(call, if_run);
+}
 
 const nw_op nw_op_If = {.name = "If", .domain = "", .flags = NW_OP_RAW, .infer = if_infer, .eval = if_eval};
 
@@ -114,8 +118,10 @@ static nw_status pile_add(const nw_op_call *call, pile *p, const nw_tensor *t) {
         p->data = data;
         p->room = room;
     }
-    if (t->data) nw_copy_bytes(p->data + p->count * bytes, t->data, bytes);
-    else if (bytes) memset(p->data + p->count * bytes, 0, bytes);
+    if (t->data)
+        nw_copy_bytes(p->data + p->count * bytes, t->data, bytes);
+    else if (bytes)
+        memset(p->data + p->count * bytes, 0, bytes);
     p->count++;
     return NW_OK;
 }
@@ -260,8 +266,12 @@ static nw_status loop_run(const nw_op_call *call, nw_tensor *results) {
     return status;
 }
 
-static nw_status loop_infer(nw_op_call *call) { return control_infer(call, loop_run); }
-static nw_status loop_eval(nw_op_call *call) { return control_eval(call, loop_run); }
+static nw_status loop_infer(nw_op_call *call) {
+    return control_infer(call, loop_run);
+}
+static nw_status loop_eval(nw_op_call *call) {
+    return control_eval(call, loop_run);
+}
 
 const nw_op nw_op_Loop = {
     .name = "Loop", .domain = "", .flags = NW_OP_RAW, .infer = loop_infer, .eval = loop_eval};
@@ -385,7 +395,8 @@ static nw_status scan_run_9(const nw_op_call *call, nw_tensor *results) {
     NW_TRY(scan_pass(call, &s, finals, piles));
     for (int i = 0; i < call->out_count; i++) {
         int k = i - s.states;
-        if (k < 0) results[i] = finals[i];
+        if (k < 0)
+            results[i] = finals[i];
         else
             NW_TRY(pile_finish(call, &piles[k], &s.body->values[s.body->outputs[i]],
                                out_axes ? out_axes[k] : 0, out_backwards && out_backwards[k], &results[i]));
@@ -456,8 +467,12 @@ static nw_status scan_run(const nw_op_call *call, nw_tensor *results) {
     return call->version >= 9 ? scan_run_9(call, results) : scan_run_8(call, results);
 }
 
-static nw_status scan_infer(nw_op_call *call) { return control_infer(call, scan_run); }
-static nw_status scan_eval(nw_op_call *call) { return control_eval(call, scan_run); }
+static nw_status scan_infer(nw_op_call *call) {
+    return control_infer(call, scan_run);
+}
+static nw_status scan_eval(nw_op_call *call) {
+    return control_eval(call, scan_run);
+}
 
 const nw_op nw_op_Scan = {
     .name = "Scan", .domain = "", .flags = NW_OP_RAW, .infer = scan_infer, .eval = scan_eval};

@@ -55,8 +55,12 @@ static nw_status cumulate(nw_op_call *call, bool product) {
     return NW_OK;
 }
 
-static nw_status cum_sum_eval(nw_op_call *call) { return cumulate(call, false); }
-static nw_status cum_prod_eval(nw_op_call *call) { return cumulate(call, true); }
+static nw_status cum_sum_eval(nw_op_call *call) {
+    return cumulate(call, false);
+}
+static nw_status cum_prod_eval(nw_op_call *call) {
+    return cumulate(call, true);
+}
 
 const nw_op nw_op_CumSum = {.name = "CumSum", .domain = "", .infer = cumulate_infer, .eval = cum_sum_eval};
 const nw_op nw_op_CumProd = {.name = "CumProd", .domain = "", .infer = cumulate_infer, .eval = cum_prod_eval};

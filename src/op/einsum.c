@@ -224,11 +224,15 @@ static nw_status einsum_eval(nw_op_call *call) {
         uint64_t whole = 0;
         do {
             if (empty) break;
-            if (is_float) real += line_f64(call, length, offset, last);
-            else whole += line_s64(call, length, offset, last);
+            if (is_float)
+                real += line_f64(call, length, offset, last);
+            else
+                whole += line_s64(call, length, offset, last);
         } while (nw_next_index(inner.rank, inner.dims, inner_index, e.operands, inner_steps, offset));
-        if (is_float) nw_store_f64(out->format, out->data, o, real);
-        else nw_store_s64(out->format, out->data, o, (int64_t)whole);
+        if (is_float)
+            nw_store_f64(out->format, out->data, o, real);
+        else
+            nw_store_s64(out->format, out->data, o, (int64_t)whole);
         nw_next_index(outer.rank, outer.dims, outer_index, e.operands, outer_steps, offset);
     }
     return NW_OK;

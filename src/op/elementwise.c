@@ -144,8 +144,10 @@ static void store_run_f64(nw_format format, const double *in, size_t count, void
     case NW_F64: memmove(at, in, count * sizeof *in); return;
     default:
         for (size_t i = 0; i < count; i++) {
-            if (nw_format_is_integer(format)) nw_store_s64(format, data, first + i, truncate_s64(in[i]));
-            else nw_store_f64(format, data, first + i, in[i]);
+            if (nw_format_is_integer(format))
+                nw_store_s64(format, data, first + i, truncate_s64(in[i]));
+            else
+                nw_store_f64(format, data, first + i, in[i]);
         }
     }
 }
@@ -188,8 +190,10 @@ void nw_cast_run(nw_format from, const void *in, nw_format to, void *out, size_t
             f32_from_u64((const uint64_t *)in + at, (float *)out + at, n);
         } else if (to_real || (to == NW_BOOL && !exact)) {
             load_run_f64(from, in, at, n, real);
-            if (!fussy) store_run_f64(to, real, n, out, at);
-            else store_run_small(to, real, n, out, at, saturate && nw_format_bits(to) <= 8);
+            if (!fussy)
+                store_run_f64(to, real, n, out, at);
+            else
+                store_run_small(to, real, n, out, at, saturate && nw_format_bits(to) <= 8);
         } else {
             load_run_s64(from, in, at, n, whole);
             store_run_s64(to, whole, n, out, at);
@@ -266,14 +270,18 @@ void nw_unary_apply(const nw_unary *op, const double *p, const nw_tensor *x, nw_
     } buffer;
     for (size_t at = 0, n; at < count; at += n) {
         n = count - at < CHUNK ? count - at : CHUNK;
-        if (work == NW_S64) load_run_s64(x->format, x->data, at, n, buffer.s64);
-        else nw_decode_f32(x->format, x->data, at, n, buffer.f32);
+        if (work == NW_S64)
+            load_run_s64(x->format, x->data, at, n, buffer.s64);
+        else
+            nw_decode_f32(x->format, x->data, at, n, buffer.f32);
         if (op->to_bool) {
             run(n, &buffer, p, (uint8_t *)y->data + at);
         } else {
             run(n, &buffer, p, &buffer);
-            if (work == NW_S64) store_run_s64(y->format, buffer.s64, n, y->data, at);
-            else nw_encode_f32(y->format, buffer.f32, n, y->data, at);
+            if (work == NW_S64)
+                store_run_s64(y->format, buffer.s64, n, y->data, at);
+            else
+                nw_encode_f32(y->format, buffer.f32, n, y->data, at);
         }
     }
 }
@@ -305,7 +313,9 @@ static nw_binary_run *binary_run_of(const nw_binary *op, nw_format f) {
     }
 }
 
-bool nw_binary_accepts(const nw_binary *op, nw_format format) { return binary_run_of(op, format) != NULL; }
+bool nw_binary_accepts(const nw_binary *op, nw_format format) {
+    return binary_run_of(op, format) != NULL;
+}
 
 nw_status nw_binary_infer(nw_op_call *call, const nw_binary *op) {
     const nw_tensor *in[2];

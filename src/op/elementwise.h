@@ -30,7 +30,9 @@ bool nw_walk_next(nw_walk *walk); /* false: that was the last run */
 
 /* ---- element types ------------------------------------------------------------------------------------- */
 
-static inline size_t nw_format_size(nw_format f) { return (size_t)nw_format_bits(f) / 8; } /* of ≥ 8 bits */
+static inline size_t nw_format_size(nw_format f) {
+    return (size_t)nw_format_bits(f) / 8;
+} /* of ≥ 8 bits */
 
 /* What Cast means for `count` elements: floats are truncated to integers, integers wrap. `saturate` is for
  * 8-bit floats. Any format but strings and complex numbers; sub-byte results must start out zeroed. */
@@ -85,8 +87,12 @@ void nw_unary_apply(const nw_unary *op, const double *p, const nw_tensor *x, nw_
     NW_UNARY_RUN(name##_f64, double, double, double, expr)
 /* The operator nw_op_<symbol> called `text` over the description `rule`, an nw_unary. */
 #define NW_UNARY_OP(symbol, text, op_domain, roles_fn, rule)                                                 \
-    static nw_status symbol##_infer(nw_op_call *call) { return nw_unary_infer(call, &(rule)); }              \
-    static nw_status symbol##_eval(nw_op_call *call) { return nw_unary_eval(call, &(rule)); }                \
+    static nw_status symbol##_infer(nw_op_call *call) {                                                      \
+        return nw_unary_infer(call, &(rule));                                                                \
+    }                                                                                                        \
+    static nw_status symbol##_eval(nw_op_call *call) {                                                       \
+        return nw_unary_eval(call, &(rule));                                                                 \
+    }                                                                                                        \
     const nw_op nw_op_##symbol = {text, op_domain, NW_OP_UNARY, symbol##_infer, symbol##_eval, roles_fn};
 
 /* ---- operators of two operands ------------------------------------------------------------------------- */
@@ -122,17 +128,25 @@ extern const nw_binary nw_binary_add, nw_binary_mul, nw_binary_min, nw_binary_ma
         }                                                                                                    \
     }                                                                                                        \
     static void name(size_t n, const void *a, size_t a_step, const void *b, size_t b_step, void *y) {        \
-        if (a_step && b_step) name##_steps(n, a, 1, b, 1, y);                                                \
-        else if (a_step) name##_steps(n, a, 1, b, 0, y);                                                     \
-        else if (b_step) name##_steps(n, a, 0, b, 1, y);                                                     \
-        else name##_steps(n, a, 0, b, 0, y);                                                                 \
+        if (a_step && b_step)                                                                                \
+            name##_steps(n, a, 1, b, 1, y);                                                                  \
+        else if (a_step)                                                                                     \
+            name##_steps(n, a, 1, b, 0, y);                                                                  \
+        else if (b_step)                                                                                     \
+            name##_steps(n, a, 0, b, 1, y);                                                                  \
+        else                                                                                                 \
+            name##_steps(n, a, 0, b, 0, y);                                                                  \
     }
 #define NW_BINARY_FLOATS(name, expr)                                                                         \
     NW_BINARY_RUN(name##_f32, float, float, expr)                                                            \
     NW_BINARY_RUN(name##_f64, double, double, expr)
 #define NW_BINARY_OP(id, roles_fn, rule)                                                                     \
-    static nw_status id##_infer(nw_op_call *call) { return nw_binary_infer(call, &(rule)); }                 \
-    static nw_status id##_eval(nw_op_call *call) { return nw_binary_eval(call, &(rule)); }                   \
+    static nw_status id##_infer(nw_op_call *call) {                                                          \
+        return nw_binary_infer(call, &(rule));                                                               \
+    }                                                                                                        \
+    static nw_status id##_eval(nw_op_call *call) {                                                           \
+        return nw_binary_eval(call, &(rule));                                                                \
+    }                                                                                                        \
     const nw_op nw_op_##id = {#id, "", NW_OP_BINARY, id##_infer, id##_eval, roles_fn};
 
 /* ---- roles (op.h) -------------------------------------------------------------------------------------- */

@@ -37,7 +37,8 @@ typedef struct missing {
 
 static void note_missing(missing *m, const nw_graph *g, const nw_node *node) {
     for (int i = 0; i < m->count; i++)
-        if (strcmp(m->first[i]->op_type, node->op_type) == 0 && strcmp(m->first[i]->domain, node->domain) == 0) {
+        if (strcmp(m->first[i]->op_type, node->op_type) == 0 &&
+            strcmp(m->first[i]->domain, node->domain) == 0) {
             m->occurrences[i]++;
             return;
         }
@@ -58,7 +59,8 @@ static void resolve(nw_graph *g, missing *m) {
         for (int a = 0; a < node->attr_count; a++) {
             nw_attr *attr = &node->attrs[a];
             if (attr->kind == NW_ATTR_GRAPH) resolve(attr->graph, m);
-            for (size_t i = 0; attr->kind == NW_ATTR_GRAPHS && i < attr->count; i++) resolve(attr->graphs[i], m);
+            for (size_t i = 0; attr->kind == NW_ATTR_GRAPHS && i < attr->count; i++)
+                resolve(attr->graphs[i], m);
         }
     }
 }
@@ -108,7 +110,9 @@ nw_status nw_op_infer(nw_op_call *call) {
     return named(call, status);
 }
 
-static bool is_half(nw_format f) { return f == NW_F16 || f == NW_BF16; }
+static bool is_half(nw_format f) {
+    return f == NW_F16 || f == NW_BF16;
+}
 
 /* Gives the operator what it can compute on: packed constants and halves as f32. */
 static nw_status widen(nw_op_call *call, const nw_tensor **in, nw_tensor *wide, bool *any) {
@@ -188,8 +192,10 @@ nw_status nw_call_ints(const nw_op_call *call, int i, const int64_t **values, si
     if (!t) return NW_OK;
     NW_TRY(nw_call_value(call, i, &t));
     if (!nw_format_is_integer(t->format))
-        return nw_call_fail(call, NW_E_TYPE, "input %d must hold integers, it holds %s", i, nw_format_name(t->format));
-    if (t->rank > 1) return nw_call_fail(call, NW_E_SHAPE, "input %d must have one dimension, it has %d", i, t->rank);
+        return nw_call_fail(call, NW_E_TYPE, "input %d must hold integers, it holds %s", i,
+                            nw_format_name(t->format));
+    if (t->rank > 1)
+        return nw_call_fail(call, NW_E_SHAPE, "input %d must have one dimension, it has %d", i, t->rank);
     int64_t *list = NULL;
     *count = nw_tensor_count(t);
     NW_TRY(nw_call_scratch(call, *count, &list));
@@ -201,7 +207,8 @@ nw_status nw_call_ints(const nw_op_call *call, int i, const int64_t **values, si
 nw_status nw_call_axis(const nw_op_call *call, int64_t axis, int rank, bool inclusive, int *out) {
     int64_t top = inclusive ? (int64_t)rank + 1 : rank, at = axis < 0 ? axis + top : axis;
     if (at < 0 || at >= top)
-        return nw_call_fail(call, NW_E_SHAPE, "axis %" PRId64 " is outside of a tensor of %d dimensions", axis, rank);
+        return nw_call_fail(call, NW_E_SHAPE, "axis %" PRId64 " is outside of a tensor of %d dimensions",
+                            axis, rank);
     *out = (int)at;
     return NW_OK;
 }
@@ -209,8 +216,9 @@ nw_status nw_call_axis(const nw_op_call *call, int64_t axis, int rank, bool incl
 nw_status nw_call_set(nw_op_call *call, int i, nw_format format, int rank, const int64_t *dims) {
     if (i >= call->out_count) return NW_OK;
     if (rank > NW_MAX_RANK)
-        return nw_call_fail(call, NW_E_UNSUPPORTED, "its output would have %d dimensions; at most %d are supported",
-                            rank, NW_MAX_RANK);
+        return nw_call_fail(call, NW_E_UNSUPPORTED,
+                            "its output would have %d dimensions; at most %d are supported", rank,
+                            NW_MAX_RANK);
     call->out[i] = (nw_tensor){.format = format};
     nw_tensor_set_shape(&call->out[i], rank, dims);
     return NW_OK;
@@ -239,7 +247,8 @@ nw_status nw_call_broadcast(const nw_op_call *call, const nw_tensor *const *in, 
             if (size != 1) {
                 char a[96], b[96];
                 return nw_call_fail(call, NW_E_SHAPE, "shapes %s and %s do not broadcast",
-                                    nw_tensor_describe(in[0], a, sizeof a), nw_tensor_describe(in[i], b, sizeof b));
+                                    nw_tensor_describe(in[0], a, sizeof a),
+                                    nw_tensor_describe(in[i], b, sizeof b));
             }
             size = dim;
         }

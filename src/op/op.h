@@ -15,10 +15,11 @@ struct nw_op_call {
     const nw_node *node;   /* attributes, names */
     int version;           /* opset version of the node's domain in this model */
     int in_count, out_count;
-    const nw_tensor *const *in; /* [in_count] NULL: absent. In infer, data is NULL when the value is not known yet */
-    nw_tensor *out;             /* [out_count] infer sets format, rank, dims; eval fills data (already allocated,
+    const nw_tensor *const
+        *in;           /* [in_count] NULL: absent. In infer, data is NULL when the value is not known yet */
+    nw_tensor *out;    /* [out_count] infer sets format, rank, dims; eval fills data (already allocated,
                                    uninitialised). Absent outputs (node->out[i] < 0) may be ignored or written */
-    nw_arena *scratch;          /* released after the call */
+    nw_arena *scratch; /* released after the call */
     /* Runs a subgraph of this node (If, Loop, Scan): inputs for its formal inputs; *outputs is an array of its outputs in
      * scratch. outer_in/outer values are resolved by the runtime. NULL in infer. */
     nw_status (*run_subgraph)(const nw_op_call *call, const nw_graph *sub, int in_count, const nw_tensor *in,
@@ -27,14 +28,17 @@ struct nw_op_call {
 };
 
 typedef enum nw_op_flags {
-    NW_OP_RAW = 1,    /* eval takes every format as stored, or handles each it supports itself. Without it, nw_op_eval
+    NW_OP_RAW =
+        1, /* eval takes every format as stored, or handles each it supports itself. Without it, nw_op_eval
                          gives f16/bf16 inputs as f32 and narrows the results */
-    NW_OP_VIEW = 2,   /* out[0] has in[0]'s bytes in the same order: Reshape, Squeeze, Flatten, Identity … */
+    NW_OP_VIEW = 2, /* out[0] has in[0]'s bytes in the same order: Reshape, Squeeze, Flatten, Identity … */
     NW_OP_RANDOM = 4, /* not a function of its inputs: never folded */
-    NW_OP_UNARY = 8,  /* out[0][i] depends on in[0][i] only (further inputs constant scalars): any layout, in place, and
+    NW_OP_UNARY =
+        8, /* out[0][i] depends on in[0][i] only (further inputs constant scalars): any layout, in place, and
                          a 256-entry table when in and out are 8-bit codes */
     NW_OP_BINARY = 16, /* broadcasting element by element of in[0], in[1] */
-    NW_OP_SHAPE = 32   /* reads only the shapes of its inputs: eval accepts tensors without data (Shape, Size) */
+    NW_OP_SHAPE =
+        32 /* reads only the shapes of its inputs: eval accepts tensors without data (Shape, Size) */
 } nw_op_flags;
 
 /* What a quantizer may do with an input. */
@@ -47,10 +51,12 @@ typedef enum nw_role {
 
 #define NW_MAX_ROLES 8
 typedef struct nw_roles {
-    nw_role in[NW_MAX_ROLES];             /* of input i; further inputs have the role of the last entry */
-    int channel_axis[NW_MAX_ROLES];       /* of WEIGHT: the axis with one scale per output channel */
-    bool compute;   /* has an integer form worth having (Conv, MatMul, Gemm, Add, …): its inputs get quantizers */
-    bool same_grid; /* every output element is an input element (MaxPool, Reshape, Transpose, Concat is not): the output
+    nw_role in[NW_MAX_ROLES];       /* of input i; further inputs have the role of the last entry */
+    int channel_axis[NW_MAX_ROLES]; /* of WEIGHT: the axis with one scale per output channel */
+    bool
+        compute; /* has an integer form worth having (Conv, MatMul, Gemm, Add, …): its inputs get quantizers */
+    bool
+        same_grid; /* every output element is an input element (MaxPool, Reshape, Transpose, Concat is not): the output
                        shares input 0's scale and zero point */
 } nw_roles;
 
@@ -88,11 +94,11 @@ nw_status nw_op_eval(nw_op_call *call);
 nw_status nw_call_fail(const nw_op_call *call, nw_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* As for nw_fail: the macro shows compilers and analysers that the result is the status given, never NW_OK by accident. */
-#define nw_call_fail(where, code, ...)                                                                           \
-    __extension__({                                                                                         \
-        const nw_status code_ = (code);                                                                     \
-        (nw_call_fail)((where), code_, __VA_ARGS__);                                                                  \
-        code_;                                                                                              \
+#define nw_call_fail(where, code, ...)                                                                       \
+    __extension__({                                                                                          \
+        const nw_status code_ = (code);                                                                      \
+        (nw_call_fail)((where), code_, __VA_ARGS__);                                                         \
+        code_;                                                                                               \
     })
 
 /* Input i, or NULL when absent. */
@@ -121,15 +127,16 @@ nw_status nw_call_broadcast(const nw_op_call *call, const nw_tensor *const *in, 
 void nw_broadcast_strides(const nw_tensor *t, const nw_tensor *out, int64_t *strides);
 
 /* Odometer over a shape: advances index[] (row-major) and the offsets of `n` operands by their strides; false at the end. */
-bool nw_next_index(int rank, const int64_t *dims, int64_t *index, int n, const int64_t *const *strides, int64_t *offsets);
+bool nw_next_index(int rank, const int64_t *dims, int64_t *index, int n, const int64_t *const *strides,
+                   int64_t *offsets);
 
 /* Scratch memory, or NW_E_MEMORY through the NW_TRY that follows: `float *p; NW_TRY(nw_call_scratch(call, n, 4, &p))`. */
 nw_status nw_call_scratch_bytes(const nw_op_call *call, size_t count, size_t size, void **out);
 #define nw_call_scratch(call, count, out) nw_call_scratch_bytes(call, count, sizeof **(out), (void **)(out))
 
-#define NW_OP(id)           extern const nw_op nw_op_##id;
-#define NW_OP_MS(id)        extern const nw_op nw_op_ms_##id;
-#define NW_OP_NARROW(id)    extern const nw_op nw_op_narrow_##id;
+#define NW_OP(id)        extern const nw_op nw_op_##id;
+#define NW_OP_MS(id)     extern const nw_op nw_op_ms_##id;
+#define NW_OP_NARROW(id) extern const nw_op nw_op_narrow_##id;
 #include "op/ops.def"
 #undef NW_OP
 #undef NW_OP_MS

@@ -130,8 +130,12 @@ static nw_status momentum_eval(nw_op_call *call) {
     return eval(call, &momentum, &s);
 }
 
-static nw_status adagrad_infer(nw_op_call *call) { return infer(call, &adagrad); }
-static nw_status adam_infer(nw_op_call *call) { return infer(call, &adam); }
+static nw_status adagrad_infer(nw_op_call *call) {
+    return infer(call, &adagrad);
+}
+static nw_status adam_infer(nw_op_call *call) {
+    return infer(call, &adam);
+}
 
 static nw_status momentum_infer(nw_op_call *call) {
     int mode;

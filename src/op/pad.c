@@ -147,7 +147,8 @@ static nw_status pad_eval(nw_op_call *call) {
     float old_value = nw_node_float(call->node, "value", 0);
     if (value && value->data && nw_tensor_count(value) == 1)
         memcpy(element, value->data, nw_tensor_bytes(value));
-    else if (old_value != 0) nw_store_f64(out->format, element, 0, old_value);
+    else if (old_value != 0)
+        nw_store_f64(out->format, element, 0, old_value);
     return place(call, x, out, p.begin, element);
 }
 

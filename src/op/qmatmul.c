@@ -140,7 +140,9 @@ static const layout integer_layout = {0, -1, 2, 1, -1, 3, -1, -1, -1};
 static const layout qlinear_layout = {0, 1, 2, 3, 4, 5, 6, 7, -1};
 static const layout to_float_layout = {0, 2, 4, 1, 3, 5, -1, -1, 6};
 
-static const nw_tensor *input(const nw_op_call *call, int i) { return i < 0 ? NULL : nw_call_in(call, i); }
+static const nw_tensor *input(const nw_op_call *call, int i) {
+    return i < 0 ? NULL : nw_call_in(call, i);
+}
 
 static nw_status factors(const nw_op_call *call, const layout *l, factor *a, factor *b, nw_matmul_geometry *g,
                          nw_tensor *out) {
@@ -172,9 +174,15 @@ static nw_status infer_layout(nw_op_call *call, const layout *l) {
     return nw_call_set(call, 0, format, out.rank, out.dims);
 }
 
-static nw_status integer_infer(nw_op_call *call) { return infer_layout(call, &integer_layout); }
-static nw_status qlinear_infer(nw_op_call *call) { return infer_layout(call, &qlinear_layout); }
-static nw_status to_float_infer(nw_op_call *call) { return infer_layout(call, &to_float_layout); }
+static nw_status integer_infer(nw_op_call *call) {
+    return infer_layout(call, &integer_layout);
+}
+static nw_status qlinear_infer(nw_op_call *call) {
+    return infer_layout(call, &qlinear_layout);
+}
+static nw_status to_float_infer(nw_op_call *call) {
+    return infer_layout(call, &to_float_layout);
+}
 
 static nw_status integer_eval(nw_op_call *call) {
     factor a, b;
@@ -213,8 +221,8 @@ static nw_status to_float_eval(nw_op_call *call) {
 
 const nw_op nw_op_MatMulInteger = {"MatMulInteger", "", 0, integer_infer, integer_eval, NULL};
 const nw_op nw_op_QLinearMatMul = {"QLinearMatMul", "", 0, qlinear_infer, qlinear_eval, NULL};
-const nw_op nw_op_ms_MatMulIntegerToFloat = {
-    "MatMulIntegerToFloat", MS, 0, to_float_infer, to_float_eval, NULL};
+const nw_op nw_op_ms_MatMulIntegerToFloat = {"MatMulIntegerToFloat", MS,  0, to_float_infer,
+                                             to_float_eval,          NULL};
 
 /* ---- DynamicQuantizeMatMul: A real, B, b_scale, b_zero_point?, bias? ----------------------------------- */
 
@@ -261,8 +269,8 @@ static nw_status dynamic_eval(nw_op_call *call) {
     return add_bias(call, 4, y);
 }
 
-const nw_op nw_op_ms_DynamicQuantizeMatMul = {
-    "DynamicQuantizeMatMul", MS, 0, dynamic_infer, dynamic_eval, NULL};
+const nw_op nw_op_ms_DynamicQuantizeMatMul = {"DynamicQuantizeMatMul", MS,           0,
+                                              dynamic_infer,           dynamic_eval, NULL};
 
 /* ---- QGemm: A, a_scale, a_zero, B, b_scale, b_zero, C? s32, y_scale?, y_zero? -------------------------- */
 

@@ -61,8 +61,12 @@ static nw_status binary_eval(nw_op_call *call, const nw_binary *op) {
     return give_codes(call, 6, y.data);
 }
 
-static nw_status add_eval(nw_op_call *call) { return binary_eval(call, &nw_binary_add); }
-static nw_status mul_eval(nw_op_call *call) { return binary_eval(call, &nw_binary_mul); }
+static nw_status add_eval(nw_op_call *call) {
+    return binary_eval(call, &nw_binary_add);
+}
+static nw_status mul_eval(nw_op_call *call) {
+    return binary_eval(call, &nw_binary_mul);
+}
 
 const nw_op nw_op_ms_QLinearAdd = {"QLinearAdd", MS, 0, binary_infer, add_eval, NULL};
 const nw_op nw_op_ms_QLinearMul = {"QLinearMul", MS, 0, binary_infer, mul_eval, NULL};
@@ -179,7 +183,9 @@ const nw_op nw_op_ms_QLinearConcat = {"QLinearConcat", MS, 0, concat_infer, conc
 
 /* ---- pooling: X [N,C,…] or, with channels_last, [N,…,C] ------------------------------------------------ */
 
-static bool channels_last(const nw_op_call *call) { return nw_node_int(call->node, "channels_last", 0) != 0; }
+static bool channels_last(const nw_op_call *call) {
+    return nw_node_int(call->node, "channels_last", 0) != 0;
+}
 
 /* dims with the channel axis moved from the end to place 1 (to_first) or back. */
 static void move_channels(int rank, int64_t *dims, bool to_first) {

@@ -265,11 +265,11 @@ static nw_status dequantize_eval(nw_op_call *call) {
 }
 
 const nw_op nw_op_QuantizeLinear = {"QuantizeLinear", "", NW_OP_RAW, quantize_infer, quantize_eval, NULL};
-const nw_op nw_op_DequantizeLinear = {
-    "DequantizeLinear", "", NW_OP_RAW, dequantize_infer, dequantize_eval, NULL};
+const nw_op nw_op_DequantizeLinear = {"DequantizeLinear", "",  NW_OP_RAW, dequantize_infer,
+                                      dequantize_eval,    NULL};
 const nw_op nw_op_ms_QuantizeLinear = {"QuantizeLinear", MS, NW_OP_RAW, quantize_infer, quantize_eval, NULL};
-const nw_op nw_op_ms_DequantizeLinear = {
-    "DequantizeLinear", MS, NW_OP_RAW, dequantize_infer, dequantize_eval, NULL};
+const nw_op nw_op_ms_DequantizeLinear = {"DequantizeLinear", MS,  NW_OP_RAW, dequantize_infer,
+                                         dequantize_eval,    NULL};
 
 /* ---- DynamicQuantizeLinear: x → y u8, y_scale f32, y_zero_point u8 ------------------------------------- */
 

@@ -19,7 +19,9 @@ static uint64_t next_bits(generator *g) {
 }
 
 /* In [0, 1), 53 random bits. */
-static double next_uniform(generator *g) { return (double)(next_bits(g) >> 11) * 0x1p-53; }
+static double next_uniform(generator *g) {
+    return (double)(next_bits(g) >> 11) * 0x1p-53;
+}
 
 /* Box and Muller's transform; 1 − u avoids the logarithm of 0. */
 static double next_normal(generator *g) {
@@ -137,8 +139,10 @@ static size_t draw(size_t classes, const double *cumulative, double at) {
     size_t lo = 0, hi = classes - 1;
     while (lo < hi) {
         size_t middle = lo + (hi - lo) / 2;
-        if (cumulative[middle] > at) hi = middle;
-        else lo = middle + 1;
+        if (cumulative[middle] > at)
+            hi = middle;
+        else
+            lo = middle + 1;
     }
     return lo;
 }

@@ -145,7 +145,8 @@ static void reduce_columns(reduction op, const float *x, size_t n, size_t inner,
 
 static void reduce_f32(reduction op, const float *x, nw_axis_span s, float *out) {
     for (size_t o = 0; o < s.outer; o++, x += s.length * s.inner)
-        if (s.inner == 1) out[o] = reduce_line(op, x, s.length);
+        if (s.inner == 1)
+            out[o] = reduce_line(op, x, s.length);
         else
             for (size_t i = 0; i < s.inner; i += STRIP)
                 reduce_columns(op, x + i, s.length, s.inner, s.inner - i < STRIP ? s.inner - i : STRIP,
@@ -159,8 +160,10 @@ static double reduce_f64(reduction op, nw_format format, const void *x, size_t f
     for (size_t i = first; i < first + n; i++) {
         double v = nw_load_f64(format, x, i);
         if (op == MAX || op == LOG_SUM_EXP ? v > best || v != v || i == first : v < best || v != v) best = v;
-        if (op == PROD) sum *= v;
-        else sum += op == L1 ? fabs(v) : op == L2 || op == SUM_SQUARE ? v * v : v;
+        if (op == PROD)
+            sum *= v;
+        else
+            sum += op == L1 ? fabs(v) : op == L2 || op == SUM_SQUARE ? v * v : v;
     }
     if (op == MAX || op == MIN) return best;
     if (op != LOG_SUM_EXP) return finish(op, sum, n);
@@ -184,13 +187,19 @@ static void reduce_s64(reduction op, const nw_tensor *x, size_t first, size_t n,
     for (size_t i = first; i < first + n; i++) {
         uint64_t v = (uint64_t)nw_load_s64(x->format, x->data, i);
         if (op == MAX ? (v ^ flip) > (best ^ flip) : (v ^ flip) < (best ^ flip)) best = v;
-        if (op == PROD) sum *= v;
-        else sum += op == L1 && !is_u64 && v >> 63 ? -v : op == L2 || op == SUM_SQUARE ? v * v : v;
+        if (op == PROD)
+            sum *= v;
+        else
+            sum += op == L1 && !is_u64 && v >> 63 ? -v : op == L2 || op == SUM_SQUARE ? v * v : v;
     }
-    if (op == MAX || op == MIN) sum = best;
-    else if (op == L2) sum = (uint64_t)sqrt((double)sum);
-    else if (op == MEAN && n == 0) sum = 0;
-    else if (op == MEAN) sum = is_u64 ? sum / n : (uint64_t)((int64_t)sum / (int64_t)n);
+    if (op == MAX || op == MIN)
+        sum = best;
+    else if (op == L2)
+        sum = (uint64_t)sqrt((double)sum);
+    else if (op == MEAN && n == 0)
+        sum = 0;
+    else if (op == MEAN)
+        sum = is_u64 ? sum / n : (uint64_t)((int64_t)sum / (int64_t)n);
     nw_store_s64(out->format, out->data, at, (int64_t)sum);
 }
 
@@ -198,7 +207,8 @@ static void reduce_other(reduction op, const nw_tensor *x, size_t lines, size_t 
     for (size_t i = 0; i < lines; i++)
         if (nw_format_is_float(x->format))
             nw_store_f64(out->format, out->data, i, reduce_f64(op, x->format, x->data, i * n, n));
-        else reduce_s64(op, x, i * n, n, out, i);
+        else
+            reduce_s64(op, x, i * n, n, out, i);
 }
 
 /* ---- putting it together ------------------------------------------------------------------------------- */
@@ -212,9 +222,12 @@ static bool single_span(const nw_tensor *x, const bool *gone, nw_axis_span *span
         size_t dim = (size_t)x->dims[d];
         if (dim == 1) continue;
         if (gone[d] && span->inner != 1) return false;
-        if (gone[d]) span->length *= dim;
-        else if (inside) span->inner *= dim;
-        else span->outer *= dim;
+        if (gone[d])
+            span->length *= dim;
+        else if (inside)
+            span->inner *= dim;
+        else
+            span->outer *= dim;
         inside = inside || gone[d];
     }
     return true;
@@ -256,24 +269,50 @@ static nw_status reduce_eval(nw_op_call *call, reduction op) {
         span = (nw_axis_span){nw_tensor_count(out), 0, 1};
         x.data = out->data;
     }
-    if (f32) reduce_f32(op, x.data, span, out->data);
-    else reduce_other(op, &x, span.outer, span.length, out);
+    if (f32)
+        reduce_f32(op, x.data, span, out->data);
+    else
+        reduce_other(op, &x, span.outer, span.length, out);
     return NW_OK;
 }
 
-static nw_status sum_infer(nw_op_call *call) { return reduce_infer(call, SUM); }
-static nw_status max_infer(nw_op_call *call) { return reduce_infer(call, MAX); }
+static nw_status sum_infer(nw_op_call *call) {
+    return reduce_infer(call, SUM);
+}
+static nw_status max_infer(nw_op_call *call) {
+    return reduce_infer(call, MAX);
+}
 
-static nw_status sum_eval(nw_op_call *call) { return reduce_eval(call, SUM); }
-static nw_status mean_eval(nw_op_call *call) { return reduce_eval(call, MEAN); }
-static nw_status max_eval(nw_op_call *call) { return reduce_eval(call, MAX); }
-static nw_status min_eval(nw_op_call *call) { return reduce_eval(call, MIN); }
-static nw_status prod_eval(nw_op_call *call) { return reduce_eval(call, PROD); }
-static nw_status l1_eval(nw_op_call *call) { return reduce_eval(call, L1); }
-static nw_status l2_eval(nw_op_call *call) { return reduce_eval(call, L2); }
-static nw_status log_sum_eval(nw_op_call *call) { return reduce_eval(call, LOG_SUM); }
-static nw_status log_sum_exp_eval(nw_op_call *call) { return reduce_eval(call, LOG_SUM_EXP); }
-static nw_status sum_square_eval(nw_op_call *call) { return reduce_eval(call, SUM_SQUARE); }
+static nw_status sum_eval(nw_op_call *call) {
+    return reduce_eval(call, SUM);
+}
+static nw_status mean_eval(nw_op_call *call) {
+    return reduce_eval(call, MEAN);
+}
+static nw_status max_eval(nw_op_call *call) {
+    return reduce_eval(call, MAX);
+}
+static nw_status min_eval(nw_op_call *call) {
+    return reduce_eval(call, MIN);
+}
+static nw_status prod_eval(nw_op_call *call) {
+    return reduce_eval(call, PROD);
+}
+static nw_status l1_eval(nw_op_call *call) {
+    return reduce_eval(call, L1);
+}
+static nw_status l2_eval(nw_op_call *call) {
+    return reduce_eval(call, L2);
+}
+static nw_status log_sum_eval(nw_op_call *call) {
+    return reduce_eval(call, LOG_SUM);
+}
+static nw_status log_sum_exp_eval(nw_op_call *call) {
+    return reduce_eval(call, LOG_SUM_EXP);
+}
+static nw_status sum_square_eval(nw_op_call *call) {
+    return reduce_eval(call, SUM_SQUARE);
+}
 
 static void mean_roles(const nw_node *node, nw_roles *roles) {
     (void)node;

@@ -71,8 +71,10 @@ static nw_status apply(nw_op_call *call, const size_t *at, size_t count, size_t 
     NW_TRY(nw_call_element_size(call, out->format, &size));
     nw_copy_bytes(out->data, call->in[0]->data, nw_tensor_bytes(out));
     for (size_t i = 0; i < count && run > 0; i++) {
-        if (r != SET) update(r, out->format, out->data, at[i], updates->data, i * run, run);
-        else if (run == 1) nw_copy_element(size, out->data, at[i], updates->data, i);
+        if (r != SET)
+            update(r, out->format, out->data, at[i], updates->data, i * run, run);
+        else if (run == 1)
+            nw_copy_element(size, out->data, at[i], updates->data, i);
         else
             memcpy((char *)out->data + at[i] * size, (const char *)updates->data + i * run * size,
                    run * size);

@@ -135,8 +135,12 @@ static nw_status arg_eval(nw_op_call *call, bool largest) {
     return NW_OK;
 }
 
-static nw_status arg_max_eval(nw_op_call *call) { return arg_eval(call, true); }
-static nw_status arg_min_eval(nw_op_call *call) { return arg_eval(call, false); }
+static nw_status arg_max_eval(nw_op_call *call) {
+    return arg_eval(call, true);
+}
+static nw_status arg_min_eval(nw_op_call *call) {
+    return arg_eval(call, false);
+}
 
 const nw_op nw_op_ArgMax = {.name = "ArgMax", .domain = "", .infer = arg_infer, .eval = arg_max_eval};
 const nw_op nw_op_ArgMin = {.name = "ArgMin", .domain = "", .infer = arg_infer, .eval = arg_min_eval};
@@ -160,7 +164,9 @@ static int compare_slices(const distinct *d, size_t a, size_t b) {
     return 0;
 }
 
-static bool less_slice(const void *user, size_t a, size_t b) { return compare_slices(user, a, b) < 0; }
+static bool less_slice(const void *user, size_t a, size_t b) {
+    return compare_slices(user, a, b) < 0;
+}
 
 static bool less_first(const void *user, size_t a, size_t b) {
     const size_t *first = user;

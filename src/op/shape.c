@@ -36,8 +36,11 @@ static nw_status shape_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Shape = {
-    .name = "Shape", .domain = "", .flags = NW_OP_RAW | NW_OP_SHAPE, .infer = shape_infer, .eval = shape_eval};
+const nw_op nw_op_Shape = {.name = "Shape",
+                           .domain = "",
+                           .flags = NW_OP_RAW | NW_OP_SHAPE,
+                           .infer = shape_infer,
+                           .eval = shape_eval};
 
 static nw_status size_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -70,9 +73,12 @@ static nw_status fill_unknown_dim(const nw_op_call *call, const nw_tensor *x, in
     size_t known = 1, total = nw_tensor_count(x);
     bool fits = true, empty = false;
     for (int d = 0; d < rank; d++) {
-        if (dims[d] == -1) unknown = d;
-        else if (dims[d] == 0) empty = true;
-        else fits = fits && nw_mul_size(known, (size_t)dims[d], &known);
+        if (dims[d] == -1)
+            unknown = d;
+        else if (dims[d] == 0)
+            empty = true;
+        else
+            fits = fits && nw_mul_size(known, (size_t)dims[d], &known);
     }
     if (fits && unknown >= 0 && !empty && total % known == 0) {
         dims[unknown] = (int64_t)(total / known);

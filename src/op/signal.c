@@ -40,9 +40,15 @@ static nw_status window_eval(nw_op_call *call, double a0, double a1, double a2) 
     return NW_OK;
 }
 
-static nw_status hann_eval(nw_op_call *call) { return window_eval(call, 0.5, 0.5, 0); }
-static nw_status hamming_eval(nw_op_call *call) { return window_eval(call, 25.0 / 46.0, 21.0 / 46.0, 0); }
-static nw_status blackman_eval(nw_op_call *call) { return window_eval(call, 0.42, 0.5, 0.08); }
+static nw_status hann_eval(nw_op_call *call) {
+    return window_eval(call, 0.5, 0.5, 0);
+}
+static nw_status hamming_eval(nw_op_call *call) {
+    return window_eval(call, 25.0 / 46.0, 21.0 / 46.0, 0);
+}
+static nw_status blackman_eval(nw_op_call *call) {
+    return window_eval(call, 0.42, 0.5, 0.08);
+}
 
 const nw_op nw_op_HannWindow = {.name = "HannWindow", .domain = "", .infer = window_infer, .eval = hann_eval};
 const nw_op nw_op_HammingWindow = {
@@ -75,8 +81,12 @@ static nw_status mel_infer(nw_op_call *call) {
 }
 
 /* mel(f) = 2595·log10(1 + f/700) */
-static double mel_of(double hertz) { return 2595 * log10(1 + hertz / 700); }
-static double hertz_of(double mel) { return 700 * (pow(10, mel / 2595) - 1); }
+static double mel_of(double hertz) {
+    return 2595 * log10(1 + hertz / 700);
+}
+static double hertz_of(double mel) {
+    return 700 * (pow(10, mel / 2595) - 1);
+}
 
 /* Triangles with peak 1 whose corners are equally far apart on the mel scale. */
 static nw_status mel_eval(nw_op_call *call) {
@@ -249,8 +259,10 @@ static nw_status dft_eval(nw_op_call *call) {
         load_line(x, parts, o * s.length * s.inner + i, s.inner, s.length, &t);
         if (p.inverse && p.onesided) /* the half that is not stored is the conjugate of the other */
             for (size_t k = 0; k < t.n; k++) {
-                if (k > t.n / 2) t.in[k] = (complex_number){t.in[t.n - k].re, -t.in[t.n - k].im};
-                else if (k == 0 || 2 * k == t.n) t.in[k].im = 0;
+                if (k > t.n / 2)
+                    t.in[k] = (complex_number){t.in[t.n - k].re, -t.in[t.n - k].im};
+                else if (k == 0 || 2 * k == t.n)
+                    t.in[k].im = 0;
             }
         transform_run(&t, room);
         for (size_t k = 0; k < out_length; k++) {

@@ -11,7 +11,9 @@ typedef struct slice {
     int64_t start[NW_MAX_RANK], length[NW_MAX_RANK], step[NW_MAX_RANK];
 } slice;
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+static int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
 
 /* ONNX Slice: negative bounds count from the end, then both are clamped so that every index named is inside.
  */

@@ -60,7 +60,9 @@ static inline float exp_negative(float x) {
     return p * power;
 }
 
-static inline float above_least(float x) { return x < LEAST ? LEAST : x; }
+static inline float above_least(float x) {
+    return x < LEAST ? LEAST : x;
+}
 
 #define LANES 32 /* results side by side: few enough for registers, too many for the compiler to unroll */
 
@@ -138,7 +140,8 @@ static void softmax_f32(const float *x, nw_axis_span s, bool logarithm, float *y
     for (size_t o = 0; o < s.outer; o++) {
         const float *from = x + o * s.length * s.inner;
         float *to = y + o * s.length * s.inner;
-        if (s.inner == 1) softmax_line(from, s.length, logarithm, to);
+        if (s.inner == 1)
+            softmax_line(from, s.length, logarithm, to);
         else
             for (size_t i = 0; i < s.inner; i += STRIP)
                 softmax_columns(from + i, s.length, s.inner, s.inner - i < STRIP ? s.inner - i : STRIP,
@@ -169,13 +172,19 @@ static nw_status softmax_of(nw_op_call *call, bool logarithm) {
     nw_axis_span span;
     NW_TRY(read_span(call, x, &span));
     if (nw_tensor_count(x) == 0) return NW_OK;
-    if (x->format == NW_F32) softmax_f32(x->data, span, logarithm, call->out[0].data);
-    else softmax_f64(x, span, logarithm, &call->out[0]);
+    if (x->format == NW_F32)
+        softmax_f32(x->data, span, logarithm, call->out[0].data);
+    else
+        softmax_f64(x, span, logarithm, &call->out[0]);
     return NW_OK;
 }
 
-static nw_status softmax_eval(nw_op_call *call) { return softmax_of(call, false); }
-static nw_status log_softmax_eval(nw_op_call *call) { return softmax_of(call, true); }
+static nw_status softmax_eval(nw_op_call *call) {
+    return softmax_of(call, false);
+}
+static nw_status log_softmax_eval(nw_op_call *call) {
+    return softmax_of(call, true);
+}
 
 /* 1 at the first maximum, 0 elsewhere. */
 static nw_status hardmax_eval(nw_op_call *call) {

@@ -238,8 +238,10 @@ static nw_status trilu_eval(nw_op_call *call) {
             int64_t split =
                 r + k + (upper ? 0 : 1); /* columns [0, split) are below the diagonal (or on it) */
             split = split < 0 ? 0 : split > columns ? columns : split;
-            if (upper) memset(line, 0, (size_t)split * size);
-            else memset(line + (size_t)split * size, 0, (size_t)(columns - split) * size);
+            if (upper)
+                memset(line, 0, (size_t)split * size);
+            else
+                memset(line + (size_t)split * size, 0, (size_t)(columns - split) * size);
         }
     return NW_OK;
 }

@@ -65,16 +65,24 @@ FLOAT_OP(Erf, NULL, erf(x))
 NW_UNARY_RUN(nan_f32, float, float, uint8_t, x != x)
 NW_UNARY_RUN(nan_f64, double, double, uint8_t, x != x)
 static const nw_unary nan_rule = {NW_FLOATS(nan), .to_bool = true, .small_floats = true};
-static nw_status nan_infer(nw_op_call *call) { return nw_unary_infer(call, &nan_rule); }
-static nw_status nan_eval(nw_op_call *call) { return nw_unary_eval(call, &nan_rule); }
+static nw_status nan_infer(nw_op_call *call) {
+    return nw_unary_infer(call, &nan_rule);
+}
+static nw_status nan_eval(nw_op_call *call) {
+    return nw_unary_eval(call, &nan_rule);
+}
 const nw_op nw_op_IsNaN = {"IsNaN", "", 0, nan_infer, nan_eval, NULL};
 
 NW_UNARY_RUN(inf_f32, float, float, uint8_t, isinf(x) && (x < 0 ? a : b) != 0)
 NW_UNARY_RUN(inf_f64, double, double, uint8_t, isinf(x) && (x < 0 ? a : b) != 0)
 static const nw_unary inf_rule = {NW_FLOATS(inf), .to_bool = true, .small_floats = true,
                                   .attr = {{"detect_negative", 1}, {"detect_positive", 1}}};
-static nw_status inf_infer(nw_op_call *call) { return nw_unary_infer(call, &inf_rule); }
-static nw_status inf_eval(nw_op_call *call) { return nw_unary_eval(call, &inf_rule); }
+static nw_status inf_infer(nw_op_call *call) {
+    return nw_unary_infer(call, &inf_rule);
+}
+static nw_status inf_eval(nw_op_call *call) {
+    return nw_unary_eval(call, &inf_rule);
+}
 const nw_op nw_op_IsInf = {"IsInf", "", 0, inf_infer, inf_eval, NULL};
 
 /* ---- Identity ------------------------------------------------------------------------------------------ */
@@ -91,5 +99,5 @@ static nw_status identity_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Identity = {
-    "Identity", "", NW_OP_RAW | NW_OP_VIEW, identity_infer, identity_eval, nw_roles_view};
+const nw_op nw_op_Identity = {"Identity",    "",           NW_OP_RAW | NW_OP_VIEW, identity_infer,
+                              identity_eval, nw_roles_view};

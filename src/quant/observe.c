@@ -4,10 +4,10 @@
 #include <math.h>
 #include <string.h>
 
-#define BINS  NW_OBSERVER_BINS
-#define SIDES (2 * BINS)
-#define BLOCK 2048 /* elements scanned and binned while they are in the first cache */
-#define FLUSH (32 * BLOCK) /* elements after which tables are added up: a quarter of them fits in 16 bits */
+#define BINS           NW_OBSERVER_BINS
+#define SIDES          (2 * BINS)
+#define BLOCK          2048         /* elements scanned and binned while they are in the first cache */
+#define FLUSH          (32 * BLOCK) /* elements after which tables are added up: a quarter of them fits in 16 bits */
 #define TABLES         4      /* neighbours go to different tables: equal values do not wait for each other */
 #define LEAST_EXPONENT (-100) /* smaller values count as bin 0: 1/w stays a normal float */
 

@@ -2,11 +2,11 @@
 
 #include <string.h>
 
-#define FOLD_LIMIT ((size_t)1 << 28)     /* bytes: a folded result larger than this is computed when running */
-#define FOLD_GROWTH ((size_t)16 << 20)   /* bytes: nor one much larger than what it is made from */
+#define FOLD_LIMIT  ((size_t)1 << 28)  /* bytes: a folded result larger than this is computed when running */
+#define FOLD_GROWTH ((size_t)16 << 20) /* bytes: nor one much larger than what it is made from */
 
-void nw_bind_call(nw_op_call *call, nw_context *ctx, const nw_graph *graph, const nw_node *node, const nw_tensor **in,
-                  nw_tensor *out, nw_arena *scratch) {
+void nw_bind_call(nw_op_call *call, nw_context *ctx, const nw_graph *graph, const nw_node *node,
+                  const nw_tensor **in, nw_tensor *out, nw_arena *scratch) {
     *call = (nw_op_call){.ctx = ctx,
                          .graph = graph,
                          .node = node,
@@ -69,7 +69,8 @@ static bool find_wanted(nw_binding *b, const nw_uses *uses, int v, uint8_t *seen
     }
     const nw_node *node = &b->graph->nodes[maker];
     if (nw_node_has_subgraph(node)) *small = false;
-    for (int i = 0; i < node->in_count && *small; i++) any |= find_wanted(b, uses, node->in[i], seen, depth + 1, small);
+    for (int i = 0; i < node->in_count && *small; i++)
+        any |= find_wanted(b, uses, node->in[i], seen, depth + 1, small);
     return any;
 }
 
@@ -85,7 +86,8 @@ static nw_status want_value(nw_binding *b, const nw_node *node) {
         int v = node->in[i];
         bool small = true;
         b->wanted = NW_ABSENT;
-        if (v < 0 || b->desc[v].format == NW_NONE || nw_tensor_count(&b->desc[v]) > SPECIALISE_LIMIT) continue;
+        if (v < 0 || b->desc[v].format == NW_NONE || nw_tensor_count(&b->desc[v]) > SPECIALISE_LIMIT)
+            continue;
         if (find_wanted(b, &uses, v, seen, 0, &small) && small) break;
         b->wanted = NW_ABSENT;
     }
@@ -156,7 +158,8 @@ static nw_status fold_packed(nw_binding *b, nw_node *node, nw_op_call *call, boo
 
 /* The branch an If takes when its condition is known, else NULL. */
 static const nw_graph *known_branch(const nw_binding *b, const nw_node *node) {
-    if (strcmp(node->op_type, "If") != 0 || node->domain[0] || node->in_count < 1 || node->in[0] < 0) return NULL;
+    if (strcmp(node->op_type, "If") != 0 || node->domain[0] || node->in_count < 1 || node->in[0] < 0)
+        return NULL;
     const nw_tensor *cond = &b->desc[node->in[0]];
     if (!cond->data || nw_tensor_count(cond) != 1) return NULL;
     const nw_attr *branch = nw_node_attr(node, nw_tensor_s64(cond, 0) ? "then_branch" : "else_branch");

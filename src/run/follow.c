@@ -10,7 +10,9 @@ bool nw_grid_equal(const nw_grid *a, const nw_grid *b) {
     return a->scale > 0 && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo && a->hi == b->hi;
 }
 
-int32_t nw_grid_code(const nw_grid *g, float x) { return nw_quantize_one(x, g->scale, g->zero, g->lo, g->hi); }
+int32_t nw_grid_code(const nw_grid *g, float x) {
+    return nw_quantize_one(x, g->scale, g->zero, g->lo, g->hi);
+}
 
 nw_status nw_plan_fakequant_grid(nw_planner *p, const nw_node *node, nw_grid *grid, bool *ok) {
     *ok = false;
@@ -22,8 +24,8 @@ nw_status nw_plan_fakequant_grid(nw_planner *p, const nw_node *node, nw_grid *gr
     if (dynamic || q.grain != NW_GRAIN_TENSOR || (q.format != NW_U8 && q.format != NW_S8)) return NW_OK;
     int32_t shift = q.format == NW_S8 ? 128 : 0;
     *grid = (nw_grid){q.scales[0], nw_qparam_zero(&q, 0) + shift, q.qmin + shift, q.qmax + shift};
-    *ok = grid->scale > 0 && isfinite(grid->scale) && grid->lo >= 0 && grid->hi <= 255 && grid->zero >= grid->lo &&
-          grid->zero <= grid->hi;
+    *ok = grid->scale > 0 && isfinite(grid->scale) && grid->lo >= 0 && grid->hi <= 255 &&
+          grid->zero >= grid->lo && grid->zero <= grid->hi;
     return NW_OK;
 }
 
@@ -94,7 +96,8 @@ nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok) {
     if (*ok && p->desc[x].format != NW_F32 && !p->desc[x].qparam) *ok = false;
     if (!*ok) return NW_OK;
     p->grid[y] = grid;
-    if (nw_plan_on_grid(p, x) && nw_grid_equal(&p->grid[x], &grid)) { /* a copy of codes that lie on this grid already */
+    if (nw_plan_on_grid(p, x) &&
+        nw_grid_equal(&p->grid[x], &grid)) { /* a copy of codes that lie on this grid already */
         for (int f = 0; f < NW_FORM_COUNT; f++) p->buffer[y][f] = p->buffer[x][f];
         return NW_OK;
     }

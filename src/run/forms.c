@@ -11,8 +11,8 @@ static int root_of(const nw_plan *plan, int b) {
 
 static nw_status new_buffer(nw_planner *p, nw_buffer **out, int *id) {
     nw_plan *plan = p->plan;
-    NW_TRY(nw_arena_grow(&plan->arena, (void **)&plan->buffers, &plan->buffer_capacity, (size_t)plan->buffer_count,
-                         sizeof *plan->buffers));
+    NW_TRY(nw_arena_grow(&plan->arena, (void **)&plan->buffers, &plan->buffer_capacity,
+                         (size_t)plan->buffer_count, sizeof *plan->buffers));
     *out = &plan->buffers[plan->buffer_count];
     **out = (nw_buffer){.alias = -1, .first = plan->step_count, .last = plan->step_count};
     *id = plan->buffer_count++;
@@ -97,8 +97,9 @@ nw_status nw_plan_constant(nw_planner *p, size_t bytes, void **data) {
     return NW_OK;
 }
 
-nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, const char *kernel, const void *state,
-                       size_t state_size, int in_count, const int *in, int out_count, const int *out) {
+nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, const char *kernel,
+                       const void *state, size_t state_size, int in_count, const int *in, int out_count,
+                       const int *out) {
     nw_plan *plan = p->plan;
     NW_TRY(nw_arena_grow(&plan->arena, (void **)&plan->steps, &plan->step_capacity, (size_t)plan->step_count,
                          sizeof *plan->steps));
@@ -121,13 +122,18 @@ nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, cons
     return NW_OK;
 }
 
-void nw_plan_reason(nw_planner *p, const char *reason) { p->plan->steps[p->plan->step_count - 1].reason = reason; }
+void nw_plan_reason(nw_planner *p, const char *reason) {
+    p->plan->steps[p->plan->step_count - 1].reason = reason;
+}
 
-bool nw_plan_has(const nw_planner *p, int v, nw_form form) { return p->buffer[v][form] >= 0; }
+bool nw_plan_has(const nw_planner *p, int v, nw_form form) {
+    return p->buffer[v][form] >= 0;
+}
 
 bool nw_plan_prefers_last(const nw_planner *p, int v) {
     const int *b = p->buffer[v];
-    return b[NW_FORM_REAL] < 0 && b[NW_FORM_CODES] < 0 && (b[NW_FORM_REAL_LAST] >= 0 || b[NW_FORM_CODES_LAST] >= 0);
+    return b[NW_FORM_REAL] < 0 && b[NW_FORM_CODES] < 0 &&
+           (b[NW_FORM_REAL_LAST] >= 0 || b[NW_FORM_CODES_LAST] >= 0);
 }
 
 /* ---- constants ------------------------------------------------------------------------------------------------- */
@@ -194,8 +200,8 @@ static void layout_range(void *user, size_t begin, size_t end) {
     const layout_state *s = j->s;
     size_t size = s->wide ? 4 : 1, image = s->rows * s->cols * size;
     for (size_t i = begin; i < end; i++)
-        (s->wide ? s->kernels.transpose_b32 : s->kernels.transpose_b8)(s->rows, s->cols, j->from + i * image, s->cols,
-                                                                       j->to + i * image, s->rows);
+        (s->wide ? s->kernels.transpose_b32 : s->kernels.transpose_b8)(s->rows, s->cols, j->from + i * image,
+                                                                       s->cols, j->to + i * image, s->rows);
 }
 
 static nw_status run_layout(nw_exec *e, const nw_step *step) {
@@ -241,7 +247,8 @@ static void quantize_range(void *user, size_t begin, size_t end) {
 
 static void dequantize_range(void *user, size_t begin, size_t end) {
     grid_job *j = user;
-    j->s->dequantize(end - begin, j->codes + begin, j->s->grid.scale, j->s->grid.zero, (float *)j->real + begin);
+    j->s->dequantize(end - begin, j->codes + begin, j->s->grid.scale, j->s->grid.zero,
+                     (float *)j->real + begin);
 }
 
 static nw_status run_quantize(nw_exec *e, const nw_step *step) {
@@ -293,7 +300,8 @@ nw_status nw_plan_need(nw_planner *p, int v, nw_form form, int *buffer) {
     /* Real numbers of a value that exists as codes: the layout changes on the narrow side. */
     if (have[form | NW_FORM_CODES_BIT] < 0) {
         if (have[other | NW_FORM_CODES_BIT] < 0)
-            return nw_fail(p->ctx, NW_E_INTERNAL, "value \"%s\" is read before it is made", p->graph->values[v].name);
+            return nw_fail(p->ctx, NW_E_INTERNAL, "value \"%s\" is read before it is made",
+                           p->graph->values[v].name);
         int ignored;
         NW_TRY(convert_layout(p, v, other | NW_FORM_CODES_BIT, form | NW_FORM_CODES_BIT, &ignored));
     }

@@ -10,7 +10,7 @@ typedef struct scope {
     const nw_graph *graph;
     nw_tensor *values; /* [value_count]; format NW_NONE: not computed */
     const struct scope *outer;
-    nw_arena *arena;   /* of the values */
+    nw_arena *arena; /* of the values */
 } scope;
 
 static const nw_tensor *value_of(const scope *s, int id) {
@@ -52,8 +52,8 @@ static nw_status evaluate(scope *s, const nw_node *node, nw_tensor *out) {
         if (node->in[i] < 0) continue;
         in[i] = value_of(s, node->in[i]);
         if (!in[i])
-            status = nw_fail(s->ctx, NW_E_INTERNAL, "%s \"%s\": input %d has not been computed", node->op_type,
-                             nw_node_label(s->graph, node), i);
+            status = nw_fail(s->ctx, NW_E_INTERNAL, "%s \"%s\": input %d has not been computed",
+                             node->op_type, nw_node_label(s->graph, node), i);
     }
     nw_op_call call;
     nw_bind_call(&call, s->ctx, s->graph, node, in, out, &scratch);
@@ -61,8 +61,9 @@ static nw_status evaluate(scope *s, const nw_node *node, nw_tensor *out) {
     call.runtime = s;
     if (status == NW_OK) status = nw_op_infer(&call);
     if (status == NW_E_NEED_VALUE)
-        status = nw_fail(s->ctx, NW_E_UNSUPPORTED, "%s \"%s\": %s", node->op_type, nw_node_label(s->graph, node),
-                         "its shape cannot be found even with all values known");
+        status =
+            nw_fail(s->ctx, NW_E_UNSUPPORTED, "%s \"%s\": %s", node->op_type, nw_node_label(s->graph, node),
+                    "its shape cannot be found even with all values known");
     if (status == NW_OK) status = keep_results(s, node, &call);
     nw_arena_free(&scratch);
     return status;
@@ -94,9 +95,13 @@ static nw_status run_subgraph(const nw_op_call *call, const nw_graph *sub, int i
     NW_TRY(run_graph(&s));
     for (int i = 0; i < sub->output_count; i++) {
         const nw_tensor *t = value_of(&s, sub->outputs[i]);
-        if (!t) return nw_fail(call->ctx, NW_E_INTERNAL, "subgraph \"%s\": output %d was not computed", sub->name, i);
-        if (t->qparam) NW_TRY(nw_tensor_to_f32(s.arena, t, &(*outputs)[i]));
-        else (*outputs)[i] = *t;
+        if (!t)
+            return nw_fail(call->ctx, NW_E_INTERNAL, "subgraph \"%s\": output %d was not computed", sub->name,
+                           i);
+        if (t->qparam)
+            NW_TRY(nw_tensor_to_f32(s.arena, t, &(*outputs)[i]));
+        else
+            (*outputs)[i] = *t;
     }
     return NW_OK;
 }

@@ -36,16 +36,19 @@ static nw_status run_eval(nw_exec *e, const nw_step *step) {
 static nw_status planned_tensors(nw_planner *p, const int *buffers, int count, const nw_tensor **out) {
     nw_tensor *list = nw_arena_array(&p->plan->arena, (size_t)count + 1, sizeof *list);
     if (!list) return NW_E_MEMORY;
-    for (int i = 0; i < count; i++) list[i] = buffers[i] < 0 ? (nw_tensor){.format = NW_NONE} : p->plan->buffers[buffers[i]].tensor;
+    for (int i = 0; i < count; i++)
+        list[i] = buffers[i] < 0 ? (nw_tensor){.format = NW_NONE} : p->plan->buffers[buffers[i]].tensor;
     *out = list;
     return NW_OK;
 }
 
 nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, const int *out) {
-    eval_state s = {.graph = p->graph, .node = node, .in_count = node->in_count, .out_count = node->out_count};
+    eval_state s = {
+        .graph = p->graph, .node = node, .in_count = node->in_count, .out_count = node->out_count};
     NW_TRY(planned_tensors(p, in, node->in_count, &s.in));
     NW_TRY(planned_tensors(p, out, node->out_count, &s.out));
-    return nw_plan_step(p, node, run_eval, "reference", &s, sizeof s, node->in_count, in, node->out_count, out);
+    return nw_plan_step(p, node, run_eval, "reference", &s, sizeof s, node->in_count, in, node->out_count,
+                        out);
 }
 
 /* Values of the enclosing graph that the subgraphs of a node read, as buffers. */
@@ -110,7 +113,8 @@ nw_status nw_lower_eval(nw_planner *p, nw_node *node) {
         late |= p->desc[node->in[i]].format == NW_NONE;
         NW_TRY(nw_plan_need(p, node->in[i], NW_FORM_REAL, &in[i]));
     }
-    for (int i = 0; i < node->out_count; i++) late |= node->out[i] >= 0 && p->desc[node->out[i]].format == NW_NONE;
+    for (int i = 0; i < node->out_count; i++)
+        late |= node->out[i] >= 0 && p->desc[node->out[i]].format == NW_NONE;
     if (late) return lower_late(p, node, in, out);
     for (int i = 0; i < node->out_count; i++) {
         out[i] = -1;

@@ -38,8 +38,8 @@ static void quantize_rows(void *user, size_t begin, size_t end) {
 
 static nw_status run_dynamic(nw_exec *e, const nw_step *step) {
     const dynamic_state *s = step->state;
-    dynamic_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0]), nw_exec_data(e, step->out[1]),
-                       nw_exec_data(e, step->out[2])};
+    dynamic_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0]),
+                       nw_exec_data(e, step->out[1]), nw_exec_data(e, step->out[2])};
     if (!s->per_row) {
         float lo = INFINITY, hi = -INFINITY;
         s->minmax(s->rows * s->row, job.x, &lo, &hi);
@@ -61,7 +61,8 @@ nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_fakequant_qparam(p->graph, node, &p->scratch, &q, &dynamic));
     int x = node->in[0], y = node->out[0];
     const nw_tensor *t = &p->desc[x];
-    if (!dynamic || q.format != NW_U8 || q.qmin != 0 || q.qmax != 255 || t->format != NW_F32 || t->qparam || t->rank < 1)
+    if (!dynamic || q.format != NW_U8 || q.qmin != 0 || q.qmax != 255 || t->format != NW_F32 || t->qparam ||
+        t->rank < 1)
         return NW_OK;
     if (nw_tensor_count(t) == 0 || p->uses.outputs[y] || nw_plan_tapped(p, y)) return NW_OK;
     for (int u = p->uses.first[y]; u < p->uses.first[y + 1]; u++) {
@@ -82,5 +83,6 @@ nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok) {
     p->row_grid[y][0] = out[1];
     p->row_grid[y][1] = out[2];
     *ok = true;
-    return NW_PLAN_STEP(p, node, run_dynamic, s.per_row ? "quantize, per row" : "quantize, measured", &s, in, out);
+    return NW_PLAN_STEP(p, node, run_dynamic, s.per_row ? "quantize, per row" : "quantize, measured", &s, in,
+                        out);
 }

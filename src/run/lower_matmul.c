@@ -10,7 +10,8 @@
 typedef struct matmul_state {
     const nw_gemm_f32_kernel *f32;
     const nw_gemm_u8s8_kernel *u8s8; /* NULL: float */
-    nw_gemm_f32_args f32_args;       /* rows.base, c (and packed, when it is made while running) are filled in then */
+    nw_gemm_f32_args
+        f32_args; /* rows.base, c (and packed, when it is made while running) are filled in then */
     nw_gemm_u8s8_args u8s8_args;
     nw_matmul_geometry g;
     size_t a_size, y_size; /* bytes of an element */
@@ -19,7 +20,7 @@ typedef struct matmul_state {
     bool by_row;
     /* packing while running: */
     bool dynamic;
-    size_t packed_bytes;   /* per product; room for all of them follows one another */
+    size_t packed_bytes; /* per product; room for all of them follows one another */
     size_t stride_n, stride_k;
     nw_grid a_grid;
 } matmul_state;
@@ -34,8 +35,8 @@ typedef struct matmul_job {
     bool by_columns;
 } matmul_job;
 
-static void multiply(const matmul_job *j, int64_t product, const char *packed, const nw_epilogue *epilogue, size_t m0,
-                     size_t m1, size_t n0, size_t n1) {
+static void multiply(const matmul_job *j, int64_t product, const char *packed, const nw_epilogue *epilogue,
+                     size_t m0, size_t m1, size_t n0, size_t n1) {
     const matmul_state *s = j->s;
     int64_t a_at, b_at;
     nw_matmul_batch(&s->g, product, &a_at, &b_at);
@@ -62,8 +63,10 @@ static void multiply(const matmul_job *j, int64_t product, const char *packed, c
 static void part_range(void *user, size_t begin, size_t end) {
     const matmul_job *j = user;
     size_t m = (size_t)j->s->g.m, n = (size_t)j->s->g.n;
-    if (j->by_columns) multiply(j, j->product, NULL, NULL, 0, m, begin, end);
-    else multiply(j, j->product, NULL, NULL, begin, end, 0, n);
+    if (j->by_columns)
+        multiply(j, j->product, NULL, NULL, 0, m, begin, end);
+    else
+        multiply(j, j->product, NULL, NULL, begin, end, 0, n);
 }
 
 /* Packs and multiplies whole products [begin, end). */
@@ -76,7 +79,8 @@ static void product_range(void *user, size_t begin, size_t end) {
         nw_matmul_batch(&s->g, (int64_t)i, &a_at, &b_at);
         char *packed = j->packed + i * s->packed_bytes;
         if (!s->u8s8) {
-            nw_gemm_f32_pack(s->f32, n, k, 1, (const float *)j->b + b_at, s->stride_n, 0, s->stride_k, packed);
+            nw_gemm_f32_pack(s->f32, n, k, 1, (const float *)j->b + b_at, s->stride_n, 0, s->stride_k,
+                             packed);
             multiply(j, (int64_t)i, packed, NULL, 0, m, 0, n);
             continue;
         }
@@ -194,7 +198,8 @@ static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_stat
     const nw_grid *a = &p->grid[node->in[0]], *b = &p->grid[node->in[1]];
     size_t n = (size_t)s->g.n;
     float *scale = nw_arena_array(&p->scratch, n, sizeof *scale);
-    int32_t *zero = nw_arena_array(&p->plan->arena, n, sizeof *zero), *none = nw_arena_array(&p->scratch, n, sizeof *none);
+    int32_t *zero = nw_arena_array(&p->plan->arena, n, sizeof *zero),
+            *none = nw_arena_array(&p->scratch, n, sizeof *none);
     if (!scale || !zero || !none) return NW_E_MEMORY;
     for (size_t i = 0; i < n; i++) {
         scale[i] = b->scale;
@@ -203,7 +208,8 @@ static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_stat
     nw_weights w = {.scale = scale, .zero = b->zero == 128 ? NULL : zero, .channels = n};
     NW_TRY(nw_plan_epilogue(p, a, &w, pr->bias, none, follow, &s->u8s8_args.epilogue));
     s->a_grid = *a;
-    size_t matrix = (nw_gemm_u8s8_packed_bytes(s->u8s8, n, (size_t)s->g.k, 1) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    size_t matrix =
+        (nw_gemm_u8s8_packed_bytes(s->u8s8, n, (size_t)s->g.k, 1) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
     s->packed_bytes = (matrix + n * sizeof(int32_t) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
     return NW_OK;
 }
@@ -252,7 +258,8 @@ nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, b
     product pr;
     nw_weights w;
     NW_TRY(examine(p, node, &pr, ok));
-    if (!*ok || node->in[0] != codes || node->in[1] == codes || pr.g.k > 65536 || pr.g.batch != 1) *ok = false;
+    if (!*ok || node->in[0] != codes || node->in[1] == codes || pr.g.k > 65536 || pr.g.batch != 1)
+        *ok = false;
     if (!*ok || p->desc[node->in[1]].rank != 2) *ok = false;
     return *ok ? nw_plan_weights(p, node->in[1], pr.g.trans_b ? 0 : 1, &w, ok) : NW_OK;
 }
@@ -267,31 +274,51 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     int n_axis = p->desc[b].rank - (pr.g.trans_b ? 2 : 1);
     bool by_row = p->row_grid[a][0] >= 0;
     bool fits = (nw_plan_on_grid(p, a) || by_row) && pr.g.k <= 65536;
-    if (fits && constant && pr.g.batch == 1 && p->desc[b].rank == 2) NW_TRY(nw_plan_weights(p, b, n_axis, &w, &integer));
+    if (fits && constant && pr.g.batch == 1 && p->desc[b].rank == 2)
+        NW_TRY(nw_plan_weights(p, b, n_axis, &w, &integer));
     bool dynamic = !integer && (!constant || pr.g.batch > 1);
     if (fits && dynamic && nw_plan_on_grid(p, b)) integer = true;
 
     nw_follow follow;
     NW_TRY(nw_plan_follow(p, pr.value, integer && !by_row, &follow));
     bool codes_out = follow.grid.scale > 0;
-    matmul_state s = {.g = pr.g, .dynamic = dynamic, .by_row = by_row, .a_size = integer ? 1 : 4, .y_size = codes_out ? 1 : 4};
+    matmul_state s = {.g = pr.g,
+                      .dynamic = dynamic,
+                      .by_row = by_row,
+                      .a_size = integer ? 1 : 4,
+                      .y_size = codes_out ? 1 : 4};
     set_strides(&s);
     s.work = (double)s.g.m * (double)s.g.n * (double)s.g.k / (integer ? 200 : 50);
     nw_rows rows = {.stride = (size_t)s.g.k * s.a_size};
     if (integer) {
         s.u8s8 = nw_gemm_u8s8_select(p->options->isa);
-        s.u8s8_args = (nw_gemm_u8s8_args){.m = (size_t)s.g.m, .n = (size_t)s.g.n, .k = (size_t)s.g.k, .taps = 1,
-                                          .rows = rows, .ldc = (size_t)s.g.n * s.y_size};
-        if (dynamic) NW_TRY(dynamic_integer(p, node, &s, &pr, &follow));
-        else NW_TRY(static_integer(p, node, &s, &pr, &w, &follow));
+        s.u8s8_args = (nw_gemm_u8s8_args){.m = (size_t)s.g.m,
+                                          .n = (size_t)s.g.n,
+                                          .k = (size_t)s.g.k,
+                                          .taps = 1,
+                                          .rows = rows,
+                                          .ldc = (size_t)s.g.n * s.y_size};
+        if (dynamic)
+            NW_TRY(dynamic_integer(p, node, &s, &pr, &follow));
+        else
+            NW_TRY(static_integer(p, node, &s, &pr, &w, &follow));
     } else {
         s.f32 = nw_gemm_f32_select(p->options->isa);
-        s.f32_args = (nw_gemm_f32_args){.m = (size_t)s.g.m, .n = (size_t)s.g.n, .k = (size_t)s.g.k, .taps = 1,
-                                        .rows = rows, .ldc = (size_t)s.g.n * 4, .bias = pr.bias, .lo = follow.lo,
+        s.f32_args = (nw_gemm_f32_args){.m = (size_t)s.g.m,
+                                        .n = (size_t)s.g.n,
+                                        .k = (size_t)s.g.k,
+                                        .taps = 1,
+                                        .rows = rows,
+                                        .ldc = (size_t)s.g.n * 4,
+                                        .bias = pr.bias,
+                                        .lo = follow.lo,
                                         .hi = follow.hi};
-        if (!dynamic) NW_TRY(static_float(p, node, &s));
-        else s.packed_bytes = (nw_gemm_f32_packed_bytes(s.f32, (size_t)s.g.n, (size_t)s.g.k, 1) + NW_ALIGN - 1) /
-                              NW_ALIGN * NW_ALIGN;
+        if (!dynamic)
+            NW_TRY(static_float(p, node, &s));
+        else
+            s.packed_bytes =
+                (nw_gemm_f32_packed_bytes(s.f32, (size_t)s.g.n, (size_t)s.g.k, 1) + NW_ALIGN - 1) / NW_ALIGN *
+                NW_ALIGN;
     }
     int in[3] = {-1, -1, -1}, out[2] = {-1, -1};
     NW_TRY(nw_plan_need(p, a, nw_form_of(integer, false), &in[0]));
@@ -310,8 +337,11 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, false), &out[0]));
     if (dynamic) NW_TRY(nw_plan_temporary(p, s.packed_bytes * (size_t)s.g.batch, &out[1]));
-    NW_TRY(nw_plan_step(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, sizeof s, by_row ? 3 : dynamic ? 2 : 1, in,
-                        dynamic ? 2 : 1, out));
+    NW_TRY(nw_plan_step(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, sizeof s,
+                        by_row    ? 3
+                        : dynamic ? 2
+                                  : 1,
+                        in, dynamic ? 2 : 1, out));
     if (!integer)
         nw_plan_reason(p, !nw_plan_on_grid(p, a) ? "float: its input is not on an 8-bit grid"
                                                  : "float: its right-hand side has no 8-bit codes");

@@ -5,7 +5,9 @@
 #include <math.h>
 #include <string.h>
 
-static bool is_op(const nw_node *node, const char *type) { return !node->domain[0] && strcmp(node->op_type, type) == 0; }
+static bool is_op(const nw_node *node, const char *type) {
+    return !node->domain[0] && strcmp(node->op_type, type) == 0;
+}
 
 /* ---- views ----------------------------------------------------------------------------------------------------- */
 
@@ -69,8 +71,11 @@ static void concat_range(void *user, size_t begin, size_t end) {
         const char *x = nw_exec_data(j->e, j->step->in[i]);
         size_t row = s->row[i];
         for (size_t o = begin; o < end; o++) {
-            if (!s->tables || s->copies[i]) memcpy(y + o * s->out_row + at, x + o * row, row);
-            else s->lookup(row, (const uint8_t *)x + o * row, s->tables + (size_t)i * 256, (uint8_t *)y + o * s->out_row + at);
+            if (!s->tables || s->copies[i])
+                memcpy(y + o * s->out_row + at, x + o * row, row);
+            else
+                s->lookup(row, (const uint8_t *)x + o * row, s->tables + (size_t)i * 256,
+                          (uint8_t *)y + o * s->out_row + at);
         }
     }
 }
@@ -89,11 +94,14 @@ static nw_status regrid(nw_planner *p, const nw_node *node, const nw_follow *f, 
     s->copies = tables + (size_t)s->count * 256;
     for (int i = 0; i < s->count; i++) {
         const nw_grid *g = &p->grid[node->in[i]];
-        bool same = g->scale == f->grid.scale && g->zero == f->grid.zero && f->code_lo <= g->lo && f->code_hi >= g->hi;
+        bool same = g->scale == f->grid.scale && g->zero == f->grid.zero && f->code_lo <= g->lo &&
+                    f->code_hi >= g->hi;
         tables[(size_t)s->count * 256 + (size_t)i] = same;
         for (int q = 0; q < 256; q++) {
             int32_t code = nw_grid_code(&f->grid, g->scale * (float)(q - g->zero));
-            tables[i * 256 + q] = (uint8_t)(code < f->code_lo ? f->code_lo : code > f->code_hi ? f->code_hi : code);
+            tables[i * 256 + q] = (uint8_t)(code < f->code_lo   ? f->code_lo
+                                            : code > f->code_hi ? f->code_hi
+                                                                : code);
         }
     }
     return NW_OK;
@@ -116,7 +124,8 @@ static nw_status lower_concat(nw_planner *p, nw_node *node, bool *ok) {
     nw_follow follow = {.value = y};
     if (codes) NW_TRY(nw_plan_follow(p, y, true, &follow));
     bool one_grid = codes;
-    for (int i = 1; i < node->in_count; i++) one_grid = one_grid && nw_grid_equal(&p->grid[node->in[i]], &p->grid[node->in[0]]);
+    for (int i = 1; i < node->in_count; i++)
+        one_grid = one_grid && nw_grid_equal(&p->grid[node->in[i]], &p->grid[node->in[0]]);
     if (codes && follow.grid.scale == 0) {
         follow = (nw_follow){.value = y};
         if (one_grid) {
@@ -136,8 +145,10 @@ static nw_status lower_concat(nw_planner *p, nw_node *node, bool *ok) {
     for (int i = 0; i < node->in_count; i++) {
         int64_t dims[NW_MAX_RANK];
         const nw_tensor *t = &p->desc[node->in[i]];
-        if (last) nw_last_dims(t, dims);
-        else memcpy(dims, t->dims, sizeof dims);
+        if (last)
+            nw_last_dims(t, dims);
+        else
+            memcpy(dims, t->dims, sizeof dims);
         row[i] = nw_dims_product(dims, physical, rank) * size;
         s.out_row += row[i];
         s.outer = nw_dims_product(dims, 0, physical);
@@ -149,7 +160,8 @@ static nw_status lower_concat(nw_planner *p, nw_node *node, bool *ok) {
     if (codes) p->grid[follow.value] = follow.grid;
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes, last), &out[0]));
     *ok = true;
-    return nw_plan_step(p, node, run_concat, codes ? "concat of codes" : "concat", &s, sizeof s, node->in_count, in, 1, out);
+    return nw_plan_step(p, node, run_concat, codes ? "concat of codes" : "concat", &s, sizeof s,
+                        node->in_count, in, 1, out);
 }
 
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok) {

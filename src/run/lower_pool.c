@@ -30,10 +30,14 @@ static void global_range(void *user, size_t begin, size_t end) {
     for (size_t i = begin; i < end; i++) {
         nw_pool_taps taps = {.taps = s->pixels, .base = j->x + i * s->pixels * row, .stride = row};
         void *y = j->y + i * row;
-        if (s->max && s->codes) s->kernels.max_pool_u8(&taps, s->channels, y);
-        else if (s->max) s->kernels.max_pool_f32(&taps, s->channels, y);
-        else if (s->codes) s->kernels.avg_pool_u8(&taps, s->channels, &s->params, y);
-        else s->kernels.avg_pool_f32(&taps, s->channels, 1.0f / (float)s->pixels, y);
+        if (s->max && s->codes)
+            s->kernels.max_pool_u8(&taps, s->channels, y);
+        else if (s->max)
+            s->kernels.max_pool_f32(&taps, s->channels, y);
+        else if (s->codes)
+            s->kernels.avg_pool_u8(&taps, s->channels, &s->params, y);
+        else
+            s->kernels.avg_pool_f32(&taps, s->channels, 1.0f / (float)s->pixels, y);
     }
 }
 
@@ -42,16 +46,17 @@ static void pool_range(void *user, size_t begin, size_t end) {
     const pool_state *s = j->s;
     size_t ldy = s->channels * (s->codes ? 1 : 4);
     if (s->max && s->codes)
-        nw_max_pool_u8_run(&s->kernels, &s->window, (const uint8_t *)j->x, s->channels, s->empty, (uint8_t *)j->y, ldy,
-                           begin, end);
+        nw_max_pool_u8_run(&s->kernels, &s->window, (const uint8_t *)j->x, s->channels, s->empty,
+                           (uint8_t *)j->y, ldy, begin, end);
     else if (s->max)
-        nw_max_pool_f32_run(&s->kernels, &s->window, (const float *)j->x, s->channels, (float *)j->y, ldy, begin, end);
-    else if (s->codes)
-        nw_avg_pool_u8_run(&s->kernels, &s->window, (const uint8_t *)j->x, s->channels, s->include_pad, s->ratio,
-                           &s->params, (uint8_t *)j->y, ldy, begin, end);
-    else
-        nw_avg_pool_f32_run(&s->kernels, &s->window, (const float *)j->x, s->channels, s->include_pad, (float *)j->y, ldy,
+        nw_max_pool_f32_run(&s->kernels, &s->window, (const float *)j->x, s->channels, (float *)j->y, ldy,
                             begin, end);
+    else if (s->codes)
+        nw_avg_pool_u8_run(&s->kernels, &s->window, (const uint8_t *)j->x, s->channels, s->include_pad,
+                           s->ratio, &s->params, (uint8_t *)j->y, ldy, begin, end);
+    else
+        nw_avg_pool_f32_run(&s->kernels, &s->window, (const float *)j->x, s->channels, s->include_pad,
+                            (float *)j->y, ldy, begin, end);
 }
 
 static nw_status run_pool(nw_exec *e, const nw_step *step) {
@@ -91,7 +96,8 @@ static nw_status examine(nw_planner *p, const nw_node *node, pool_state *s, bool
     NW_TRY(nw_pool_geometry_of(&call, x, &g));
     bool ceil_mode = nw_node_int(node, "ceil_mode", 0) != 0;
     s->include_pad = nw_node_int(node, "count_include_pad", 0) != 0;
-    if (g.spatial > 2 || (s->include_pad && ceil_mode) || g.pad_begin[1] < 0 || g.pad_begin[2] < 0) return NW_OK;
+    if (g.spatial > 2 || (s->include_pad && ceil_mode) || g.pad_begin[1] < 0 || g.pad_begin[2] < 0)
+        return NW_OK;
     size_t taps = (size_t)(g.kernel[1] * g.kernel[2]);
     if (taps > NW_POOL_MAX_TAPS || g.out[1] * g.out[2] == 0) return NW_OK;
     s->m = (size_t)(g.batch * g.out[1] * g.out[2]);
@@ -148,6 +154,8 @@ nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_need(p, x, nw_form_of(s.codes, true), &in[0]));
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(s.codes, true), &out[0]));
-    return NW_PLAN_STEP(p, node, run_pool, s.max ? (s.codes ? "max_pool_u8" : "max_pool_f32")
-                                                 : (s.codes ? "avg_pool_u8" : "avg_pool_f32"), &s, in, out);
+    return NW_PLAN_STEP(p, node, run_pool,
+                        s.max ? (s.codes ? "max_pool_u8" : "max_pool_f32")
+                              : (s.codes ? "avg_pool_u8" : "avg_pool_f32"),
+                        &s, in, out);
 }

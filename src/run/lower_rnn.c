@@ -20,10 +20,10 @@ typedef struct rnn_run {
     nw_exec *e;
     const rnn_state *s;
     const float *x;
-    float *gates;  /* [steps][batch][gates·hidden] of one direction */
-    float *extra;  /* [batch][hidden] twice */
-    float *y;      /* [steps][directions][batch][hidden], or NULL */
-    float *h, *c;  /* [directions][batch][hidden] */
+    float *gates; /* [steps][batch][gates·hidden] of one direction */
+    float *extra; /* [batch][hidden] twice */
+    float *y;     /* [steps][directions][batch][hidden], or NULL */
+    float *h, *c; /* [directions][batch][hidden] */
 } rnn_run;
 
 typedef struct product_job {
@@ -34,17 +34,28 @@ typedef struct product_job {
 
 static void product_range(void *user, size_t begin, size_t end) {
     const product_job *j = user;
-    if (j->by_columns) nw_gemm_f32_run(j->gemm, &j->args, 0, j->args.m, begin, end);
-    else nw_gemm_f32_run(j->gemm, &j->args, begin, end, 0, j->args.n);
+    if (j->by_columns)
+        nw_gemm_f32_run(j->gemm, &j->args, 0, j->args.m, begin, end);
+    else
+        nw_gemm_f32_run(j->gemm, &j->args, begin, end, 0, j->args.n);
 }
 
 /* c[m][ldc] (+)= a[m][k]·w + bias */
-static void multiply(const rnn_run *r, size_t m, size_t n, size_t k, const float *a, const void *w, const float *bias,
-                     bool accumulate, float *c, size_t ldc) {
+static void multiply(const rnn_run *r, size_t m, size_t n, size_t k, const float *a, const void *w,
+                     const float *bias, bool accumulate, float *c, size_t ldc) {
     product_job job = {.gemm = r->s->gemm};
-    job.args = (nw_gemm_f32_args){.m = m, .n = n, .k = k, .taps = 1, .rows = {.base = a, .stride = k * sizeof *a},
-                                  .packed = w, .c = c, .ldc = ldc * sizeof *c, .bias = bias, .accumulate = accumulate,
-                                  .lo = -__builtin_inff(), .hi = __builtin_inff()};
+    job.args = (nw_gemm_f32_args){.m = m,
+                                  .n = n,
+                                  .k = k,
+                                  .taps = 1,
+                                  .rows = {.base = a, .stride = k * sizeof *a},
+                                  .packed = w,
+                                  .c = c,
+                                  .ldc = ldc * sizeof *c,
+                                  .bias = bias,
+                                  .accumulate = accumulate,
+                                  .lo = -__builtin_inff(),
+                                  .hi = __builtin_inff()};
     job.by_columns = m < 16;
     nw_exec_parallel(r->e, job.by_columns ? n : m, job.by_columns ? job.gemm->nr : job.gemm->mr,
                      (double)m * (double)n * (double)k / 30, product_range, &job);
@@ -74,8 +85,10 @@ static void gru_step(const rnn_run *r, size_t d, float *gates, const float *h_in
         s->sigmoid(2 * n, g, g);
         for (size_t j = 0; j < n; j++) reset[b * n + j] = g[n + j] * h_in[b * n + j];
     }
-    if (s->after_reset) multiply(r, s->batch, n, n, h_in, s->rh[d], s->bias_rh[d], false, candidate, n);
-    else multiply(r, s->batch, n, n, reset, s->rh[d], NULL, false, candidate, n);
+    if (s->after_reset)
+        multiply(r, s->batch, n, n, h_in, s->rh[d], s->bias_rh[d], false, candidate, n);
+    else
+        multiply(r, s->batch, n, n, reset, s->rh[d], NULL, false, candidate, n);
     for (size_t b = 0; b < s->batch; b++) {
         float *g = gates + b * row, *h = h_out + b * n, *extra = candidate + b * n;
         const float *before = h_in + b * n;
@@ -93,8 +106,10 @@ static void run_direction(const rnn_run *r, size_t d) {
     for (size_t i = 0; i < s->steps; i++) {
         size_t t = s->backward[d] ? s->steps - 1 - i : i;
         float *gates = r->gates + t * s->batch * row;
-        if (s->lstm) lstm_step(r, d, gates, h, h, c); /* h is read whole before it is written */
-        else gru_step(r, d, gates, h, h);
+        if (s->lstm)
+            lstm_step(r, d, gates, h, h, c); /* h is read whole before it is written */
+        else
+            gru_step(r, d, gates, h, h);
         if (r->y) memcpy(r->y + (t * s->directions + d) * state, h, state * sizeof *h);
     }
 }
@@ -102,22 +117,33 @@ static void run_direction(const rnn_run *r, size_t d) {
 /* in: x, initial h, initial c; out: y, h, c, gates, extra. h and c are always buffers. */
 static nw_status run_rnn(nw_exec *e, const nw_step *step) {
     const rnn_state *s = step->state;
-    rnn_run r = {.e = e, .s = s, .x = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0]),
-                 .h = nw_exec_data(e, step->out[1]), .c = nw_exec_data(e, step->out[2]),
-                 .gates = nw_exec_data(e, step->out[3]), .extra = nw_exec_data(e, step->out[4])};
+    rnn_run r = {.e = e,
+                 .s = s,
+                 .x = nw_exec_data(e, step->in[0]),
+                 .y = nw_exec_data(e, step->out[0]),
+                 .h = nw_exec_data(e, step->out[1]),
+                 .c = nw_exec_data(e, step->out[2]),
+                 .gates = nw_exec_data(e, step->out[3]),
+                 .extra = nw_exec_data(e, step->out[4])};
     size_t bytes = s->directions * s->batch * s->hidden * sizeof(float);
     const void *h0 = nw_exec_data(e, step->in[1]), *c0 = nw_exec_data(e, step->in[2]);
-    if (h0) memcpy(r.h, h0, bytes);
-    else memset(r.h, 0, bytes);
-    if (s->lstm && c0) memcpy(r.c, c0, bytes);
-    else if (s->lstm) memset(r.c, 0, bytes);
+    if (h0)
+        memcpy(r.h, h0, bytes);
+    else
+        memset(r.h, 0, bytes);
+    if (s->lstm && c0)
+        memcpy(r.c, c0, bytes);
+    else if (s->lstm)
+        memset(r.c, 0, bytes);
     for (size_t d = 0; d < s->directions; d++) run_direction(&r, d);
     return NW_OK;
 }
 
 /* ---- planning -------------------------------------------------------------------------------------------------- */
 
-static bool is_op(const nw_node *node, const char *type) { return !node->domain[0] && strcmp(node->op_type, type) == 0; }
+static bool is_op(const nw_node *node, const char *type) {
+    return !node->domain[0] && strcmp(node->op_type, type) == 0;
+}
 
 static bool default_activations(const nw_node *node, bool lstm) {
     const nw_attr *a = nw_node_attr(node, "activations");
@@ -131,7 +157,8 @@ static bool default_activations(const nw_node *node, bool lstm) {
     return true;
 }
 
-static nw_status pack(nw_planner *p, const rnn_state *s, const float *w, size_t n, size_t k, const void **out) {
+static nw_status pack(nw_planner *p, const rnn_state *s, const float *w, size_t n, size_t k,
+                      const void **out) {
     void *packed;
     NW_TRY(nw_plan_constant(p, nw_gemm_f32_packed_bytes(s->gemm, n, k, 1), &packed));
     nw_gemm_f32_pack(s->gemm, n, k, 1, w, k, 0, 1, packed);
@@ -139,7 +166,8 @@ static nw_status pack(nw_planner *p, const rnn_state *s, const float *w, size_t 
     return NW_OK;
 }
 
-static nw_status pack_direction(nw_planner *p, rnn_state *s, size_t d, const float *w, const float *r, const float *b) {
+static nw_status pack_direction(nw_planner *p, rnn_state *s, size_t d, const float *w, const float *r,
+                                const float *b) {
     size_t n = s->hidden, all = s->gates * n;
     const float *rd = r + d * all * n;
     NW_TRY(pack(p, s, w + d * all * s->input, all, s->input, &s->w[d]));
@@ -159,18 +187,24 @@ static nw_status pack_direction(nw_planner *p, rnn_state *s, size_t d, const flo
     return NW_OK;
 }
 
-static bool is_real(const nw_planner *p, int v) { return p->desc[v].format == NW_F32 || p->desc[v].qparam; }
+static bool is_real(const nw_planner *p, int v) {
+    return p->desc[v].format == NW_F32 || p->desc[v].qparam;
+}
 
 /* Sizes, and whether the node is of the plain kind done here. */
 static bool plain(const nw_planner *p, const nw_node *node, rnn_state *s) {
     s->lstm = is_op(node, "LSTM");
     if (!s->lstm && !is_op(node, "GRU")) return false;
     const nw_tensor *x = &p->desc[node->in[0]];
-    const nw_constant *w = nw_graph_constant(p->graph, nw_node_in(node, 1)), *r = nw_graph_constant(p->graph, nw_node_in(node, 2));
+    const nw_constant *w = nw_graph_constant(p->graph, nw_node_in(node, 1)),
+                      *r = nw_graph_constant(p->graph, nw_node_in(node, 2));
     int peephole = nw_node_in(node, 7), lengths = nw_node_in(node, 4), bias = nw_node_in(node, 3);
-    if (!w || !r || !is_real(p, node->in[0]) || !is_real(p, node->in[1]) || !is_real(p, node->in[2])) return false;
-    if (lengths >= 0 || (s->lstm && peephole >= 0) || (bias >= 0 && !nw_graph_constant(p->graph, bias))) return false;
-    if (nw_node_int(node, "layout", 0) || nw_node_int(node, "input_forget", 0) || nw_node_attr(node, "clip")) return false;
+    if (!w || !r || !is_real(p, node->in[0]) || !is_real(p, node->in[1]) || !is_real(p, node->in[2]))
+        return false;
+    if (lengths >= 0 || (s->lstm && peephole >= 0) || (bias >= 0 && !nw_graph_constant(p->graph, bias)))
+        return false;
+    if (nw_node_int(node, "layout", 0) || nw_node_int(node, "input_forget", 0) || nw_node_attr(node, "clip"))
+        return false;
     if (!default_activations(node, s->lstm) || nw_tensor_count(x) == 0) return false;
     s->gates = s->lstm ? 4 : 3;
     s->steps = (size_t)x->dims[0];
@@ -186,7 +220,8 @@ static bool plain(const nw_planner *p, const nw_node *node, rnn_state *s) {
 
 nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok) {
     *ok = false;
-    rnn_state s = {.gemm = nw_gemm_f32_select(p->options->isa), .sigmoid = p->ew.sigmoid_f32, .tanh = p->ew.tanh_f32};
+    rnn_state s = {
+        .gemm = nw_gemm_f32_select(p->options->isa), .sigmoid = p->ew.sigmoid_f32, .tanh = p->ew.tanh_f32};
     if (node->in_count < 3 || !plain(p, node, &s)) return NW_OK;
     const float *b;
     size_t count;
@@ -202,8 +237,10 @@ nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok) {
     if (s.lstm) NW_TRY(nw_plan_need(p, nw_node_in(node, 6), NW_FORM_REAL, &in[2]));
     for (int i = 0; i < 3; i++) {
         int v = nw_node_out(node, i);
-        if (v >= 0) NW_TRY(nw_plan_define(p, v, NW_FORM_REAL, &out[i]));
-        else if (i > 0) NW_TRY(nw_plan_temporary(p, state, &out[i]));
+        if (v >= 0)
+            NW_TRY(nw_plan_define(p, v, NW_FORM_REAL, &out[i]));
+        else if (i > 0)
+            NW_TRY(nw_plan_temporary(p, state, &out[i]));
     }
     NW_TRY(nw_plan_temporary(p, s.steps * s.batch * s.gates * s.hidden * sizeof(float), &out[3]));
     NW_TRY(nw_plan_temporary(p, 2 * s.batch * s.hidden * sizeof(float), &out[4]));

@@ -3,7 +3,9 @@
 
 #include <string.h>
 
-static bool is_op(const nw_node *node, const char *type) { return !node->domain[0] && strcmp(node->op_type, type) == 0; }
+static bool is_op(const nw_node *node, const char *type) {
+    return !node->domain[0] && strcmp(node->op_type, type) == 0;
+}
 
 typedef struct rows_state {
     nw_softmax_f32_fn *softmax; /* or: */
@@ -24,8 +26,10 @@ static void rows_range(void *user, size_t begin, size_t end) {
     for (size_t r = begin; r < end; r++) {
         const float *x = j->x + r * s->row;
         float *y = j->y + r * s->row;
-        if (s->softmax) s->softmax(s->row, x, y);
-        else s->layernorm(s->row, x, j->gamma, j->beta, s->epsilon, y);
+        if (s->softmax)
+            s->softmax(s->row, x, y);
+        else
+            s->layernorm(s->row, x, j->gamma, j->beta, s->epsilon, y);
     }
 }
 
@@ -66,5 +70,6 @@ nw_status nw_lower_rows(nw_planner *p, nw_node *node, bool *ok) {
     for (int i = 0; i < count; i++) NW_TRY(nw_plan_need(p, node->in[i], NW_FORM_REAL, &in[i]));
     NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));
     *ok = true;
-    return nw_plan_step(p, node, run_rows, softmax ? "softmax_f32" : "layernorm_f32", &s, sizeof s, count, in, 1, out);
+    return nw_plan_step(p, node, run_rows, softmax ? "softmax_f32" : "layernorm_f32", &s, sizeof s, count, in,
+                        1, out);
 }

@@ -24,7 +24,8 @@ static nw_status place_buffers(nw_planner *p) {
     int count = 0, placed_count = 0;
     for (int b = 0; b < plan->buffer_count; b++)
         if (plan->buffers[b].kind == NW_BUFFER_WORK && plan->buffers[b].alias < 0) order[count++] = b;
-    for (int gap = count / 2; gap > 0; gap /= 2) /* shell sort, by bytes descending, then by id: deterministic */
+    for (int gap = count / 2; gap > 0;
+         gap /= 2) /* shell sort, by bytes descending, then by id: deterministic */
         for (int i = gap; i < count; i++)
             for (int j = i; j >= gap; j -= gap) {
                 size_t a = plan->buffers[order[j - gap]].bytes, b = plan->buffers[order[j]].bytes;
@@ -46,7 +47,8 @@ static nw_status place_buffers(nw_planner *p) {
         }
         b->offset = at;
         int slot = placed_count++;
-        for (; slot > 0 && plan->buffers[placed[slot - 1]].offset > at; slot--) placed[slot] = placed[slot - 1];
+        for (; slot > 0 && plan->buffers[placed[slot - 1]].offset > at; slot--)
+            placed[slot] = placed[slot - 1];
         placed[slot] = order[i];
         if (at + need > plan->workspace) plan->workspace = at + need;
     }
@@ -81,8 +83,8 @@ static nw_status add_taps(nw_planner *p, const int *values, int count) {
 
 static nw_status lower_node(nw_planner *p, nw_node *node) {
     static nw_status (*const families[])(nw_planner *, nw_node *, bool *) = {
-        nw_lower_fakequant, nw_lower_dynamic,     nw_lower_conv,   nw_lower_matmul, nw_lower_pool,
-        nw_lower_move,      nw_lower_elementwise, nw_lower_rows,   nw_lower_rnn};
+        nw_lower_fakequant, nw_lower_dynamic,     nw_lower_conv, nw_lower_matmul, nw_lower_pool,
+        nw_lower_move,      nw_lower_elementwise, nw_lower_rows, nw_lower_rnn};
     bool ok = false;
     for (int i = 0; i < node->in_count; i++)
         if (node->in[i] >= 0 && p->desc[node->in[i]].format == NW_NONE) return nw_lower_eval(p, node);
@@ -175,8 +177,8 @@ static nw_status keep_identity(nw_plan *plan, int count, const nw_tensor *inputs
 
 /* Binds a copy of the graph; when a shape turns out to depend on the value of a small input, that value becomes part of the
  * plan and binding starts over. */
-static nw_status bind_copy(nw_context *ctx, const nw_graph *graph, int count, const nw_tensor *inputs, uint8_t *fixed,
-                           nw_graph **copy, nw_binding *binding) {
+static nw_status bind_copy(nw_context *ctx, const nw_graph *graph, int count, const nw_tensor *inputs,
+                           uint8_t *fixed, nw_graph **copy, nw_binding *binding) {
     for (;;) {
         NW_TRY(nw_graph_copy(graph, ctx, copy));
         nw_status status = nw_graph_resolve(*copy);
@@ -212,8 +214,10 @@ nw_status nw_plan_make(nw_context *ctx, const nw_graph *graph, int input_count, 
     if (status == NW_OK) {
         nw_planner planner;
         if (!options->reference) status = nw_recognize(plan->graph, binding.desc, taps);
-        if (status == NW_OK) status = init_planner(&planner, plan, &binding, taps, options);
-        else planner = (nw_planner){.ctx = ctx, .uses = {.ctx = ctx}};
+        if (status == NW_OK)
+            status = init_planner(&planner, plan, &binding, taps, options);
+        else
+            planner = (nw_planner){.ctx = ctx, .uses = {.ctx = ctx}};
         if (status == NW_OK) status = lower_graph(&planner);
         free_planner(&planner);
         nw_binding_free(&binding);
@@ -222,8 +226,10 @@ nw_status nw_plan_make(nw_context *ctx, const nw_graph *graph, int input_count, 
     plan->step_ms = nw_arena_array(&plan->arena, (size_t)plan->step_count + 1, sizeof *plan->step_ms);
     if (status == NW_OK && !plan->step_ms) status = NW_E_MEMORY;
     nw_free(ctx, fixed);
-    if (status != NW_OK) nw_plan_free(plan);
-    else *out = plan;
+    if (status != NW_OK)
+        nw_plan_free(plan);
+    else
+        *out = plan;
     return status;
 }
 

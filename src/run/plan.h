@@ -17,7 +17,6 @@
 #include "run/run.h"
 #include "run/threads.h"
 
-
 typedef enum nw_form {
     NW_FORM_REAL = 0,       /* the value's own format, ONNX order */
     NW_FORM_REAL_LAST = 1,  /* channels last: [N,C,…] stored as [N,…,C] */
@@ -34,7 +33,12 @@ typedef struct nw_grid {
     int32_t zero, lo, hi;
 } nw_grid;
 
-typedef enum nw_buffer_kind { NW_BUFFER_WORK, NW_BUFFER_CONSTANT, NW_BUFFER_INPUT, NW_BUFFER_LATE } nw_buffer_kind;
+typedef enum nw_buffer_kind {
+    NW_BUFFER_WORK,
+    NW_BUFFER_CONSTANT,
+    NW_BUFFER_INPUT,
+    NW_BUFFER_LATE
+} nw_buffer_kind;
 
 typedef struct nw_buffer {
     nw_buffer_kind kind;
@@ -68,7 +72,7 @@ typedef struct nw_plan {
     nw_step *steps;
     size_t step_capacity;
     int step_count;
-    int *outputs; /* buffer of each graph output */
+    int *outputs;              /* buffer of each graph output */
     size_t workspace, weights; /* bytes */
     /* identity: the shapes of the inputs and the values of those that decide shapes */
     int input_count;
@@ -88,10 +92,10 @@ struct nw_exec {
     nw_context *ctx;
     const nw_plan *plan;
     nw_threads *threads; /* NULL: one thread */
-    void **data;        /* [buffer_count] */
-    nw_tensor *late;    /* [buffer_count] tensors of LATE buffers */
-    nw_arena *scratch;  /* of the running step */
-    nw_arena *kept;     /* of this run: late tensors */
+    void **data;         /* [buffer_count] */
+    nw_tensor *late;     /* [buffer_count] tensors of LATE buffers */
+    nw_arena *scratch;   /* of the running step */
+    nw_arena *kept;      /* of this run: late tensors */
     nw_tap_fn *tap;
     void *tap_user;
 };
@@ -104,19 +108,22 @@ typedef struct nw_planner {
     nw_uses uses;
     const nw_run_options *options;
     const nw_taps *taps;
-    uint8_t *done;         /* per node: lowered, alone or fused into an earlier one */
+    uint8_t *done;                /* per node: lowered, alone or fused into an earlier one */
     int (*buffer)[NW_FORM_COUNT]; /* per value; −1: not there (yet) */
     nw_grid *grid;                /* per value */
-    int (*row_grid)[2];           /* per value whose codes have a scale and zero point per row, found while running: their
+    int (*row_grid)
+        [2];          /* per value whose codes have a scale and zero point per row, found while running: their
                                      buffers (f32, s32); −1: none */
-    int fused;                    /* the value that the node being lowered makes through fusion, or NW_ABSENT */
-    nw_arena scratch;             /* while one node is lowered */
+    int fused;        /* the value that the node being lowered makes through fusion, or NW_ABSENT */
+    nw_arena scratch; /* while one node is lowered */
     nw_elementwise ew;
     nw_layout layout;
     nw_pool pools;
 } nw_planner;
 
-static inline bool nw_plan_tapped(const nw_planner *p, int v) { return v < p->taps->count && p->taps->marks[v]; }
+static inline bool nw_plan_tapped(const nw_planner *p, int v) {
+    return v < p->taps->count && p->taps->marks[v];
+}
 
 /* ---- making plans (plan.c) ---------------------------------------------------------------------------------- */
 
@@ -143,17 +150,20 @@ nw_status nw_plan_constant(nw_planner *p, size_t bytes, void **data);
 nw_status nw_plan_quantize(nw_planner *p, const nw_node *node, int from, int to, nw_form form, int *buffer);
 void nw_plan_touch(nw_planner *p, int buffer); /* alive until the latest step at least */
 /* Appends a step; state, in, out are copied into the plan's arena. */
-nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, const char *kernel, const void *state,
-                       size_t state_size, int in_count, const int *in, int out_count, const int *out);
-#define NW_PLAN_STEP(p, node, run, kernel, state, in, out)                                                  \
-    nw_plan_step(p, node, run, kernel, state, sizeof *(state), (int)(sizeof(in) / sizeof *(in)), in,        \
+nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, const char *kernel,
+                       const void *state, size_t state_size, int in_count, const int *in, int out_count,
+                       const int *out);
+#define NW_PLAN_STEP(p, node, run, kernel, state, in, out)                                                   \
+    nw_plan_step(p, node, run, kernel, state, sizeof *(state), (int)(sizeof(in) / sizeof *(in)), in,         \
                  (int)(sizeof(out) / sizeof *(out)), out)
 void nw_plan_reason(nw_planner *p, const char *reason); /* of the latest step */
 
 bool nw_plan_has(const nw_planner *p, int v, nw_form form); /* without a conversion */
 /* Whether v's cheapest form is channels-last. */
 bool nw_plan_prefers_last(const nw_planner *p, int v);
-static inline bool nw_plan_on_grid(const nw_planner *p, int v) { return v >= 0 && p->grid[v].scale > 0; }
+static inline bool nw_plan_on_grid(const nw_planner *p, int v) {
+    return v >= 0 && p->grid[v].scale > 0;
+}
 static inline nw_form nw_form_of(bool codes, bool last) {
     return (nw_form)((codes ? NW_FORM_CODES_BIT : 0) | (last ? NW_FORM_LAST_BIT : 0));
 }
@@ -164,15 +174,16 @@ void nw_last_dims(const nw_tensor *t, int64_t *dims);
 
 /* What follows a layer and can be computed in its epilogue: an optional Relu or Clip, then an optional FakeQuant on 8 bits. */
 typedef struct nw_follow {
-    int value;      /* the value that the fused step makes */
-    float lo, hi;   /* clamp in real numbers; ±inf: none */
-    nw_grid grid;   /* of value when codes come out; scale 0: real numbers */
+    int value;                /* the value that the fused step makes */
+    float lo, hi;             /* clamp in real numbers; ±inf: none */
+    nw_grid grid;             /* of value when codes come out; scale 0: real numbers */
     int nodes[3], node_count; /* fused: to be marked done */
     int32_t code_lo, code_hi; /* the clamp on the grid, within grid.lo … grid.hi */
 } nw_follow;
 /* What can be fused behind value v, made by a node being lowered; codes false: the FakeQuant stays out. */
 nw_status nw_plan_follow(nw_planner *p, int v, bool codes, nw_follow *out);
-void nw_plan_fuse(nw_planner *p, const nw_follow *follow); /* marks the nodes done, gives the value its grid */
+void nw_plan_fuse(nw_planner *p,
+                  const nw_follow *follow); /* marks the nodes done, gives the value its grid */
 /* Node that is the only reader of v (v is no output and not tapped), or NULL. */
 nw_node *nw_plan_only_reader(const nw_planner *p, int v);
 /* The 8-bit grid of a static per-tensor FakeQuant node; false for any other kind. */
@@ -206,10 +217,11 @@ nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok);        /* lower
 nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower_elementwise.c */
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);        /* lower_move.c */
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* follow.c */
-nw_status nw_lower_rows(nw_planner *p, nw_node *node, bool *ok);        /* lower_rows.c: softmax, layer normalization */
-nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok);     /* lower_dynamic.c */
-nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);         /* lower_rnn.c: LSTM, GRU */
-nw_status nw_lower_eval(nw_planner *p, nw_node *node);                  /* lower.c */
+nw_status nw_lower_rows(nw_planner *p, nw_node *node,
+                        bool *ok); /* lower_rows.c: softmax, layer normalization */
+nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok); /* lower_dynamic.c */
+nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);     /* lower_rnn.c: LSTM, GRU */
+nw_status nw_lower_eval(nw_planner *p, nw_node *node);              /* lower.c */
 /* Whether a node multiplies `codes`, its left-hand side, with packed 8-bit weights. */
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */
@@ -217,11 +229,14 @@ nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, c
 
 /* ---- execution (session.c) ---------------------------------------------------------------------------------------- */
 
-static inline void *nw_exec_data(const nw_exec *e, int buffer) { return buffer < 0 ? NULL : e->data[buffer]; }
+static inline void *nw_exec_data(const nw_exec *e, int buffer) {
+    return buffer < 0 ? NULL : e->data[buffer];
+}
 /* Runs fn(user, begin, end) over [0,count) in chunks of a multiple of `unit`, on several threads when the work (roughly, in
  * nanoseconds on one thread) is worth waking them. */
 typedef void nw_range_fn(void *user, size_t begin, size_t end);
-void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn, void *user);
+void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn,
+                      void *user);
 
 /* Evaluates a node whose shapes are only known now, and the subgraphs of control flow (late.c). values of the enclosing
  * graphs come from `outer`. */

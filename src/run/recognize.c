@@ -31,12 +31,15 @@ static nw_node *maker(matcher *m, int v, const char *type) {
 /* Value of a constant of one number. */
 static bool number(const matcher *m, int v, float *out) {
     const nw_constant *c = nw_graph_constant(m->g, v);
-    if (!c || nw_tensor_count(&c->tensor) != 1 || c->tensor.qparam || !nw_format_is_float(c->tensor.format)) return false;
+    if (!c || nw_tensor_count(&c->tensor) != 1 || c->tensor.qparam || !nw_format_is_float(c->tensor.format))
+        return false;
     *out = (float)nw_tensor_f64(&c->tensor, 0);
     return true;
 }
 
-static bool near(float a, float b) { return fabsf(a - b) <= 1e-5f * fabsf(b); }
+static bool near(float a, float b) {
+    return fabsf(a - b) <= 1e-5f * fabsf(b);
+}
 
 /* a OP b or b OP a with b a number: the other operand, or NW_ABSENT. */
 static int other_of(const matcher *m, const nw_node *node, float *value) {
@@ -185,7 +188,8 @@ static nw_status match_layernorm(matcher *m, int index) {
             int gamma = scaled->in[1 - k];
             nw_node *div = maker(m, scaled->in[k], "Div");
             int x = div ? centered(m, div->in[0]) : NW_ABSENT;
-            nw_node *root = x >= 0 ? maker(m, div->in[1], "Sqrt") : NULL, *add = root ? maker(m, root->in[0], "Add") : NULL;
+            nw_node *root = x >= 0 ? maker(m, div->in[1], "Sqrt") : NULL,
+                    *add = root ? maker(m, root->in[0], "Add") : NULL;
             int variance = add ? other_of(m, add, &epsilon) : NW_ABSENT;
             int squares = variance >= 0 ? mean_of(m, variance) : NW_ABSENT;
             int d = squares >= 0 ? square_of(m, squares) : NW_ABSENT;
@@ -208,8 +212,10 @@ nw_status nw_recognize(nw_graph *g, const nw_tensor *desc, const nw_taps *taps) 
         const nw_node *node = &g->nodes[n];
         if (node->dead || node->in_count != 2 || node->in[0] < 0 || node->in[1] < 0) continue;
         if (desc[node->out[0]].format != NW_F32) continue;
-        if (is_op(node, "Mul")) status = match_gelu(&m, n);
-        else if (is_op(node, "Add")) status = match_layernorm(&m, n);
+        if (is_op(node, "Mul"))
+            status = match_gelu(&m, n);
+        else if (is_op(node, "Add"))
+            status = match_layernorm(&m, n);
     }
     nw_uses_free(&m.uses);
     return status == NW_OK && g->node_count > nodes ? nw_graph_sort(g) : status;

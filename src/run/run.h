@@ -22,7 +22,8 @@ typedef struct nw_feed {
 } nw_feed;
 
 /* Prepares to run `graph` (copied; the constants' bytes are shared). options NULL: defaults. */
-nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_options *options, nw_session **out);
+nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_options *options,
+                         nw_session **out);
 void nw_session_free(nw_session *session);
 
 /* Runs once. feeds name every input that has no default (order free). outputs[i] is graph output i in `arena`, in the
@@ -34,7 +35,8 @@ nw_status nw_session_run(nw_session *session, size_t feed_count, const nw_feed *
 typedef void nw_tap_fn(void *user, int value, const nw_tensor *tensor);
 /* Values (ids in the graph given to nw_session_new) to be shown to `tap` in every run, as f32 in ONNX's layout. A tapped value
  * is always computed as the graph says (no fusion across it). Ends cached plans. */
-nw_status nw_session_set_taps(nw_session *session, size_t count, const int *values, nw_tap_fn *tap, void *user);
+nw_status nw_session_set_taps(nw_session *session, size_t count, const int *values, nw_tap_fn *tap,
+                              void *user);
 
 /* The plan of the latest run in words, a line per step: kernel, layout, shapes, reason. To `print`, line by line. */
 void nw_session_explain(const nw_session *session, void (*print)(void *user, const char *line), void *user);
@@ -43,8 +45,8 @@ void nw_session_explain(const nw_session *session, void (*print)(void *user, con
 typedef struct nw_step_info {
     const char *op, *name, *kernel; /* op "" is a conversion between forms */
     const char *reason;             /* why not something faster, or "" */
-    nw_tensor output;               /* physical format and shape, without data; format NW_NONE: known only when it runs */
-    double milliseconds;            /* of the latest run; 0 unless profiling */
+    nw_tensor output; /* physical format and shape, without data; format NW_NONE: known only when it runs */
+    double milliseconds; /* of the latest run; 0 unless profiling */
 } nw_step_info;
 bool nw_session_step(const nw_session *session, int i, nw_step_info *info);
 /* Whether runs measure the time of each step. */

@@ -29,7 +29,8 @@ struct nw_session {
     nw_arena scratch;
 };
 
-nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_options *options, nw_session **out) {
+nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_options *options,
+                         nw_session **out) {
     nw_session *s = nw_calloc(ctx, 1, sizeof *s);
     if (!s) return NW_E_MEMORY;
     s->ctx = ctx;
@@ -46,8 +47,10 @@ nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_op
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     size_t threads = (size_t)(s->options.threads > 0 ? s->options.threads : cores > 0 ? cores : 1);
     status = nw_threads_new(ctx, threads < MAX_THREADS ? threads : MAX_THREADS, &s->threads);
-    if (status != NW_OK) nw_session_free(s);
-    else *out = s;
+    if (status != NW_OK)
+        nw_session_free(s);
+    else
+        *out = s;
     return status;
 }
 
@@ -98,9 +101,11 @@ static nw_status check_feed(nw_session *s, const nw_value *v, const nw_tensor *t
     size_t at = 0;
     want[0] = 0;
     for (int d = 0; d < v->rank && at < sizeof want; d++) {
-        if (v->dims[d] > 0) at += (size_t)snprintf(want + at, sizeof want - at, "%s%" PRId64, d ? "," : "", v->dims[d]);
-        else at += (size_t)snprintf(want + at, sizeof want - at, "%s%s", d ? "," : "",
-                                    v->dim_names && v->dim_names[d] ? v->dim_names[d] : "?");
+        if (v->dims[d] > 0)
+            at += (size_t)snprintf(want + at, sizeof want - at, "%s%" PRId64, d ? "," : "", v->dims[d]);
+        else
+            at += (size_t)snprintf(want + at, sizeof want - at, "%s%s", d ? "," : "",
+                                   v->dim_names && v->dim_names[d] ? v->dim_names[d] : "?");
     }
     return nw_fail(s->ctx, NW_E_SHAPE, "input \"%s\" expects [%s], %s was given", v->name, want, have);
 }
@@ -110,7 +115,8 @@ static nw_status order_feeds(nw_session *s, size_t feed_count, const nw_feed *fe
     const nw_graph *g = s->graph;
     for (size_t f = 0; f < feed_count; f++) {
         bool known = false;
-        for (int i = 0; i < g->input_count; i++) known |= strcmp(g->values[g->inputs[i]].name, feeds[f].name) == 0;
+        for (int i = 0; i < g->input_count; i++)
+            known |= strcmp(g->values[g->inputs[i]].name, feeds[f].name) == 0;
         if (!known) return nw_fail(s->ctx, NW_E_ARGUMENT, "the model has no input \"%s\"", feeds[f].name);
     }
     for (int i = 0; i < g->input_count; i++) {
@@ -121,7 +127,8 @@ static nw_status order_feeds(nw_session *s, size_t feed_count, const nw_feed *fe
             if (strcmp(v->name, feeds[f].name) == 0) feed = &feeds[f];
         if (v->constant) {
             if (feed)
-                return nw_fail(s->ctx, NW_E_ARGUMENT, "input \"%s\" is a constant of the model and cannot be fed", v->name);
+                return nw_fail(s->ctx, NW_E_ARGUMENT,
+                               "input \"%s\" is a constant of the model and cannot be fed", v->name);
             continue;
         }
         if (!feed) return nw_fail(s->ctx, NW_E_ARGUMENT, "input \"%s\" was not given", v->name);
@@ -222,9 +229,13 @@ static nw_status run_plan(nw_session *s, const nw_plan *plan, const nw_tensor *i
     NW_TRY(reserve_workspace(s, plan->workspace));
     nw_arena kept;
     nw_arena_init(&kept, s->ctx);
-    nw_exec e = {.ctx = s->ctx, .plan = plan, 
-                 .threads = s->threads, .scratch = &s->scratch,
-                 .kept = &kept, .tap = s->tap, .tap_user = s->tap_user};
+    nw_exec e = {.ctx = s->ctx,
+                 .plan = plan,
+                 .threads = s->threads,
+                 .scratch = &s->scratch,
+                 .kept = &kept,
+                 .tap = s->tap,
+                 .tap_user = s->tap_user};
     e.data = nw_arena_array(&kept, (size_t)plan->buffer_count + 1, sizeof *e.data);
     e.late = nw_arena_array(&kept, (size_t)plan->buffer_count + 1, sizeof *e.late);
     nw_status status = e.data && e.late ? NW_OK : NW_E_MEMORY;
@@ -271,7 +282,8 @@ static void run_chunk(void *user, size_t index) {
 /* Waking the pool costs several microseconds, more on a busy machine. */
 #define WORTH_THREADS 30e3 /* nanoseconds */
 
-void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn, void *user) {
+void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn,
+                      void *user) {
     if (count == 0) return;
     size_t units = (count + unit - 1) / unit;
     if (!e->threads || units < 2 || nanoseconds < WORTH_THREADS) {
@@ -293,7 +305,9 @@ nw_memory_use nw_session_memory(const nw_session *s) {
     return (nw_memory_use){s->latest->workspace, s->latest->weights};
 }
 
-void nw_session_set_profile(nw_session *s, bool on) { s->profile = on; }
+void nw_session_set_profile(nw_session *s, bool on) {
+    s->profile = on;
+}
 
 bool nw_session_step(const nw_session *s, int i, nw_step_info *info) {
     const nw_plan *plan = s->latest;
@@ -316,10 +330,11 @@ void nw_session_explain(const nw_session *s, void (*print)(void *user, const cha
     for (int i = 0; nw_session_step(s, i, &step); i++) {
         shape[0] = 0;
         if (step.output.format != NW_NONE) nw_tensor_describe(&step.output, shape, sizeof shape);
-        snprintf(line, sizeof line, "%4d  %-20s %-28s %-24s %s%s%s", i, step.op[0] ? step.op : "(convert)", step.name,
-                 step.kernel, shape, step.reason[0] ? "  — " : "", step.reason);
+        snprintf(line, sizeof line, "%4d  %-20s %-28s %-24s %s%s%s", i, step.op[0] ? step.op : "(convert)",
+                 step.name, step.kernel, shape, step.reason[0] ? "  — " : "", step.reason);
         print(user, line);
     }
-    snprintf(line, sizeof line, "workspace %zu bytes, constants of the plan %zu bytes", plan->workspace, plan->weights);
+    snprintf(line, sizeof line, "workspace %zu bytes, constants of the plan %zu bytes", plan->workspace,
+             plan->weights);
     print(user, line);
 }

@@ -73,7 +73,8 @@ typedef struct affine {
 
 static const float *channel_values(const nw_graph *g, int id, size_t channels) {
     const nw_constant *c = nw_graph_constant(g, id);
-    if (!c || c->tensor.format != NW_F32 || c->tensor.qparam || nw_tensor_count(&c->tensor) != channels) return NULL;
+    if (!c || c->tensor.format != NW_F32 || c->tensor.qparam || nw_tensor_count(&c->tensor) != channels)
+        return NULL;
     return c->tensor.data;
 }
 
@@ -82,7 +83,8 @@ static bool affine_of(const nw_graph *g, const nw_node *bn, affine *out) {
     if (!gamma || nw_node_int(bn, "training_mode", 0) || nw_node_int(bn, "spatial", 1) != 1) return false;
     for (int i = 1; i < bn->out_count; i++)
         if (bn->out[i] >= 0) return false;
-    *out = (affine){.channels = nw_tensor_count(&gamma->tensor), .epsilon = nw_node_float(bn, "epsilon", 1e-5f)};
+    *out =
+        (affine){.channels = nw_tensor_count(&gamma->tensor), .epsilon = nw_node_float(bn, "epsilon", 1e-5f)};
     out->gamma = channel_values(g, nw_node_in(bn, 1), out->channels);
     out->beta = channel_values(g, nw_node_in(bn, 2), out->channels);
     out->mean = channel_values(g, nw_node_in(bn, 3), out->channels);
@@ -92,19 +94,25 @@ static bool affine_of(const nw_graph *g, const nw_node *bn, affine *out) {
 
 /* How a layer's weight is laid out around its output channels: [outer][channels][inner]. ConvTranspose with groups has
  * its channels split, group by group: outer is then counted per group. */
-static bool channel_layout(const nw_node *layer, const nw_tensor *w, size_t channels, size_t *outer, size_t *inner) {
+static bool channel_layout(const nw_node *layer, const nw_tensor *w, size_t channels, size_t *outer,
+                           size_t *inner) {
     int axis;
-    if (is_op(layer, "Conv")) axis = 0;
-    else if (is_op(layer, "ConvTranspose") && nw_node_int(layer, "group", 1) == 1) axis = 1;
-    else if (is_op(layer, "Gemm")) axis = nw_node_int(layer, "transB", 0) ? 0 : 1;
-    else return false;
+    if (is_op(layer, "Conv"))
+        axis = 0;
+    else if (is_op(layer, "ConvTranspose") && nw_node_int(layer, "group", 1) == 1)
+        axis = 1;
+    else if (is_op(layer, "Gemm"))
+        axis = nw_node_int(layer, "transB", 0) ? 0 : 1;
+    else
+        return false;
     if (w->rank <= axis || (size_t)w->dims[axis] != channels) return false;
     *outer = nw_dims_product(w->dims, 0, axis);
     *inner = nw_dims_product(w->dims, axis + 1, w->rank);
     return true;
 }
 
-static nw_status fold_affine(nw_graph *g, int layer_index, nw_node *bn, const affine *a, nw_arena *scratch, bool *done) {
+static nw_status fold_affine(nw_graph *g, int layer_index, nw_node *bn, const affine *a, nw_arena *scratch,
+                             bool *done) {
     nw_node *layer = &g->nodes[layer_index];
     const nw_constant *wc = nw_graph_constant(g, nw_node_in(layer, 1));
     int bias_id = nw_node_in(layer, 2);

@@ -9,11 +9,12 @@
 /* The gate is one word: bit 63 open, bits 32 … 62 the loop's number, bits 0 … 31 the workers inside. A worker enters by adding one
  * while the gate is open; the caller closes it when no chunk is left, and then waits for the workers inside only. Between
  * opening and the last one's leaving, the loop's fields do not change. */
-#define OPEN    ((uint64_t)1 << 63)
-#define NUMBER  ((uint64_t)0x7fffffff << 32)
-#define INSIDE  ((uint64_t)0xffffffff)
-#define ONE     ((uint64_t)1 << 32)
-#define SPIN_NS 40000 /* a worker looks for the next loop this long before it sleeps: layers follow one another */
+#define OPEN   ((uint64_t)1 << 63)
+#define NUMBER ((uint64_t)0x7fffffff << 32)
+#define INSIDE ((uint64_t)0xffffffff)
+#define ONE    ((uint64_t)1 << 32)
+#define SPIN_NS                                                                                              \
+    40000 /* a worker looks for the next loop this long before it sleeps: layers follow one another */
 
 struct nw_threads {
     nw_context *ctx;
@@ -61,7 +62,8 @@ static void wait_for_loop(nw_threads *t, uint64_t served) {
             relax();
         }
     pthread_mutex_lock(&t->lock);
-    atomic_fetch_add(&t->sleeping, 1); /* before looking again: a caller that opens after this look sees a sleeper */
+    atomic_fetch_add(&t->sleeping,
+                     1); /* before looking again: a caller that opens after this look sees a sleeper */
     while (!fresh(t, served) && !atomic_load(&t->stop)) pthread_cond_wait(&t->wake, &t->lock);
     atomic_fetch_sub(&t->sleeping, 1);
     pthread_mutex_unlock(&t->lock);
@@ -103,8 +105,10 @@ void nw_threads_run(nw_threads *t, size_t count, nw_chunk_fn *fn, void *user) {
     work(t);
     atomic_fetch_and(&t->gate, ~OPEN);
     for (unsigned spins = 0; atomic_load(&t->gate) & INSIDE; spins++) {
-        if (spins < 2000) relax();
-        else sched_yield(); /* the worker we wait for may need this processor */
+        if (spins < 2000)
+            relax();
+        else
+            sched_yield(); /* the worker we wait for may need this processor */
     }
 }
 
@@ -123,8 +127,10 @@ nw_status nw_threads_new(nw_context *ctx, size_t count, nw_threads **out) {
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
     while (t->workers + 1 < count && pthread_create(&ids[t->workers], NULL, worker, t) == 0) t->workers++;
-    if (t->workers == 0) nw_threads_free(t);
-    else *out = t;
+    if (t->workers == 0)
+        nw_threads_free(t);
+    else
+        *out = t;
     return NW_OK;
 }
 
@@ -141,4 +147,6 @@ void nw_threads_free(nw_threads *t) {
     nw_free(t->ctx, t);
 }
 
-size_t nw_threads_count(const nw_threads *t) { return t ? t->workers + 1 : 1; }
+size_t nw_threads_count(const nw_threads *t) {
+    return t ? t->workers + 1 : 1;
+}

@@ -11,7 +11,7 @@ typedef struct nw_threads nw_threads;
 
 /* `count` threads in all, the caller's included. Fewer are made when the system refuses; *out is NULL when that leaves one. */
 nw_status nw_threads_new(nw_context *ctx, size_t count, nw_threads **out);
-void nw_threads_free(nw_threads *threads); /* NULL is fine */
+void nw_threads_free(nw_threads *threads);          /* NULL is fine */
 size_t nw_threads_count(const nw_threads *threads); /* NULL: 1 */
 
 /* for (i = 0; i < count; i++) fn(user, i);  in any order, on several threads; returns when all are done. One loop at a time. */
