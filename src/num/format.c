@@ -301,7 +301,7 @@ size_t nw_encode_f32(nw_format format, const float *in, size_t count, void *data
     size_t saturated = 0;
     for (size_t i = 0; i < count; i++) {
         nw_store_f64(format, data, first + i, in[i]);
-        double r = nw_format_is_integer(format) ? rint(in[i]) : in[i];
+        double r = nw_format_is_integer(format) ? rintf(in[i]) : in[i];
         saturated += r < lo || r > hi;
     }
     return saturated;
