@@ -6,7 +6,9 @@
 #include <string.h>
 
 static const nw_dwconv_kernel kernels[] = {
-#define NW_DWCONV(isa, word) {NW_ISA_##isa, nw_dwconv_f32__##word, nw_dwconv_u8s8__##word},
+#define NW_DWCONV(isa, word, word_lines, kernel, stride)                                                     \
+    {NW_ISA_##isa, nw_dwconv_f32__##word, nw_dwconv_u8s8__##word, nw_dwconv_u8s8_lines__##word_lines, kernel, \
+     stride},
 #include "kern/dwconv.def"
 #undef NW_DWCONV
 };
@@ -33,22 +35,58 @@ void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t str
                 *out++ = c < channels ? w[c * stride_c + t * stride_tap] : 0.0f;
 }
 
-size_t nw_dwconv_u8s8_packed_bytes(size_t channels, size_t taps) {
-    return sizeof(dw_header) + dw_blocks(channels) * DW_BLOCK * (sizeof(int32_t) + 4 * dw_groups(taps));
+static size_t u8s8_bytes(size_t channels, size_t steps) {
+    return sizeof(dw_header) + dw_blocks(channels) * DW_BLOCK * (sizeof(int32_t) + 4 * steps);
 }
 
-void nw_dwconv_u8s8_pack(size_t channels, size_t taps, const int8_t *w, size_t stride_c, size_t stride_tap,
-                         const int32_t *wzero, void *packed) {
-    memset(packed, 0, nw_dwconv_u8s8_packed_bytes(channels, taps));
+static dw_form form_of(const nw_dwconv_kernel *kernel, const nw_window *window) {
+    const dw_form form = dw_form_of(window);
+    return form.kernel <= kernel->lines_kernel && form.stride <= kernel->lines_stride ? form : (dw_form){0};
+}
+
+size_t nw_dwconv_u8s8_packed_bytes(const nw_dwconv_kernel *kernel, size_t channels, size_t taps,
+                                   const nw_window *window) {
+    size_t general = dw_groups(taps), steps = dw_steps(form_of(kernel, window), taps);
+    return u8s8_bytes(channels, steps > general ? steps : general);
+}
+
+typedef struct u8s8_weights {
+    const int8_t *w;
+    size_t stride_c, stride_tap;
+    const int32_t *wzero;
+} u8s8_weights;
+
+static int difference(const u8s8_weights *w, size_t c, size_t tap) {
+    return w->w[c * w->stride_c + tap * w->stride_tap] - (w->wzero ? w->wzero[c] : 0);
+}
+
+/* The zero points can be taken off while packing when the differences still are 8-bit numbers. */
+static bool differences_fit(const u8s8_weights *w, size_t channels, size_t taps) {
+    for (size_t c = 0; w->wzero && c < channels; c++)
+        for (size_t t = 0; t < taps; t++)
+            if (difference(w, c, t) < -128 || difference(w, c, t) > 127) return false;
+    return true;
+}
+
+void nw_dwconv_u8s8_pack(const nw_dwconv_kernel *kernel, size_t channels, size_t taps, const int8_t *w,
+                         size_t stride_c, size_t stride_tap, const int32_t *wzero, const nw_window *window,
+                         void *packed) {
+    u8s8_weights from = {w, stride_c, stride_tap, wzero};
+    dw_header *header = packed;
+    memset(packed, 0, nw_dwconv_u8s8_packed_bytes(kernel, channels, taps, window));
+    if (differences_fit(&from, channels, taps)) {
+        header->form = form_of(kernel, window);
+    } else {
+        header->any_wzero = 1;
+        memcpy((void *)dw_wzero(packed), wzero, channels * sizeof *wzero);
+        from.wzero = NULL;
+    }
+    const size_t lines = header->form.kernel ? header->form.lines : 1;
     for (size_t c = 0; c < channels; c++) {
         int8_t *block = (int8_t *)dw_weights(packed, channels, taps, c / DW_BLOCK);
-        for (size_t t = 0; t < taps; t++)
-            block[(t / 4 * DW_BLOCK + dw_position(c % DW_BLOCK)) * 4 + t % 4] =
-                w[c * stride_c + t * stride_tap];
-        if (wzero && wzero[c]) {
-            ((dw_header *)packed)->any_wzero = 1;
-            ((int32_t *)dw_wzero(packed))[c] = wzero[c];
-        }
+        for (size_t line = 0; line < lines; line++)
+            for (size_t t = 0; t < taps; t++)
+                block[dw_offset(header->form, line, c % DW_BLOCK, t)] = (int8_t)difference(&from, c, t);
     }
 }
 
@@ -94,6 +132,10 @@ void nw_dwconv_f32_run(const nw_dwconv_kernel *kernel, const nw_dwconv_f32_args 
 
 void nw_dwconv_u8s8_run(const nw_dwconv_kernel *kernel, const nw_dwconv_u8s8_args *args, size_t m0,
                         size_t m1) {
+    if (((const dw_header *)args->packed)->form.kernel) {
+        kernel->u8s8_lines(args, m0, m1);
+        return;
+    }
     const void *buffer[POINTERS];
     size_t step = run_length(args->taps, 1), row_stride;
     for (size_t m = m0; m < m1; m += step) {
@@ -128,6 +170,7 @@ void nw_dwconv_f32__scalar(const nw_dwconv_f32_args *args, const void *const *ro
 void nw_dwconv_u8s8__scalar(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride,
                             size_t row0, size_t count) {
     size_t size = nw_epilogue_size(args->epilogue.out);
+    const dw_form form = ((const dw_header *)args->packed)->form;
     const int32_t *wzero = dw_wzero(args->packed);
     for (size_t c0 = 0; c0 < args->channels; c0 += DW_BLOCK) {
         size_t n = args->channels - c0 < DW_BLOCK ? args->channels - c0 : DW_BLOCK;
@@ -137,10 +180,20 @@ void nw_dwconv_u8s8__scalar(const nw_dwconv_u8s8_args *args, const void *const *
             for (size_t t = 0; t < args->taps; t++) {
                 const uint8_t *a = (const uint8_t *)rows[t * row_stride + i] + c0;
                 for (size_t c = 0; c < n; c++)
-                    acc[c] += a[c] * (w[(t / 4 * DW_BLOCK + dw_position(c)) * 4 + t % 4] - wzero[c0 + c]);
+                    acc[c] += a[c] * (w[dw_offset(form, 0, c, t)] - wzero[c0 + c]);
             }
             nw_epilogue__scalar(&args->epilogue, row0 + i, c0, 1, n, NULL, acc, n,
                                 (char *)args->c + (row0 + i) * args->ldc + c0 * size, args->ldc);
         }
+    }
+}
+
+void nw_dwconv_u8s8_lines__scalar(const nw_dwconv_u8s8_args *args, size_t m0, size_t m1) {
+    const void *buffer[POINTERS];
+    size_t step = run_length(args->taps, 1);
+    for (size_t m = m0; m < m1; m += step) {
+        size_t count = m1 - m < step ? m1 - m : step;
+        nw_rows_gather(&args->rows, args->taps, m, count, buffer, count);
+        nw_dwconv_u8s8__scalar(args, buffer, count, m, count);
     }
 }

@@ -42,18 +42,22 @@ typedef void nw_dwconv_f32_fn(const nw_dwconv_f32_args *args, const void *const 
                               size_t row0, size_t count);
 typedef void nw_dwconv_u8s8_fn(const nw_dwconv_u8s8_args *args, const void *const *rows, size_t row_stride,
                                size_t row0, size_t count);
+/* Output pixels [m0,m1), with weights packed for args->rows.window. */
+typedef void nw_dwconv_u8s8_lines_fn(const nw_dwconv_u8s8_args *args, size_t m0, size_t m1);
 
-#define NW_DWCONV(isa, word)                                                                                 \
+#define NW_DWCONV(isa, word, word_lines, kernel, stride)                                                     \
     nw_dwconv_f32_fn nw_dwconv_f32__##word;                                                                  \
-    nw_dwconv_u8s8_fn nw_dwconv_u8s8__##word;
+    nw_dwconv_u8s8_fn nw_dwconv_u8s8__##word;                                                                \
+    nw_dwconv_u8s8_lines_fn nw_dwconv_u8s8_lines__##word_lines;
 #include "kern/dwconv.def"
 #undef NW_DWCONV
 
-/* The packed layout is the same on every ISA. */
 typedef struct nw_dwconv_kernel {
     nw_isa isa;
     nw_dwconv_f32_fn *f32;
     nw_dwconv_u8s8_fn *u8s8;
+    nw_dwconv_u8s8_lines_fn *u8s8_lines;
+    size_t lines_kernel, lines_stride; /* the largest square window and stride that it packs for u8s8_lines */
 } nw_dwconv_kernel;
 
 const nw_dwconv_kernel *nw_dwconv_select(nw_isa ceiling); /* never NULL; static storage */
@@ -62,15 +66,19 @@ const nw_dwconv_kernel *nw_dwconv_select(nw_isa ceiling); /* never NULL; static 
 size_t nw_dwconv_f32_packed_bytes(size_t channels, size_t taps);
 void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t stride_c, size_t stride_tap,
                         void *packed);
-size_t nw_dwconv_u8s8_packed_bytes(size_t channels, size_t taps);
+/* window: what the kernel will run under (rows.window must then have its kernel, stride and dilation), for a
+ * faster way where there is one; or NULL. Weights run only with the kernel they were packed for. */
+size_t nw_dwconv_u8s8_packed_bytes(const nw_dwconv_kernel *kernel, size_t channels, size_t taps,
+                                   const nw_window *window);
 /* wzero: [channels] in [−128, 255] or NULL; the kernel multiplies with w − wzero. */
-void nw_dwconv_u8s8_pack(size_t channels, size_t taps, const int8_t *w, size_t stride_c, size_t stride_tap,
-                         const int32_t *wzero, void *packed);
+void nw_dwconv_u8s8_pack(const nw_dwconv_kernel *kernel, size_t channels, size_t taps, const int8_t *w,
+                         size_t stride_c, size_t stride_tap, const int32_t *wzero, const nw_window *window,
+                         void *packed);
 /* sums[c] = Σ_t (w − wzero), for epilogue.bias: bias[c] = b[c] − z_a·sums[c]. */
 void nw_dwconv_u8s8_col_sums(size_t channels, size_t taps, const int8_t *w, size_t stride_c,
                              size_t stride_tap, const int32_t *wzero, int32_t *sums);
 
-/* Output pixels [m0,m1). Disjoint parts may run at the same time. Uses 32 KiB of stack. */
+/* Output pixels [m0,m1), best cut between lines. Disjoint parts may run at the same time. 64 KiB of stack. */
 void nw_dwconv_f32_run(const nw_dwconv_kernel *kernel, const nw_dwconv_f32_args *args, size_t m0, size_t m1);
 void nw_dwconv_u8s8_run(const nw_dwconv_kernel *kernel, const nw_dwconv_u8s8_args *args, size_t m0,
                         size_t m1);

@@ -34,13 +34,16 @@ typedef void nw_add_u8_fn(size_t n, const uint8_t *a, const uint8_t *b, const nw
                           uint8_t *y);
 
 /* Product: q = clamp(rint((float)((a − a_zero)·(b − b_zero)) · ratio) + zero, lo, hi), ratio =
- * s_a·s_b/s_y. b_step 1: the same shape; 0: b is one element for all (a channel's gate). */
+ * s_a·s_b/s_y. */
 typedef struct nw_mul_u8_params {
     int32_t a_zero, b_zero, zero, lo, hi; /* zero points within [−255, 255] */
     float ratio;
 } nw_mul_u8_params;
-typedef void nw_mul_u8_fn(size_t n, const uint8_t *a, const uint8_t *b, size_t b_step,
-                          const nw_mul_u8_params *p, uint8_t *y);
+typedef void nw_mul_u8_fn(size_t n, const uint8_t *a, const uint8_t *b, const nw_mul_u8_params *p,
+                          uint8_t *y);
+/* The same for a, y [rows,n] and one row b [n] for all of them: the channels' gate. */
+typedef void nw_gate_u8_fn(size_t rows, size_t n, const uint8_t *a, const uint8_t *b,
+                           const nw_mul_u8_params *p, uint8_t *y);
 
 /* y[i] = a[i·a_step] op b[i·b_step], steps 0 (a scalar) or 1. min and max: NaN if either is NaN. */
 typedef void nw_binary_f32_fn(size_t n, const float *a, size_t a_step, const float *b, size_t b_step,
@@ -59,7 +62,8 @@ typedef void nw_hardsigmoid_f32_fn(size_t n, const float *x, float alpha, float 
 /* *lo = min(*lo, x…), *hi = max(*hi, x…): start with +inf, −inf. NaN elements are skipped. For dynamic
  * quantization. */
 typedef void nw_minmax_f32_fn(size_t n, const float *x, float *lo, float *hi);
-/* Σ x: 16 interleaved sums (sum j of the elements j, j+16, …), added up in order. */
+/* Σ x: 32 interleaved sums (sum j of the elements j, j+32, …), of which the upper half is added to the
+ * lower until one is left. */
 typedef float nw_sum_f32_fn(size_t n, const float *x);
 
 /* One row of n ≥ 1: y = exp(x − max x)/Σ exp(x − max x). In place is fine. A row of −inf only gives NaN. */

@@ -3,9 +3,7 @@
  * its registers; nothing else may include it. All files compile without contraction of a·b+c, so every ISA
  * gives the same bits. Must not include anything but kern/. */
 #include "kern/elementwise.h"
-#include "kern/unroll.h"
-
-#include <string.h>
+#include "kern/elementwise_lanes.h"
 
 /* ---- rounding ------------------------------------------------------------------------------------------ */
 
@@ -35,7 +33,8 @@ static inline uint8_t code_of(float p, float lo, float hi, int32_t zero) {
 void NW_KERNEL(quantize_u8)(size_t n, const float *x, float scale, int32_t zero, int32_t lo, int32_t hi,
                             uint8_t *q) {
     const float low = (float)(lo - zero), high = (float)(hi - zero);
-    NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) {
         float p = x[i] / scale;
         p = p == p ? p : 0.0f;
         q[i] = code_of(p, low, high, zero);
@@ -43,7 +42,8 @@ void NW_KERNEL(quantize_u8)(size_t n, const float *x, float scale, int32_t zero,
 }
 
 void NW_KERNEL(dequantize_u8)(size_t n, const uint8_t *q, float scale, int32_t zero, float *x) {
-    NW_INDEPENDENT for (size_t i = 0; i < n; i++) x[i] = scale * (float)((int32_t)q[i] - zero);
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) x[i] = scale * (float)((int32_t)q[i] - zero);
 }
 
 #if !defined(NW_HAVE_LOOKUP) /* the including file may know a faster way */
@@ -61,32 +61,47 @@ void NW_KERNEL(lookup_u8)(size_t n, const uint8_t *x, const uint8_t *table, uint
 #endif
 
 void NW_KERNEL(flip_u8)(size_t n, const uint8_t *x, uint8_t *y) {
-    NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = x[i] ^ 0x80;
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) y[i] = x[i] ^ 0x80;
 }
 
 void NW_KERNEL(add_u8)(size_t n, const uint8_t *a, const uint8_t *b, const nw_add_u8_params *p, uint8_t *y) {
     const int32_t a_zero = p->a_zero, b_zero = p->b_zero, zero = p->zero;
     const float a_ratio = p->a_ratio, b_ratio = p->b_ratio;
     const float low = (float)(p->lo - zero), high = (float)(p->hi - zero);
-    NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) {
         float sum = (float)((int32_t)a[i] - a_zero) * a_ratio + (float)((int32_t)b[i] - b_zero) * b_ratio;
         y[i] = code_of(sum, low, high, zero);
     }
 }
 
-void NW_KERNEL(mul_u8)(size_t n, const uint8_t *a, const uint8_t *b, size_t b_step, const nw_mul_u8_params *p,
-                       uint8_t *y) {
+void NW_KERNEL(mul_u8)(size_t n, const uint8_t *a, const uint8_t *b, const nw_mul_u8_params *p, uint8_t *y) {
     const int32_t a_zero = p->a_zero, b_zero = p->b_zero, zero = p->zero;
     const float ratio = p->ratio, low = (float)(p->lo - zero), high = (float)(p->hi - zero);
-    if (b_step) {
-        NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
-            int32_t product = ((int32_t)a[i] - a_zero) * ((int32_t)b[i] - b_zero);
-            y[i] = code_of((float)product * ratio, low, high, zero);
-        }
-    } else if (n) {
-        const int32_t factor = (int32_t)b[0] - b_zero;
-        NW_INDEPENDENT for (size_t i = 0; i < n; i++)
-            y[i] = code_of((float)(((int32_t)a[i] - a_zero) * factor) * ratio, low, high, zero);
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) {
+        int32_t product = ((int32_t)a[i] - a_zero) * ((int32_t)b[i] - b_zero);
+        y[i] = code_of((float)product * ratio, low, high, zero);
+    }
+}
+
+/* Short rows many at a time, against the gate repeated: few elements are left over by whole registers. */
+#define GATE_RUN 2048
+
+void NW_KERNEL(gate_u8)(size_t rows, size_t n, const uint8_t *a, const uint8_t *b, const nw_mul_u8_params *p,
+                        uint8_t *y) {
+    uint8_t repeated[GATE_RUN];
+    size_t run = 1; /* rows at a time */
+    if (n == 0) return;
+    if (rows > 1 && n <= GATE_RUN / 2) {
+        memcpy(repeated, b, n);
+        for (; run < rows && 2 * run * n <= GATE_RUN; run *= 2) memcpy(repeated + run * n, repeated, run * n);
+        b = repeated;
+    }
+    for (; rows; rows -= run, a += run * n, y += run * n) {
+        if (run > rows) run = rows;
+        NW_KERNEL(mul_u8)(run * n, a, b, p, y);
     }
 }
 
@@ -142,11 +157,13 @@ static inline float clamp_of(float x, float lo, float hi) {
 }
 
 void NW_KERNEL(clamp_f32)(size_t n, const float *x, float lo, float hi, float *y) {
-    NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = clamp_of(x[i], lo, hi);
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) y[i] = clamp_of(x[i], lo, hi);
 }
 
 void NW_KERNEL(hardsigmoid_f32)(size_t n, const float *x, float alpha, float beta, float *y) {
-    NW_INDEPENDENT for (size_t i = 0; i < n; i++) {
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) {
         float p = alpha * x[i] + beta;
         p = p < 0.0f ? 0.0f : p;
         y[i] = p > 1.0f ? 1.0f : p;
@@ -154,19 +171,8 @@ void NW_KERNEL(hardsigmoid_f32)(size_t n, const float *x, float alpha, float bet
 }
 
 /* Longer formulas are written on registers: compilers turn the same thing on floats into branches. */
-typedef float vec __attribute__((vector_size(4 * NW_LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * NW_LANES)));
-typedef uint32_t uvec __attribute__((vector_size(4 * NW_LANES)));
-
-NW_INLINE vec choose(ivec mask, vec yes, vec no) {
-    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
-}
-NW_INLINE vec splat(float x) {
-    return (vec){0} + x;
-}
 NW_INLINE vec vec_clamp(vec x, float lo, float hi) {
-    x = choose(x < lo, splat(lo), x);
-    return choose(x > hi, splat(hi), x);
+    return smaller(splat(hi), larger(splat(lo), x));
 }
 NW_INLINE vec vec_abs(vec x) {
     return (vec)((ivec)x & 0x7fffffff);
@@ -176,20 +182,18 @@ NW_INLINE vec with_sign(vec x, vec sign) {
 }
 
 /* exp(x) = 2^n · exp(r), n = rint(x/ln 2), |r| ≤ ln 2/2; ln 2 in two parts, the first exact when
- * multiplied by n. exp(r) = 1 + r + r²·Q(r), Q a minimax polynomial (error 3e-9). 2^n in two factors, so
- * that the ends round, overflow and vanish as they should. A NaN makes nonsense of n, but r is a NaN then. */
+ * multiplied by n. exp(r) = 1 + r + r²·Q(r), Q a minimax polynomial (error 3e-9). For a NaN r is one,
+ * whatever n is. */
 NW_INLINE vec vec_exp(vec x) {
     x = vec_clamp(x, -105.0f, 89.0f);
     vec shifted = x * 1.442695041f + ROUNDER, n = shifted - ROUNDER;
-    ivec whole = (ivec)shifted - 0x4b400000, half = whole >> 1;
     vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     vec q = splat(1.381440266e-3f);
     q = q * r + 8.368786206e-3f;
     q = q * r + 4.166839554e-2f;
     q = q * r + 1.666652005e-1f;
     q = q * r + 4.999999341e-1f;
-    vec p = q * (r * r) + r + 1.0f;
-    return p * (vec)((uvec)(half + 127) << 23) * (vec)((uvec)(whole - half + 127) << 23);
+    return scaled(q * (r * r) + r + 1.0f, n, (ivec)shifted - 0x4b400000);
 }
 
 NW_INLINE vec vec_sigmoid(vec x) {
@@ -242,24 +246,11 @@ NW_INLINE vec vec_hardswish(vec x) {
     return x * vec_clamp(x * 0.16666667f + 0.5f, 0.0f, 1.0f);
 }
 
-/* y = formula(v) for registers v of x; the last elements go through a register filled up with zeros. */
-#define MAP(n, x, y, v, formula)                                                                             \
-    for (size_t i_ = 0, left_; i_ < (n); i_ += NW_LANES) {                                                   \
-        vec v = {0};                                                                                         \
-        if ((left_ = (n)-i_) >= NW_LANES) {                                                                  \
-            memcpy(&v, (x) + i_, sizeof v);                                                                  \
-            v = formula;                                                                                     \
-            memcpy((y) + i_, &v, sizeof v);                                                                  \
-        } else {                                                                                             \
-            memcpy(&v, (x) + i_, left_ * sizeof(float));                                                     \
-            v = formula;                                                                                     \
-            memcpy((y) + i_, &v, left_ * sizeof(float));                                                     \
-        }                                                                                                    \
-    }
-
 #define UNARY(name, function)                                                                                \
     void NW_KERNEL(name)(size_t n, const float *x, float *y) {                                               \
-        MAP(n, x, y, v, function(v))                                                                         \
+        size_t i = 0;                                                                                        \
+        for (; i + NW_LANES <= n; i += NW_LANES) store(y + i, NW_LANES, function(load(x + i, NW_LANES)));    \
+        if (i < n) store(y + i, n - i, function(load(x + i, n - i)));                                        \
     }
 UNARY(exp_f32, vec_exp)
 UNARY(sigmoid_f32, vec_sigmoid)
@@ -271,93 +262,112 @@ UNARY(hardswish_f32, vec_hardswish)
 
 /* ---- rows ---------------------------------------------------------------------------------------------- */
 
-/* 16 interleaved sums in as many registers as the ISA needs: the order of a sum is part of the contract. */
-#define SUMS  16
+/* Interleaved sums in as many registers as the ISA needs: the order of a sum is part of the contract. */
+#define SUMS  32
 #define PARTS (SUMS / NW_LANES)
 
-/* Σ formula(v) over registers v of x. An element past the end counts as `filler`, for which the formula
- * must be 0. */
-#define REDUCE(total, n, x, filler, v, formula)                                                              \
-    do {                                                                                                     \
-        vec sums_[PARTS];                                                                                    \
-        float tail_[SUMS], flat_[SUMS];                                                                      \
-        size_t i_ = 0;                                                                                       \
-        NW_UNROLL                                                                                            \
-        for (int p_ = 0; p_ < PARTS; p_++) sums_[p_] = splat(0.0f);                                          \
-        for (; i_ + SUMS <= (n); i_ += SUMS) NW_UNROLL                                                       \
-        for (int p_ = 0; p_ < PARTS; p_++) {                                                                 \
-            vec v;                                                                                           \
-            memcpy(&v, (x) + i_ + p_ * NW_LANES, sizeof v);                                                  \
-            sums_[p_] += formula;                                                                            \
-        }                                                                                                    \
-        for (size_t j_ = 0; j_ < SUMS; j_++) tail_[j_] = i_ + j_ < (n) ? (x)[i_ + j_] : (filler);            \
-        NW_UNROLL                                                                                            \
-        for (int p_ = 0; p_ < PARTS; p_++) {                                                                 \
-            vec v;                                                                                           \
-            memcpy(&v, tail_ + p_ * NW_LANES, sizeof v);                                                     \
-            sums_[p_] += formula;                                                                            \
-            memcpy(flat_ + p_ * NW_LANES, sums_ + p_, sizeof v);                                             \
-        }                                                                                                    \
-        (total) = 0.0f;                                                                                      \
-        for (int j_ = 0; j_ < SUMS; j_++) (total) += flat_[j_];                                              \
-    } while (0)
+typedef enum terms { PLAIN, SQUARES, EXPONENTIALS } terms;
+
+/* The terms of `count` elements from `at` on: x, (x − about)², or exp(x − about), which also goes to y (NULL
+ * for the others). A lane past the count is 0. */
+NW_INLINE vec terms_of(terms what, size_t at, size_t count, const float *x, vec about, float *y) {
+    vec v = load(x + at, count);
+    if (what == PLAIN) return v;
+    v -= about;
+    if (what == SQUARES) v *= v;
+    if (what == EXPONENTIALS) {
+        v = vec_exp(v);
+        store(y + at, count, v);
+    }
+    return count == NW_LANES ? v : (vec)((ivec)v & lanes_below(count));
+}
+
+/* Their sum, in all lanes. */
+NW_INLINE vec total_of(terms what, size_t n, const float *x, vec about, float *y) {
+    vec sums[PARTS];
+    size_t i = 0;
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) sums[p] = splat(0.0f);
+    for (; i + SUMS <= n; i += SUMS) NW_UNROLL
+    for (int p = 0; p < PARTS; p++)
+        sums[p] += terms_of(what, i + (size_t)p * NW_LANES, NW_LANES, x, about, y);
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) {
+        if (i + NW_LANES <= n)
+            sums[p] += terms_of(what, i, NW_LANES, x, about, y);
+        else if (i < n)
+            sums[p] += terms_of(what, i, n - i, x, about, y);
+        i += NW_LANES;
+    }
+    NW_UNROLL
+    for (int half = PARTS / 2; half; half /= 2) NW_UNROLL
+    for (int p = 0; p < half; p++) sums[p] += sums[p + half];
+    return sum_across(sums[0]);
+}
+
+/* *low and *high, the same in all lanes, widened by the elements that are no NaN. */
+NW_INLINE void widen(size_t n, const float *x, vec *low, vec *high) {
+    vec least[4], most[4]; /* four of each, for the latency */
+    size_t i = 0;
+    NW_UNROLL
+    for (int p = 0; p < 4; p++) least[p] = *low, most[p] = *high;
+    for (; i + 4 * NW_LANES <= n; i += 4 * NW_LANES) NW_UNROLL
+    for (int p = 0; p < 4; p++) {
+        const vec v = load(x + i + p * NW_LANES, NW_LANES);
+        least[p] = smaller(v, least[p]);
+        most[p] = larger(v, most[p]);
+    }
+    for (; i + NW_LANES <= n; i += NW_LANES) {
+        const vec v = load(x + i, NW_LANES);
+        least[0] = smaller(v, least[0]);
+        most[0] = larger(v, most[0]);
+    }
+    if (i < n) {
+        const vec v = load(x + i, n - i);
+        const ivec inside = lanes_below(n - i);
+        least[1] = smaller(choose(inside, v, least[1]), least[1]);
+        most[1] = larger(choose(inside, v, most[1]), most[1]);
+    }
+    *low = least_across(smaller(smaller(least[0], least[1]), smaller(least[2], least[3])));
+    *high = most_across(larger(larger(most[0], most[1]), larger(most[2], most[3])));
+}
 
 void NW_KERNEL(minmax_f32)(size_t n, const float *x, float *lo, float *hi) {
-    float least = *lo, most = *hi;
-    vec low[4], high[4], v; /* four of each, for the latency */
-    size_t i = 0;
-    NW_UNROLL for (int p = 0; p < 4; p++) low[p] = splat(least), high[p] = splat(most);
-    for (; i + 4 * NW_LANES <= n; i += 4 * NW_LANES)
-        NW_UNROLL for (int p = 0; p < 4; p++) {
-        memcpy(&v, x + i + p * NW_LANES, sizeof v);
-        low[p] = choose(v < low[p], v, low[p]); /* false for a NaN */
-        high[p] = choose(v > high[p], v, high[p]);
-    }
-    NW_UNROLL for (int p = 1; p < 4; p++) {
-        low[0] = choose(low[p] < low[0], low[p], low[0]);
-        high[0] = choose(high[p] > high[0], high[p], high[0]);
-    }
-    for (int j = 0; j < NW_LANES; j++) {
-        least = low[0][j] < least ? low[0][j] : least;
-        most = high[0][j] > most ? high[0][j] : most;
-    }
-    for (; i < n; i++) {
-        least = x[i] < least ? x[i] : least;
-        most = x[i] > most ? x[i] : most;
-    }
-    *lo = least, *hi = most;
+    vec low = splat(*lo), high = splat(*hi);
+    widen(n, x, &low, &high);
+    *lo = low[0], *hi = high[0];
 }
 
 float NW_KERNEL(sum_f32)(size_t n, const float *x) {
-    float total;
-    REDUCE(total, n, x, 0.0f, v, v);
-    return total;
+    return total_of(PLAIN, n, x, splat(0.0f), NULL)[0];
 }
 
 void NW_KERNEL(softmax_f32)(size_t n, const float *x, float *y) {
-    float least = __builtin_inff(), most = -__builtin_inff(), total;
-    NW_KERNEL(minmax_f32)(n, x, &least, &most);
-    MAP(n, x, y, v, vec_exp(v - most))
-    REDUCE(total, n, y, 0.0f, v, v);
-    const float factor = 1.0f / total;
-    NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] *= factor;
+    vec unused = splat(__builtin_inff()), most = splat(-__builtin_inff());
+    widen(n, x, &unused, &most);
+    const vec factor = 1.0f / total_of(EXPONENTIALS, n, x, most, y);
+    size_t i = 0;
+    for (; i + NW_LANES <= n; i += NW_LANES) store(y + i, NW_LANES, load(y + i, NW_LANES) * factor);
+    if (i < n) store(y + i, n - i, load(y + i, n - i) * factor);
+}
+
+/* A register of a row: (x − mean)·factor·gamma + beta. */
+NW_INLINE void normalize(size_t count, const float *x, vec mean, vec factor, const float *gamma,
+                         const float *beta, float *y) {
+    vec v = (load(x, count) - mean) * factor;
+    if (gamma) v *= load(gamma, count);
+    if (beta) v += load(beta, count);
+    store(y, count, v);
 }
 
 /* The variance is taken around the mean, in a second pass: no cancellation. */
 void NW_KERNEL(layernorm_f32)(size_t n, const float *x, const float *gamma, const float *beta, float eps,
                               float *y) {
-    float total, squares;
-    REDUCE(total, n, x, 0.0f, v, v);
-    const float mean = total / (float)n;
-    REDUCE(squares, n, x, mean, v, (v - mean) * (v - mean));
-    const float factor = 1.0f / __builtin_sqrtf(squares / (float)n + eps);
-    if (gamma && beta) {
-        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
-    } else if (gamma) {
-        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor * gamma[i];
-    } else if (beta) {
-        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor + beta[i];
-    } else {
-        NW_INDEPENDENT for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * factor;
-    }
+    const vec mean = total_of(PLAIN, n, x, splat(0.0f), NULL) / (float)n;
+    const float squares = total_of(SQUARES, n, x, mean, NULL)[0];
+    const vec factor = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
+    size_t i = 0;
+    for (; i + NW_LANES <= n; i += NW_LANES)
+        normalize(NW_LANES, x + i, mean, factor, gamma ? gamma + i : NULL, beta ? beta + i : NULL, y + i);
+    if (i < n) normalize(n - i, x + i, mean, factor, gamma ? gamma + i : NULL, beta ? beta + i : NULL, y + i);
 }

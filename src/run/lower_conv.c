@@ -98,7 +98,8 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
         copy_padded(s, job.x, nw_exec_data(e, step->out[1]));
         job.x = nw_exec_data(e, step->out[1]);
     }
-    size_t unit = s->depthwise ? 1 : s->integer ? s->u8s8->mr : s->f32->mr;
+    /* Depthwise kernels share the work of up to four lines. */
+    size_t unit = s->depthwise ? 4 * s->window.out_w : s->integer ? s->u8s8->mr : s->f32->mr;
     nw_exec_parallel(e, s->m, unit, s->work, conv_range, &job);
     return NW_OK;
 }
@@ -216,8 +217,8 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
     if (c->depthwise) {
         nw_dwconv_u8s8_col_sums(all, c->taps, c->w.codes, c->taps, 1, c->w.zero, sums);
         NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
-        NW_TRY(nw_plan_constant(p, nw_dwconv_u8s8_packed_bytes(all, c->taps), &packed));
-        nw_dwconv_u8s8_pack(all, c->taps, c->w.codes, c->taps, 1, c->w.zero, packed);
+        NW_TRY(nw_plan_constant(p, nw_dwconv_u8s8_packed_bytes(s->depthwise, all, c->taps, &s->window), &packed));
+        nw_dwconv_u8s8_pack(s->depthwise, all, c->taps, c->w.codes, c->taps, 1, c->w.zero, &s->window, packed);
         epilogue.wzero = NULL;
         s->dw_u8s8_args = (nw_dwconv_u8s8_args){
             .m = s->m, .channels = all, .taps = c->taps, .packed = packed, .ldc = ldc, .epilogue = epilogue};

@@ -5,7 +5,9 @@
 #include <math.h>
 #include <string.h>
 
-static bool is_op(const nw_node *node, const char *type) { return !node->domain[0] && strcmp(node->op_type, type) == 0; }
+static bool is_op(const nw_node *node, const char *type) {
+    return !node->domain[0] && strcmp(node->op_type, type) == 0;
+}
 
 /* ---- one argument ---------------------------------------------------------------------------------------------- */
 
@@ -55,7 +57,8 @@ static nw_status lower_table(nw_planner *p, nw_node *node, bool *ok) {
     int x = node->in[0];
     nw_follow follow;
     NW_TRY(nw_plan_follow(p, node->out[0], true, &follow));
-    if (follow.grid.scale == 0 && is_op(node, "Relu")) { /* 0 is on every grid: the result stays on this one */
+    if (follow.grid.scale == 0 &&
+        is_op(node, "Relu")) { /* 0 is on every grid: the result stays on this one */
         follow = (nw_follow){.value = node->out[0], .lo = -INFINITY, .hi = INFINITY, .grid = p->grid[x]};
         follow.code_lo = follow.grid.lo;
         follow.code_hi = follow.grid.hi;
@@ -67,7 +70,9 @@ static nw_status lower_table(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(tabulate(p, node, &p->grid[x], values));
     for (int q = 0; q < 256; q++) {
         int32_t code = nw_grid_code(&follow.grid, values[q]);
-        s.table[q] = (uint8_t)(code < follow.code_lo ? follow.code_lo : code > follow.code_hi ? follow.code_hi : code);
+        s.table[q] = (uint8_t)(code < follow.code_lo   ? follow.code_lo
+                               : code > follow.code_hi ? follow.code_hi
+                                                       : code);
     }
     nw_form form = nw_form_of(true, nw_plan_prefers_last(p, x));
     int in[1], out[1];
@@ -79,7 +84,7 @@ static nw_status lower_table(nw_planner *p, nw_node *node, bool *ok) {
 }
 
 typedef struct unary_state {
-    nw_unary_f32_fn *fn;       /* or NULL: */
+    nw_unary_f32_fn *fn; /* or NULL: */
     nw_clamp_f32_fn *clamp;
     float lo, hi;
     size_t count;
@@ -94,8 +99,10 @@ typedef struct unary_job {
 static void unary_range(void *user, size_t begin, size_t end) {
     const unary_job *j = user;
     const unary_state *s = j->s;
-    if (s->fn) s->fn(end - begin, j->x + begin, j->y + begin);
-    else s->clamp(end - begin, j->x + begin, s->lo, s->hi, j->y + begin);
+    if (s->fn)
+        s->fn(end - begin, j->x + begin, j->y + begin);
+    else
+        s->clamp(end - begin, j->x + begin, s->lo, s->hi, j->y + begin);
 }
 
 static nw_status run_unary(nw_exec *e, const nw_step *step) {
@@ -161,14 +168,13 @@ static nw_status lower_unary(nw_planner *p, nw_node *node, bool *ok) {
 /* ---- two arguments on codes -------------------------------------------------------------------------------------- */
 
 typedef struct codes_state {
-    nw_add_u8_fn *add;
+    nw_add_u8_fn *add; /* one of the three */
     nw_mul_u8_fn *mul;
-    bool product;
+    nw_gate_u8_fn *gate;
     nw_add_u8_params add_params;
     nw_mul_u8_params mul_params;
-    size_t rows, row, b_row; /* b repeats every b_row elements … */
-    size_t images, image_b;  /* … within an image: b advances by image_b from image to image */
-    size_t b_step;           /* 0: b is one element for all */
+    size_t count;       /* elements; of a gated one: */
+    size_t pixels, row; /* pixels of an image, channels of a pixel */
 } codes_state;
 
 typedef struct codes_job {
@@ -177,29 +183,45 @@ typedef struct codes_job {
     uint8_t *y;
 } codes_job;
 
-/* Rows [begin, end) of all images; row r of image i meets b at i·image_b, or at the same place when b is as large as a. */
 static void codes_range(void *user, size_t begin, size_t end) {
     const codes_job *j = user;
     const codes_state *s = j->s;
-    for (size_t r = begin; r < end; r++) {
-        const uint8_t *a = j->a + r * s->row;
-        const uint8_t *b = j->b + (s->b_row ? r * s->b_row : r / s->rows * s->image_b);
-        uint8_t *y = j->y + r * s->row;
-        if (s->product) s->mul(s->row, a, b, s->b_step, &s->mul_params, y);
-        else s->add(s->row, a, b, &s->add_params, y);
+    size_t n = end - begin;
+    if (s->mul)
+        s->mul(n, j->a + begin, j->b + begin, &s->mul_params, j->y + begin);
+    else
+        s->add(n, j->a + begin, j->b + begin, &s->add_params, j->y + begin);
+}
+
+/* Pixels [begin, end) of all images; each image has a gate of its own. */
+static void gate_range(void *user, size_t begin, size_t end) {
+    const codes_job *j = user;
+    const codes_state *s = j->s;
+    for (size_t r = begin; r < end;) {
+        size_t image = r / s->pixels, next = (image + 1) * s->pixels;
+        if (next > end) next = end;
+        s->gate(next - r, s->row, j->a + r * s->row, j->b + image * s->row, &s->mul_params,
+                j->y + r * s->row);
+        r = next;
     }
 }
 
 static nw_status run_codes(nw_exec *e, const nw_step *step) {
     const codes_state *s = step->state;
-    codes_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->in[1]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->rows * s->images, 1, (double)(s->rows * s->images * s->row) / 16, codes_range, &job);
+    codes_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->in[1]),
+                     nw_exec_data(e, step->out[0])};
+    double nanoseconds = (double)s->count / 16;
+    if (s->gate)
+        nw_exec_parallel(e, s->count / s->row, 1, nanoseconds, gate_range, &job);
+    else
+        nw_exec_parallel(e, s->count, 64, nanoseconds, codes_range, &job);
     return NW_OK;
 }
 
 /* b is a gate of a: [N,C,1,…] against [N,C,H,…]. */
 static bool is_gate(const nw_tensor *a, const nw_tensor *b) {
-    if (a->rank < 3 || a->rank != b->rank || a->dims[0] != b->dims[0] || a->dims[1] != b->dims[1]) return false;
+    if (a->rank < 3 || a->rank != b->rank || a->dims[0] != b->dims[0] || a->dims[1] != b->dims[1])
+        return false;
     return nw_dims_product(b->dims, 2, b->rank) == 1;
 }
 
@@ -220,27 +242,29 @@ static nw_status lower_codes(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_follow(p, node->out[0], true, &follow));
     if (follow.grid.scale == 0) return NW_OK;
     const nw_grid *ga = &p->grid[a], *gb = &p->grid[b], *gy = &follow.grid;
-    codes_state s = {.add = p->ew.add_u8, .mul = p->ew.mul_u8, .product = product, .images = 1, .b_step = 1};
-    s.add_params = (nw_add_u8_params){ga->zero, gb->zero, gy->zero, follow.code_lo, follow.code_hi,
+    codes_state s = {.count = nw_tensor_count(&p->desc[a])};
+    if (gate)
+        s.gate = p->ew.gate_u8;
+    else if (product)
+        s.mul = p->ew.mul_u8;
+    else
+        s.add = p->ew.add_u8;
+    s.add_params = (nw_add_u8_params){ga->zero,
+                                      gb->zero,
+                                      gy->zero,
+                                      follow.code_lo,
+                                      follow.code_hi,
                                       (float)((double)ga->scale / (double)gy->scale),
                                       (float)((double)gb->scale / (double)gy->scale)};
-    s.mul_params = (nw_mul_u8_params){ga->zero, gb->zero, gy->zero, follow.code_lo, follow.code_hi,
-                                      (float)((double)ga->scale * (double)gb->scale / (double)gy->scale)};
+    s.mul_params = (nw_mul_u8_params){
+        ga->zero,       gb->zero,       gy->zero,
+        follow.code_lo, follow.code_hi, (float)((double)ga->scale * (double)gb->scale / (double)gy->scale)};
     const nw_tensor *t = &p->desc[a];
-    bool last = gate || nw_plan_prefers_last(p, a) || (nw_plan_prefers_last(p, b) && !p->graph->values[a].constant);
+    bool last =
+        gate || nw_plan_prefers_last(p, a) || (nw_plan_prefers_last(p, b) && !p->graph->values[a].constant);
     if (gate) { /* channels-last: a row is a pixel */
-        s.images = (size_t)t->dims[0];
         s.row = (size_t)t->dims[1];
-        s.rows = nw_dims_product(t->dims, 2, t->rank);
-        s.image_b = s.row;
-    } else {
-        s.row = 1024;
-        size_t count = nw_tensor_count(t);
-        while (count % s.row) s.row /= 2;
-        if (s.row < 64) s.row = count < 65536 ? count : s.row; /* odd sizes: short rows only when they cannot be helped */
-        if (count % s.row) s.row = count;
-        s.rows = count / s.row;
-        s.b_row = s.row;
+        s.pixels = nw_dims_product(t->dims, 2, t->rank);
     }
     int in[2], out[1];
     NW_TRY(nw_plan_need(p, a, nw_form_of(true, last), &in[0]));
@@ -248,7 +272,7 @@ static nw_status lower_codes(nw_planner *p, nw_node *node, bool *ok) {
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(true, last), &out[0]));
     *ok = true;
-    return NW_PLAN_STEP(p, node, run_codes, product ? "mul_u8" : "add_u8", &s, in, out);
+    return NW_PLAN_STEP(p, node, run_codes, gate ? "gate_u8" : product ? "mul_u8" : "add_u8", &s, in, out);
 }
 
 /* ---- two arguments on f32 ---------------------------------------------------------------------------------------- */
@@ -256,7 +280,8 @@ static nw_status lower_codes(nw_planner *p, nw_node *node, bool *ok) {
 typedef struct binary_state {
     nw_binary_f32_fn *fn;
     size_t rows, row;
-    size_t a_row, a_step, b_row, b_step; /* elements from row to row (0: repeats), and within a row (0 or 1) */
+    size_t a_row, a_step, b_row,
+        b_step; /* elements from row to row (0: repeats), and within a row (0 or 1) */
 } binary_state;
 
 typedef struct binary_job {
@@ -274,7 +299,8 @@ static void binary_range(void *user, size_t begin, size_t end) {
 
 static nw_status run_binary(nw_exec *e, const nw_step *step) {
     const binary_state *s = step->state;
-    binary_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->in[1]), nw_exec_data(e, step->out[0])};
+    binary_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->in[1]),
+                      nw_exec_data(e, step->out[0])};
     nw_exec_parallel(e, s->rows, 1, (double)(s->rows * s->row) / 6, binary_range, &job);
     return NW_OK;
 }
@@ -290,11 +316,14 @@ static nw_binary_f32_fn *binary_function(const nw_planner *p, const nw_node *nod
 }
 
 /* How an operand of physical dims t walks rows of `split` trailing axes of the result: false when it is no simple walk. */
-static bool row_walk(const int64_t *t, int t_rank, const int64_t *out, int rank, int split, size_t *row_stride, size_t *step) {
+static bool row_walk(const int64_t *t, int t_rank, const int64_t *out, int rank, int split,
+                     size_t *row_stride, size_t *step) {
     int64_t dims[NW_MAX_RANK];
     for (int d = 0; d < rank; d++) dims[d] = d < rank - t_rank ? 1 : t[d - (rank - t_rank)];
-    size_t inside = nw_dims_product(dims, rank - split, rank), outside = nw_dims_product(dims, 0, rank - split);
-    size_t want_in = nw_dims_product(out, rank - split, rank), want_out = nw_dims_product(out, 0, rank - split);
+    size_t inside = nw_dims_product(dims, rank - split, rank),
+           outside = nw_dims_product(dims, 0, rank - split);
+    size_t want_in = nw_dims_product(out, rank - split, rank),
+           want_out = nw_dims_product(out, 0, rank - split);
     if (inside != want_in && inside != 1) return false;
     if (outside != want_out && outside != 1) return false;
     *step = inside == 1 && want_in != 1 ? 0 : 1;
@@ -324,7 +353,8 @@ static nw_status lower_binary(nw_planner *p, nw_node *node, bool *ok) {
     int a = node->in[0], b = node->in[1], rank = p->desc[node->out[0]].rank;
     bool wide_a = p->desc[a].rank == rank, last = false;
     if (rank >= 3 && permutes(p, a, rank) && permutes(p, b, rank))
-        last = nw_plan_prefers_last(p, wide_a ? a : b) || (p->desc[b].rank == rank && nw_plan_prefers_last(p, b));
+        last = nw_plan_prefers_last(p, wide_a ? a : b) ||
+               (p->desc[b].rank == rank && nw_plan_prefers_last(p, b));
     nw_form form = nw_form_of(false, last);
     int in[2], out[1];
     nw_binary_f32_fn *fn = binary_function(p, node);

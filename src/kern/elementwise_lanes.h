@@ -1,0 +1,129 @@
+/* elementwise_lanes.h: registers of NW_LANES floats for elementwise_body.h, which includes it and nothing
+ * else may: whole and partial loads and stores, and what crosses lanes. A count is 1 … NW_LANES: of a
+ * partial register only the first `count` lanes touch memory, the others load as 0. Must not include
+ * anything but kern/. */
+#include "kern/unroll.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if NW_LANES > 4
+#include <immintrin.h>
+#endif
+
+typedef float vec __attribute__((vector_size(4 * NW_LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * NW_LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * NW_LANES)));
+
+NW_INLINE vec splat(float x) {
+    return (vec){0} + x;
+}
+NW_INLINE vec choose(ivec mask, vec yes, vec no) {
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+
+/* a < b ? a : b and a > b ? a : b: b where either is a NaN. Compilers find the instruction only in a loop. */
+NW_INLINE vec smaller(vec a, vec b) {
+#if NW_LANES == 16
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif NW_LANES == 8
+    return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return choose(a < b, a, b);
+#endif
+}
+NW_INLINE vec larger(vec a, vec b) {
+#if NW_LANES == 16
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif NW_LANES == 8
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+/* x·2^n, rounded once, for x in [1/2, 2] and n in [−152, 129], which also comes as integers; or x a NaN. In
+ * two factors where there is no instruction, so that the ends round, overflow and vanish as they should. */
+NW_INLINE vec scaled(vec x, vec n, ivec whole) {
+#if NW_LANES == 16
+    (void)whole;
+    return (vec)_mm512_scalef_ps((__m512)x, (__m512)n);
+#else
+    const ivec half = whole >> 1;
+    (void)n;
+    return x * (vec)((uvec)(half + 127) << 23) * (vec)((uvec)(whole - half + 127) << 23);
+#endif
+}
+
+/* ---- partial registers --------------------------------------------------------------------------------- */
+
+NW_INLINE ivec lane_numbers(void) {
+    static const int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec lanes;
+    memcpy(&lanes, numbers, sizeof lanes);
+    return lanes;
+}
+/* All bits in the first `count` lanes, none in the others. */
+NW_INLINE ivec lanes_below(size_t count) {
+    return lane_numbers() < (ivec){0} + (int32_t)count;
+}
+
+NW_INLINE vec load(const float *x, size_t count) {
+    vec v = {0};
+    if (count == NW_LANES) {
+        memcpy(&v, x, sizeof v);
+        return v;
+    }
+#if NW_LANES == 16
+    v = (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), x);
+#elif NW_LANES == 8
+    v = (vec)_mm256_maskload_ps(x, (__m256i)lanes_below(count));
+#else
+    for (size_t j = 0; j < count; j++) v[j] = x[j];
+#endif
+    return v;
+}
+
+NW_INLINE void store(float *y, size_t count, vec v) {
+    if (count == NW_LANES) {
+        memcpy(y, &v, sizeof v);
+        return;
+    }
+#if NW_LANES == 16
+    _mm512_mask_storeu_ps(y, (__mmask16)((1u << count) - 1), (__m512)v);
+#elif NW_LANES == 8
+    _mm256_maskstore_ps(y, (__m256i)lanes_below(count), (__m256)v);
+#else
+    for (size_t j = 0; j < count; j++) y[j] = v[j];
+#endif
+}
+
+/* ---- across lanes -------------------------------------------------------------------------------------- */
+
+/* Lane j of the result is lane j XOR distance: log2(NW_LANES) rounds of v op exchanged(v) leave the same
+ * total in all lanes. */
+NW_INLINE vec exchanged(vec v, int distance) {
+    const ivec from = lane_numbers() ^ distance;
+#if NW_LANES == 16
+    return (vec)_mm512_permutexvar_ps((__m512i)from, (__m512)v);
+#elif NW_LANES == 8
+    return (vec)_mm256_permutevar8x32_ps((__m256)v, (__m256i)from);
+#else
+    return (vec){v[from[0]], v[from[1]], v[from[2]], v[from[3]]};
+#endif
+}
+NW_INLINE vec sum_across(vec v) {
+    NW_UNROLL
+    for (int d = NW_LANES / 2; d; d /= 2) v += exchanged(v, d);
+    return v;
+}
+NW_INLINE vec least_across(vec v) {
+    NW_UNROLL
+    for (int d = NW_LANES / 2; d; d /= 2) v = smaller(exchanged(v, d), v);
+    return v;
+}
+NW_INLINE vec most_across(vec v) {
+    NW_UNROLL
+    for (int d = NW_LANES / 2; d; d /= 2) v = larger(exchanged(v, d), v);
+    return v;
+}
