@@ -225,6 +225,41 @@ static bool is_gate(const nw_tensor *a, const nw_tensor *b) {
     return nw_dims_product(b->dims, 2, b->rank) == 1;
 }
 
+/* x·f(x), both on 8-bit codes (SiLU, hard swish spelled out): the codes of f(x) follow from those of x, so the product is a
+ * table as well. *ok false: b is no such function of a. */
+static nw_status codes_of_function(nw_planner *p, int a, int b, uint8_t *codes, bool *ok) {
+    *ok = false;
+    int fq = p->uses.producer[b];
+    if (fq < 0 || strcmp(p->graph->nodes[fq].op_type, "FakeQuant") != 0) return NW_OK;
+    int f = p->uses.producer[p->graph->nodes[fq].in[0]];
+    if (f < 0) return NW_OK;
+    const nw_node *function = &p->graph->nodes[f];
+    if (!(function->op->flags & NW_OP_UNARY) || function->in_count < 1 || function->in[0] != a) return NW_OK;
+    for (int i = 1; i < function->in_count; i++)
+        if (function->in[i] >= 0 && !p->graph->values[function->in[i]].constant) return NW_OK;
+    float values[256];
+    NW_TRY(tabulate(p, function, &p->grid[a], values));
+    for (int q = 0; q < 256; q++) codes[q] = (uint8_t)nw_grid_code(&p->grid[b], values[q]);
+    *ok = true;
+    return NW_OK;
+}
+
+static nw_status lower_product_table(nw_planner *p, nw_node *node, int a, int b, const nw_follow *follow,
+                                     const nw_mul_u8_params *params, bool *ok) {
+    uint8_t x[256], f[256];
+    NW_TRY(codes_of_function(p, a, b, f, ok));
+    if (!*ok) return NW_OK;
+    table_state s = {.lookup = p->ew.lookup_u8, .count = nw_tensor_count(&p->desc[a])};
+    for (int q = 0; q < 256; q++) x[q] = (uint8_t)q;
+    p->ew.mul_u8(256, x, f, params, s.table); /* the very arithmetic that it stands for */
+    nw_form form = nw_form_of(true, nw_plan_prefers_last(p, a));
+    int in[1], out[1];
+    NW_TRY(nw_plan_need(p, a, form, &in[0]));
+    nw_plan_fuse(p, follow);
+    NW_TRY(nw_plan_define(p, follow->value, form, &out[0]));
+    return NW_PLAN_STEP(p, node, run_table, "table of 256 codes", &s, in, out);
+}
+
 static nw_status lower_codes(nw_planner *p, nw_node *node, bool *ok) {
     bool product = is_op(node, "Mul");
     if ((!product && !is_op(node, "Add")) || node->in_count != 2) return NW_OK;
@@ -259,6 +294,14 @@ static nw_status lower_codes(nw_planner *p, nw_node *node, bool *ok) {
     s.mul_params = (nw_mul_u8_params){
         ga->zero,       gb->zero,       gy->zero,
         follow.code_lo, follow.code_hi, (float)((double)ga->scale * (double)gb->scale / (double)gy->scale)};
+    if (product && same) { /* zero points change places with the operands */
+        nw_mul_u8_params swapped = s.mul_params;
+        swapped.a_zero = gb->zero;
+        swapped.b_zero = ga->zero;
+        NW_TRY(lower_product_table(p, node, a, b, &follow, &s.mul_params, ok));
+        if (!*ok) NW_TRY(lower_product_table(p, node, b, a, &follow, &swapped, ok));
+        if (*ok) return NW_OK;
+    }
     const nw_tensor *t = &p->desc[a];
     bool last =
         gate || nw_plan_prefers_last(p, a) || (nw_plan_prefers_last(p, b) && !p->graph->values[a].constant);

@@ -13,6 +13,33 @@ nw_status nw_plan_call(nw_planner *p, const nw_node *node, nw_op_call *call) {
     return NW_OK;
 }
 
+/* ---- steps that nobody reads ------------------------------------------------------------------------------------ */
+
+static int root_of(const nw_plan *plan, int b) {
+    while (b >= 0 && plan->buffers[b].alias >= 0) b = plan->buffers[b].alias;
+    return b;
+}
+
+/* Steps without outputs (taps) stay; so does what they and the graph's outputs need. */
+static nw_status drop_unread(nw_planner *p) {
+    nw_plan *plan = p->plan;
+    uint8_t *needed = nw_arena_alloc(&p->scratch, (size_t)plan->buffer_count + 1);
+    if (!needed) return NW_E_MEMORY;
+    for (int i = 0; i < plan->graph->output_count; i++) needed[root_of(plan, plan->outputs[i])] = 1;
+    for (int i = plan->step_count - 1; i >= 0; i--) {
+        nw_step *step = &plan->steps[i];
+        bool read = step->out_count == 0;
+        for (int o = 0; o < step->out_count; o++) read |= step->out[o] >= 0 && needed[root_of(plan, step->out[o])];
+        if (!read) {
+            step->run = NULL;
+            step->kernel = "(left out)";
+        }
+        for (int k = 0; read && k < step->in_count; k++)
+            if (step->in[k] >= 0) needed[root_of(plan, step->in[k])] = 1;
+    }
+    return NW_OK;
+}
+
 /* ---- memory ---------------------------------------------------------------------------------------------------- */
 
 /* Greedy by size: the largest buffers first, each at the lowest offset where it overlaps none that lives at the same time. */
@@ -116,6 +143,7 @@ static nw_status lower_graph(nw_planner *p) {
         NW_TRY(nw_plan_need(p, g->outputs[i], NW_FORM_REAL, &p->plan->outputs[i]));
     }
     for (int i = 0; i < g->output_count; i++) nw_plan_touch(p, p->plan->outputs[i]); /* alive to the end */
+    NW_TRY(drop_unread(p));
     return place_buffers(p);
 }
 

@@ -54,7 +54,7 @@ typedef struct nw_step nw_step;
 typedef nw_status nw_step_fn(nw_exec *exec, const nw_step *step);
 
 struct nw_step {
-    nw_step_fn *run;
+    nw_step_fn *run;   /* NULL: left out */
     const void *state; /* in the plan's arena */
     int in_count, out_count;
     const int *in, *out; /* buffers; −1: absent */
