@@ -592,6 +592,10 @@ nw_status nw_node_set_ints(nw_graph *g, nw_node *node, const char *name, const i
     return NW_OK;
 }
 
+bool nw_node_is(const nw_node *node, const char *op_type) {
+    return node && !node->dead && !node->domain[0] && strcmp(node->op_type, op_type) == 0;
+}
+
 const char *nw_node_label(const nw_graph *g, const nw_node *node) {
     if (node->name[0]) return node->name;
     for (int i = 0; i < node->out_count; i++)

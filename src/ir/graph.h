@@ -205,6 +205,8 @@ static inline int nw_node_in(const nw_node *node, int i) {
 static inline int nw_node_out(const nw_node *node, int i) {
     return i < node->out_count ? node->out[i] : NW_ABSENT;
 }
+/* A living node of ai.onnx of this type. NULL is none. */
+bool nw_node_is(const nw_node *node, const char *op_type);
 /* What to call a node in a message: its name, else the name of its first output. */
 const char *nw_node_label(const nw_graph *graph, const nw_node *node);
 /* Constant of value id, or NULL (also for NW_ABSENT). */

@@ -131,10 +131,6 @@ static void choose_domain(speller *s) {
 
 /* ---- integer operators ------------------------------------------------------------------------------------------- */
 
-static bool is_op(const nw_node *node, const char *type) {
-    return !node->domain[0] && strcmp(node->op_type, type) == 0;
-}
-
 static const nw_node *only_reader(const speller *s, int v) {
     if (v < 0 || v >= s->count || nw_uses_count(&s->uses, v) != 1 || s->uses.outputs[v]) return NULL;
     const nw_node *node = &s->g->nodes[s->uses.users[s->uses.first[v]]];
@@ -145,8 +141,8 @@ static const nw_node *only_reader(const speller *s, int v) {
 static bool absorbed(const speller *s, const nw_node *node, const nw_qparam *p) {
     float lowest = p->scales[0] * (float)(p->qmin - nw_qparam_zero(p, 0));
     float highest = p->scales[0] * (float)(p->qmax - nw_qparam_zero(p, 0));
-    if (is_op(node, "Relu")) return lowest >= 0;
-    if (!is_op(node, "Clip")) return false;
+    if (nw_node_is(node, "Relu")) return lowest >= 0;
+    if (!nw_node_is(node, "Clip")) return false;
     float lo = nw_node_float(node, "min", -INFINITY), hi = nw_node_float(node, "max", INFINITY);
     for (int i = 1; i < node->in_count; i++) {
         const nw_constant *c = nw_graph_constant(s->g, node->in[i]);
@@ -292,7 +288,7 @@ static nw_status spell_move(speller *s, int index) {
         !per_tensor(s, x))
         return NW_OK;
     if (s->of[x].codes < 0 || !nw_qparam_equal(s->of[x].p, s->of[fq->out[0]].p)) return NW_OK;
-    if (is_op(node, "MaxPool") && nw_graph_opset(s->g, "") < 12) return NW_OK;
+    if (nw_node_is(node, "MaxPool") && nw_graph_opset(s->g, "") < 12) return NW_OK;
     int *in = nw_arena_array(&s->arena, (size_t)node->in_count, sizeof *in);
     if (!in) return NW_E_MEMORY;
     memcpy(in, node->in, (size_t)node->in_count * sizeof *in);
@@ -305,16 +301,16 @@ static nw_status spell_operator(speller *s, int index) {
     if (nw_graph_opset(s->g, "") < 10) return NW_OK; /* QLinearConv and QLinearMatMul are of opset 10 */
     for (int i = 0; i < node->out_count; i++)
         if (node->out[i] < 0 || (i > 0 && nw_uses_count(&s->uses, node->out[i]) > 0)) return NW_OK;
-    if (is_op(node, "Conv")) return spell_weighted(s, index, "", "QLinearConv");
-    if (is_op(node, "MatMul")) return spell_weighted(s, index, "", "QLinearMatMul");
-    if (is_op(node, "Gemm")) return spell_weighted(s, index, MS, "QGemm");
-    if (is_op(node, "Add")) return spell_operands(s, index, "QLinearAdd", 2, false);
-    if (is_op(node, "Mul")) return spell_operands(s, index, "QLinearMul", 2, false);
-    if (is_op(node, "Concat")) return spell_operands(s, index, "QLinearConcat", node->in_count, true);
-    if (is_op(node, "GlobalAveragePool"))
+    if (nw_node_is(node, "Conv")) return spell_weighted(s, index, "", "QLinearConv");
+    if (nw_node_is(node, "MatMul")) return spell_weighted(s, index, "", "QLinearMatMul");
+    if (nw_node_is(node, "Gemm")) return spell_weighted(s, index, MS, "QGemm");
+    if (nw_node_is(node, "Add")) return spell_operands(s, index, "QLinearAdd", 2, false);
+    if (nw_node_is(node, "Mul")) return spell_operands(s, index, "QLinearMul", 2, false);
+    if (nw_node_is(node, "Concat")) return spell_operands(s, index, "QLinearConcat", node->in_count, true);
+    if (nw_node_is(node, "GlobalAveragePool"))
         return spell_operands(s, index, "QLinearGlobalAveragePool", 1, false);
-    if (is_op(node, "Sigmoid")) return spell_operands(s, index, "QLinearSigmoid", 1, false);
-    if (is_op(node, "LeakyRelu")) return spell_operands(s, index, "QLinearLeakyRelu", 1, false);
+    if (nw_node_is(node, "Sigmoid")) return spell_operands(s, index, "QLinearSigmoid", 1, false);
+    if (nw_node_is(node, "LeakyRelu")) return spell_operands(s, index, "QLinearLeakyRelu", 1, false);
     return spell_move(s, index);
 }
 

@@ -20,7 +20,7 @@ typedef struct conv_state {
     nw_window window;
     const void *pad;
     size_t m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
-    double work; /* nanoseconds */
+    double work;                                      /* nanoseconds */
     /* Few input channels: the image is copied with its padding, so that a line of the kernel is one long tap. */
     bool padded;
     size_t batch, in_h, in_w, pixel, pad_top, pad_left, padded_h, padded_w;
@@ -88,7 +88,8 @@ static void copy_padded(const conv_state *s, const char *x, char *to) {
     memset(to, s->pad_byte, s->batch * s->padded_h * line);
     for (size_t b = 0; b < s->batch; b++)
         for (size_t h = 0; h < s->in_h; h++)
-            memcpy(to + (b * s->padded_h + s->pad_top + h) * line + left, x + (b * s->in_h + h) * inside, inside);
+            memcpy(to + (b * s->padded_h + s->pad_top + h) * line + left, x + (b * s->in_h + h) * inside,
+                   inside);
 }
 
 static nw_status run_conv(nw_exec *e, const nw_step *step) {
@@ -110,10 +111,10 @@ typedef struct conv {
     nw_conv_geometry g;
     size_t taps, k, n; /* per group: input channels k, output channels n */
     bool depthwise, integer;
-    nw_weights w;       /* integer */
-    const float *real;  /* float weights, ONNX order */
-    const float *bias;  /* [out_channels] or NULL */
-    size_t size;        /* bytes of an input element */
+    nw_weights w;      /* integer */
+    const float *real; /* float weights, ONNX order */
+    const float *bias; /* [out_channels] or NULL */
+    size_t size;       /* bytes of an input element */
 } conv;
 
 static bool planar(const nw_conv_geometry *g) {
@@ -149,7 +150,8 @@ static bool wants_padded_copy(const conv *c) {
     if (g->groups != 1 || c->k >= 16 || g->kernel[2] == 1 || g->dilation[2] != 1) return false;
     for (int a = 1; a < 3; a++) {
         int64_t reach = (g->kernel[a] - 1) * g->dilation[a];
-        if (g->pad_begin[a] > reach || g->pad_end[a] < 0 || g->pad_end[a] > reach + g->stride[a]) return false;
+        if (g->pad_begin[a] > reach || g->pad_end[a] < 0 || g->pad_end[a] > reach + g->stride[a])
+            return false;
         if (reach > g->in[a] * 4 + 64) return false;
     }
     return true;
@@ -180,14 +182,17 @@ static void set_padded(conv_state *s, conv *c) {
 }
 
 /* Weights [M][C][kh][kw] → [M][kh][kw][C], so that (kx, c) is one run. */
-static nw_status lines_of(nw_planner *p, const nw_conv_geometry *g, const void *w, size_t size, const void **out) {
-    size_t m = (size_t)g->out_channels, ch = (size_t)g->in_channels, area = (size_t)(g->kernel[1] * g->kernel[2]);
+static nw_status lines_of(nw_planner *p, const nw_conv_geometry *g, const void *w, size_t size,
+                          const void **out) {
+    size_t m = (size_t)g->out_channels, ch = (size_t)g->in_channels,
+           area = (size_t)(g->kernel[1] * g->kernel[2]);
     char *to = nw_arena_data(&p->scratch, m * ch * area * size);
     if (!to) return NW_E_MEMORY;
     for (size_t n = 0; n < m; n++)
         for (size_t c = 0; c < ch; c++)
             for (size_t t = 0; t < area; t++)
-                memcpy(to + ((n * area + t) * ch + c) * size, (const char *)w + ((n * ch + c) * area + t) * size, size);
+                memcpy(to + ((n * area + t) * ch + c) * size,
+                       (const char *)w + ((n * ch + c) * area + t) * size, size);
     *out = to;
     return NW_OK;
 }
@@ -198,7 +203,8 @@ typedef struct packing {
     size_t stride_n, stride_tap, stride_k;
 } packing;
 
-static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, const void *w, size_t size, packing *out) {
+static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, const void *w, size_t size,
+                            packing *out) {
     size_t area = (size_t)(c->g.kernel[1] * c->g.kernel[2]), ch = (size_t)(c->g.in_channels / c->g.groups);
     *out = (packing){w, ch * area, 1, area};
     if (!s->padded) return NW_OK;
@@ -207,8 +213,8 @@ static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, c
     return lines_of(p, &c->g, w, size, &out->w);
 }
 
-static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_state *s, const nw_follow *follow,
-                              size_t ldc) {
+static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_state *s,
+                              const nw_follow *follow, size_t ldc) {
     size_t all = c->w.channels;
     int32_t *sums = nw_arena_array(&p->scratch, all, sizeof *sums);
     if (!sums) return NW_E_MEMORY;
@@ -217,8 +223,10 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
     if (c->depthwise) {
         nw_dwconv_u8s8_col_sums(all, c->taps, c->w.codes, c->taps, 1, c->w.zero, sums);
         NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
-        NW_TRY(nw_plan_constant(p, nw_dwconv_u8s8_packed_bytes(s->depthwise, all, c->taps, &s->window), &packed));
-        nw_dwconv_u8s8_pack(s->depthwise, all, c->taps, c->w.codes, c->taps, 1, c->w.zero, &s->window, packed);
+        NW_TRY(nw_plan_constant(p, nw_dwconv_u8s8_packed_bytes(s->depthwise, all, c->taps, &s->window),
+                                &packed));
+        nw_dwconv_u8s8_pack(s->depthwise, all, c->taps, c->w.codes, c->taps, 1, c->w.zero, &s->window,
+                            packed);
         epilogue.wzero = NULL;
         s->dw_u8s8_args = (nw_dwconv_u8s8_args){
             .m = s->m, .channels = all, .taps = c->taps, .packed = packed, .ldc = ldc, .epilogue = epilogue};
@@ -228,13 +236,14 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
     NW_TRY(packing_of(p, c, s, c->w.codes, 1, &pk));
     nw_gemm_u8s8_col_sums(all, c->k, c->taps, pk.w, pk.stride_n, pk.stride_tap, pk.stride_k, c->w.zero, sums);
     NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
-    s->group_packed = (nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    s->group_packed =
+        (nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
     NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
     for (size_t g = 0; g < s->groups; g++)
-        nw_gemm_u8s8_pack(s->u8s8, c->n, c->k, c->taps, (const int8_t *)pk.w + g * c->n * pk.stride_n, pk.stride_n,
-                          pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
-    s->u8s8_args = (nw_gemm_u8s8_args){.m = s->m, .n = c->n, .k = c->k, .taps = c->taps, .packed = packed, .ldc = ldc,
-                                       .epilogue = epilogue};
+        nw_gemm_u8s8_pack(s->u8s8, c->n, c->k, c->taps, (const int8_t *)pk.w + g * c->n * pk.stride_n,
+                          pk.stride_n, pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
+    s->u8s8_args = (nw_gemm_u8s8_args){
+        .m = s->m, .n = c->n, .k = c->k, .taps = c->taps, .packed = packed, .ldc = ldc, .epilogue = epilogue};
     return NW_OK;
 }
 
@@ -244,19 +253,33 @@ static nw_status pack_float(nw_planner *p, conv *c, conv_state *s, const nw_foll
     if (c->depthwise) {
         NW_TRY(nw_plan_constant(p, nw_dwconv_f32_packed_bytes(all, c->taps), &packed));
         nw_dwconv_f32_pack(all, c->taps, c->real, c->taps, 1, packed);
-        s->dw_f32_args = (nw_dwconv_f32_args){.m = s->m, .channels = all, .taps = c->taps, .packed = packed, .ldc = ldc,
-                                              .bias = c->bias, .lo = follow->lo, .hi = follow->hi};
+        s->dw_f32_args = (nw_dwconv_f32_args){.m = s->m,
+                                              .channels = all,
+                                              .taps = c->taps,
+                                              .packed = packed,
+                                              .ldc = ldc,
+                                              .bias = c->bias,
+                                              .lo = follow->lo,
+                                              .hi = follow->hi};
         return NW_OK;
     }
     packing pk;
     NW_TRY(packing_of(p, c, s, c->real, sizeof(float), &pk));
-    s->group_packed = (nw_gemm_f32_packed_bytes(s->f32, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    s->group_packed =
+        (nw_gemm_f32_packed_bytes(s->f32, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
     NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
     for (size_t g = 0; g < s->groups; g++)
-        nw_gemm_f32_pack(s->f32, c->n, c->k, c->taps, (const float *)pk.w + g * c->n * pk.stride_n, pk.stride_n,
-                         pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
-    s->f32_args = (nw_gemm_f32_args){.m = s->m, .n = c->n, .k = c->k, .taps = c->taps, .packed = packed, .ldc = ldc,
-                                     .bias = c->bias, .lo = follow->lo, .hi = follow->hi};
+        nw_gemm_f32_pack(s->f32, c->n, c->k, c->taps, (const float *)pk.w + g * c->n * pk.stride_n,
+                         pk.stride_n, pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
+    s->f32_args = (nw_gemm_f32_args){.m = s->m,
+                                     .n = c->n,
+                                     .k = c->k,
+                                     .taps = c->taps,
+                                     .packed = packed,
+                                     .ldc = ldc,
+                                     .bias = c->bias,
+                                     .lo = follow->lo,
+                                     .hi = follow->hi};
     return NW_OK;
 }
 
@@ -283,7 +306,8 @@ static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) 
     c->k = (size_t)(g->in_channels / g->groups);
     c->n = (size_t)(g->out_channels / g->groups);
     c->depthwise = g->groups > 1 && c->k == 1 && c->n == 1 && c->taps <= NW_DWCONV_MAX_TAPS;
-    if (nw_plan_on_grid(p, x) && c->k * c->taps <= 65536) NW_TRY(nw_plan_weights(p, w, 0, &c->w, &c->integer));
+    if (nw_plan_on_grid(p, x) && c->k * c->taps <= 65536)
+        NW_TRY(nw_plan_weights(p, w, 0, &c->w, &c->integer));
     c->size = c->integer ? 1 : sizeof(float);
     if (!c->integer) {
         nw_tensor real;
@@ -311,19 +335,27 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     conv_state s = {.integer = c.integer,
                     .groups = c.depthwise ? 1 : (size_t)c.g.groups,
                     .m = (size_t)(c.g.batch * c.g.out[1] * c.g.out[2])};
-    s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps / (c.depthwise ? 20 : c.integer ? 200 : 50);
+    s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps /
+             (c.depthwise ? 20
+              : c.integer ? 200
+                          : 50);
     set_window(&s, &c);
     size_t plain_k = c.k;
     if (!c.depthwise && wants_padded_copy(&c)) set_padded(&s, &c);
-    if (c.depthwise) s.depthwise = nw_dwconv_select(p->options->isa);
-    else if (c.integer) s.u8s8 = nw_gemm_u8s8_select(p->options->isa);
-    else s.f32 = nw_gemm_f32_select(p->options->isa);
+    if (c.depthwise)
+        s.depthwise = nw_dwconv_select(p->options->isa);
+    else if (c.integer)
+        s.u8s8 = nw_gemm_u8s8_select(p->options->isa);
+    else
+        s.f32 = nw_gemm_f32_select(p->options->isa);
     bool codes_out = follow.grid.scale > 0;
     size_t y_size = codes_out ? 1 : sizeof(float), ldc = (size_t)c.g.out_channels * y_size;
     s.group_x = plain_k * c.size;
     s.group_y = c.n * y_size;
-    if (c.integer) NW_TRY(pack_integer(p, &p->grid[x], &c, &s, &follow, ldc));
-    else NW_TRY(pack_float(p, &c, &s, &follow, ldc));
+    if (c.integer)
+        NW_TRY(pack_integer(p, &p->grid[x], &c, &s, &follow, ldc));
+    else
+        NW_TRY(pack_float(p, &c, &s, &follow, ldc));
 
     /* What padding taps read: zero, which on a grid is the zero point. */
     s.pad_byte = c.integer ? (uint8_t)p->grid[x].zero : 0;
@@ -338,7 +370,7 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
     if (s.padded) NW_TRY(nw_plan_temporary(p, s.batch * s.padded_h * s.padded_w * s.pixel, &out[1]));
-    const char *kernel = c.depthwise   ? (c.integer ? "dwconv_u8s8" : "dwconv_f32")
+    const char *kernel = c.depthwise ? (c.integer ? "dwconv_u8s8" : "dwconv_f32")
                          : c.integer ? s.u8s8->name
                                      : s.f32->name;
     /* The state points at its own window through rows_of, so it is stable once copied. */

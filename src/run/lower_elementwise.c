@@ -5,10 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-static bool is_op(const nw_node *node, const char *type) {
-    return !node->domain[0] && strcmp(node->op_type, type) == 0;
-}
-
 /* ---- one argument ---------------------------------------------------------------------------------------------- */
 
 typedef struct table_state {
@@ -58,7 +54,7 @@ static nw_status lower_table(nw_planner *p, nw_node *node, bool *ok) {
     nw_follow follow;
     NW_TRY(nw_plan_follow(p, node->out[0], true, &follow));
     if (follow.grid.scale == 0 &&
-        is_op(node, "Relu")) { /* 0 is on every grid: the result stays on this one */
+        nw_node_is(node, "Relu")) { /* 0 is on every grid: the result stays on this one */
         follow = (nw_follow){.value = node->out[0], .lo = -INFINITY, .hi = INFINITY, .grid = p->grid[x]};
         follow.code_lo = follow.grid.lo;
         follow.code_hi = follow.grid.hi;
@@ -113,19 +109,20 @@ static nw_status run_unary(nw_exec *e, const nw_step *step) {
 }
 
 static nw_unary_f32_fn *vector_function(const nw_planner *p, const nw_node *node) {
-    if (is_op(node, "Sigmoid")) return p->ew.sigmoid_f32;
-    if (is_op(node, "Tanh")) return p->ew.tanh_f32;
-    if (is_op(node, "Exp")) return p->ew.exp_f32;
-    if (is_op(node, "Erf")) return p->ew.erf_f32;
-    if (is_op(node, "HardSwish")) return p->ew.hardswish_f32;
-    if (is_op(node, "Gelu") && nw_node_string_is(node, "approximate", "none", "none")) return p->ew.gelu_f32;
+    if (nw_node_is(node, "Sigmoid")) return p->ew.sigmoid_f32;
+    if (nw_node_is(node, "Tanh")) return p->ew.tanh_f32;
+    if (nw_node_is(node, "Exp")) return p->ew.exp_f32;
+    if (nw_node_is(node, "Erf")) return p->ew.erf_f32;
+    if (nw_node_is(node, "HardSwish")) return p->ew.hardswish_f32;
+    if (nw_node_is(node, "Gelu") && nw_node_string_is(node, "approximate", "none", "none"))
+        return p->ew.gelu_f32;
     return NULL;
 }
 
 static bool clamp_limits(const nw_planner *p, const nw_node *node, float *lo, float *hi) {
-    *lo = is_op(node, "Relu") ? 0.0f : nw_node_float(node, "min", -INFINITY);
-    *hi = is_op(node, "Relu") ? INFINITY : nw_node_float(node, "max", INFINITY);
-    if (!is_op(node, "Relu") && !is_op(node, "Clip")) return false;
+    *lo = nw_node_is(node, "Relu") ? 0.0f : nw_node_float(node, "min", -INFINITY);
+    *hi = nw_node_is(node, "Relu") ? INFINITY : nw_node_float(node, "max", INFINITY);
+    if (!nw_node_is(node, "Relu") && !nw_node_is(node, "Clip")) return false;
     for (int i = 1; i < node->in_count; i++) {
         const nw_constant *c = nw_graph_constant(p->graph, node->in[i]);
         if (node->in[i] < 0) continue;
@@ -261,8 +258,8 @@ static nw_status lower_product_table(nw_planner *p, nw_node *node, int a, int b,
 }
 
 static nw_status lower_codes(nw_planner *p, nw_node *node, bool *ok) {
-    bool product = is_op(node, "Mul");
-    if ((!product && !is_op(node, "Add")) || node->in_count != 2) return NW_OK;
+    bool product = nw_node_is(node, "Mul");
+    if ((!product && !nw_node_is(node, "Add")) || node->in_count != 2) return NW_OK;
     int a = node->in[0], b = node->in[1];
     if (!nw_plan_on_grid(p, a) || !nw_plan_on_grid(p, b)) return NW_OK;
     bool same = nw_tensor_same_shape(&p->desc[a], &p->desc[b]);
@@ -349,12 +346,12 @@ static nw_status run_binary(nw_exec *e, const nw_step *step) {
 }
 
 static nw_binary_f32_fn *binary_function(const nw_planner *p, const nw_node *node) {
-    if (is_op(node, "Add")) return p->ew.add_f32;
-    if (is_op(node, "Sub")) return p->ew.sub_f32;
-    if (is_op(node, "Mul")) return p->ew.mul_f32;
-    if (is_op(node, "Div")) return p->ew.div_f32;
-    if (is_op(node, "Min") && node->in_count == 2) return p->ew.min_f32;
-    if (is_op(node, "Max") && node->in_count == 2) return p->ew.max_f32;
+    if (nw_node_is(node, "Add")) return p->ew.add_f32;
+    if (nw_node_is(node, "Sub")) return p->ew.sub_f32;
+    if (nw_node_is(node, "Mul")) return p->ew.mul_f32;
+    if (nw_node_is(node, "Div")) return p->ew.div_f32;
+    if (nw_node_is(node, "Min") && node->in_count == 2) return p->ew.min_f32;
+    if (nw_node_is(node, "Max") && node->in_count == 2) return p->ew.max_f32;
     return NULL;
 }
 
@@ -426,7 +423,7 @@ nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok) {
     *ok = false;
     if (node->in_count < 1 || node->in[0] < 0 || node->out_count < 1 || node->out[0] < 0) return NW_OK;
     if (node->op->flags & NW_OP_UNARY) return lower_unary(p, node, ok);
-    if (node->op->flags & NW_OP_BINARY || is_op(node, "Min") || is_op(node, "Max")) {
+    if (node->op->flags & NW_OP_BINARY || nw_node_is(node, "Min") || nw_node_is(node, "Max")) {
         NW_TRY(lower_codes(p, node, ok));
         if (!*ok) NW_TRY(lower_binary(p, node, ok));
     }

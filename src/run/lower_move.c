@@ -5,10 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-static bool is_op(const nw_node *node, const char *type) {
-    return !node->domain[0] && strcmp(node->op_type, type) == 0;
-}
-
 /* ---- views ----------------------------------------------------------------------------------------------------- */
 
 static nw_status lower_view(nw_planner *p, nw_node *node, bool *ok) {
@@ -168,7 +164,7 @@ nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok) {
     *ok = false;
     if (node->in_count < 1 || node->in[0] < 0 || node->out_count < 1 || node->out[0] < 0) return NW_OK;
     if (node->op->flags & NW_OP_VIEW) return lower_view(p, node, ok);
-    if (is_op(node, "Concat")) return lower_concat(p, node, ok);
+    if (nw_node_is(node, "Concat")) return lower_concat(p, node, ok);
     nw_roles roles = nw_node_roles(node);
     return lower_codes(p, node, &roles, ok);
 }

@@ -141,10 +141,6 @@ static nw_status run_rnn(nw_exec *e, const nw_step *step) {
 
 /* ---- planning -------------------------------------------------------------------------------------------------- */
 
-static bool is_op(const nw_node *node, const char *type) {
-    return !node->domain[0] && strcmp(node->op_type, type) == 0;
-}
-
 static bool default_activations(const nw_node *node, bool lstm) {
     const nw_attr *a = nw_node_attr(node, "activations");
     if (nw_node_attr(node, "activation_alpha") || nw_node_attr(node, "activation_beta")) return false;
@@ -193,8 +189,8 @@ static bool is_real(const nw_planner *p, int v) {
 
 /* Sizes, and whether the node is of the plain kind done here. */
 static bool plain(const nw_planner *p, const nw_node *node, rnn_state *s) {
-    s->lstm = is_op(node, "LSTM");
-    if (!s->lstm && !is_op(node, "GRU")) return false;
+    s->lstm = nw_node_is(node, "LSTM");
+    if (!s->lstm && !nw_node_is(node, "GRU")) return false;
     const nw_tensor *x = &p->desc[node->in[0]];
     const nw_constant *w = nw_graph_constant(p->graph, nw_node_in(node, 1)),
                       *r = nw_graph_constant(p->graph, nw_node_in(node, 2));

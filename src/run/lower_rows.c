@@ -3,10 +3,6 @@
 
 #include <string.h>
 
-static bool is_op(const nw_node *node, const char *type) {
-    return !node->domain[0] && strcmp(node->op_type, type) == 0;
-}
-
 typedef struct rows_state {
     nw_softmax_f32_fn *softmax; /* or: */
     nw_layernorm_f32_fn *layernorm;
@@ -44,7 +40,7 @@ static nw_status run_rows(nw_exec *e, const nw_step *step) {
 
 nw_status nw_lower_rows(nw_planner *p, nw_node *node, bool *ok) {
     *ok = false;
-    bool softmax = is_op(node, "Softmax"), layernorm = is_op(node, "LayerNormalization");
+    bool softmax = nw_node_is(node, "Softmax"), layernorm = nw_node_is(node, "LayerNormalization");
     if (!softmax && !layernorm) return NW_OK;
     const nw_tensor *x = &p->desc[node->in[0]];
     if (x->format != NW_F32 || x->qparam || x->rank < 1 || nw_tensor_count(x) == 0) return NW_OK;

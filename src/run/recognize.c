@@ -13,14 +13,10 @@ typedef struct matcher {
     int nodes[MOST_NODES], count; /* of the form being matched */
 } matcher;
 
-static bool is_op(const nw_node *node, const char *type) {
-    return node && !node->dead && !node->domain[0] && strcmp(node->op_type, type) == 0;
-}
-
 /* The node that makes v, if it is of this type; it becomes part of the form. */
 static nw_node *maker(matcher *m, int v, const char *type) {
     int n = v < 0 ? NW_ABSENT : m->uses.producer[v];
-    if (n < 0 || !is_op(&m->g->nodes[n], type)) return NULL;
+    if (n < 0 || !nw_node_is(&m->g->nodes[n], type)) return NULL;
     for (int i = 0; i < m->count; i++)
         if (m->nodes[i] == n) return &m->g->nodes[n];
     if (m->count == MOST_NODES) return NULL;
@@ -212,9 +208,9 @@ nw_status nw_recognize(nw_graph *g, const nw_tensor *desc, const nw_taps *taps) 
         const nw_node *node = &g->nodes[n];
         if (node->dead || node->in_count != 2 || node->in[0] < 0 || node->in[1] < 0) continue;
         if (desc[node->out[0]].format != NW_F32) continue;
-        if (is_op(node, "Mul"))
+        if (nw_node_is(node, "Mul"))
             status = match_gelu(&m, n);
-        else if (is_op(node, "Add"))
+        else if (nw_node_is(node, "Add"))
             status = match_layernorm(&m, n);
     }
     nw_uses_free(&m.uses);

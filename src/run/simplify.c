@@ -6,10 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-static bool is_op(const nw_node *node, const char *type) {
-    return !node->dead && !node->domain[0] && strcmp(node->op_type, type) == 0;
-}
-
 /* ---- FakeQuant of a constant: stored packed -------------------------------------------------------------------- */
 
 static nw_status pack_constant(nw_graph *g, nw_node *node, nw_arena *scratch) {
@@ -45,8 +41,8 @@ static nw_status pack_constants(nw_graph *g) {
 /* ---- nodes that do nothing ------------------------------------------------------------------------------------- */
 
 static bool does_nothing(const nw_graph *g, const nw_node *node) {
-    if (is_op(node, "Identity")) return true;
-    if (!is_op(node, "Dropout") || nw_node_out(node, 1) >= 0) return false;
+    if (nw_node_is(node, "Identity")) return true;
+    if (!nw_node_is(node, "Dropout") || nw_node_out(node, 1) >= 0) return false;
     const nw_constant *training = nw_graph_constant(g, nw_node_in(node, 2));
     return nw_node_in(node, 2) < 0 || (training && !nw_tensor_s64(&training->tensor, 0));
 }
@@ -97,11 +93,11 @@ static bool affine_of(const nw_graph *g, const nw_node *bn, affine *out) {
 static bool channel_layout(const nw_node *layer, const nw_tensor *w, size_t channels, size_t *outer,
                            size_t *inner) {
     int axis;
-    if (is_op(layer, "Conv"))
+    if (nw_node_is(layer, "Conv"))
         axis = 0;
-    else if (is_op(layer, "ConvTranspose") && nw_node_int(layer, "group", 1) == 1)
+    else if (nw_node_is(layer, "ConvTranspose") && nw_node_int(layer, "group", 1) == 1)
         axis = 1;
-    else if (is_op(layer, "Gemm"))
+    else if (nw_node_is(layer, "Gemm"))
         axis = nw_node_int(layer, "transB", 0) ? 0 : 1;
     else
         return false;
@@ -120,7 +116,7 @@ static nw_status fold_affine(nw_graph *g, int layer_index, nw_node *bn, const af
     size_t outer, inner;
     if (!wc || wc->tensor.format != NW_F32 || wc->tensor.qparam || (bias_id >= 0 && !bias)) return NW_OK;
     if (!channel_layout(layer, &wc->tensor, a->channels, &outer, &inner)) return NW_OK;
-    if (is_op(layer, "Gemm") && nw_node_float(layer, "beta", 1.0f) != 1.0f) return NW_OK;
+    if (nw_node_is(layer, "Gemm") && nw_node_float(layer, "beta", 1.0f) != 1.0f) return NW_OK;
 
     nw_tensor w = wc->tensor, b = {.format = NW_F32, .rank = 1, .dims = {(int64_t)a->channels}};
     NW_TRY(nw_tensor_alloc(scratch, &w));
@@ -166,7 +162,7 @@ static nw_status fold_batchnorms(nw_graph *g) {
         nw_node *bn = &g->nodes[n];
         affine a;
         int x = nw_node_in(bn, 0);
-        if (!is_op(bn, "BatchNormalization") || x < 0 || x >= values || !affine_of(g, bn, &a)) continue;
+        if (!nw_node_is(bn, "BatchNormalization") || x < 0 || x >= values || !affine_of(g, bn, &a)) continue;
         int layer = uses.producer[x];
         if (layer < 0 || g->nodes[layer].dead || nw_uses_count(&uses, x) != 1) continue;
         bool done = false;
