@@ -7,8 +7,13 @@
 
 static const nw_dwconv_kernel kernels[] = {
 #define NW_DWCONV(isa, word, word_lines, kernel, stride)                                                     \
-    {NW_ISA_##isa, nw_dwconv_f32__##word, nw_dwconv_u8s8__##word, nw_dwconv_u8s8_lines__##word_lines, kernel, \
-     stride},
+    {                                                                                                        \
+        NW_ISA_##isa,                                                                                        \
+        nw_dwconv_f32__##word,                                                                               \
+        nw_dwconv_u8s8__##word,                                                                              \
+        nw_dwconv_u8s8_lines__##word_lines,                                                                  \
+        kernel,                                                                                              \
+        stride},
 #include "kern/dwconv.def"
 #undef NW_DWCONV
 };
@@ -179,8 +184,7 @@ void nw_dwconv_u8s8__scalar(const nw_dwconv_u8s8_args *args, const void *const *
             int32_t acc[DW_BLOCK] = {0};
             for (size_t t = 0; t < args->taps; t++) {
                 const uint8_t *a = (const uint8_t *)rows[t * row_stride + i] + c0;
-                for (size_t c = 0; c < n; c++)
-                    acc[c] += a[c] * (w[dw_offset(form, 0, c, t)] - wzero[c0 + c]);
+                for (size_t c = 0; c < n; c++) acc[c] += a[c] * (w[dw_offset(form, 0, c, t)] - wzero[c0 + c]);
             }
             nw_epilogue__scalar(&args->epilogue, row0 + i, c0, 1, n, NULL, acc, n,
                                 (char *)args->c + (row0 + i) * args->ldc + c0 * size, args->ldc);

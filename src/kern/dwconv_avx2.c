@@ -18,14 +18,17 @@ NW_INLINE void f32_block(const nw_dwconv_f32_args *args, const void *const *rows
         float *y = (float *)((char *)args->c + (row0 + i) * args->ldc) + c0;
         const float *w = weights;
         __m256 acc[4];
-        NW_UNROLL for (int v = 0; v < V; v++)
+        NW_UNROLL
+        for (int v = 0; v < V; v++)
             acc[v] = args->bias ? _mm256_loadu_ps(args->bias + c0 + 8 * v) : _mm256_setzero_ps();
         for (size_t t = 0; t < args->taps; t++, w += DW_BLOCK) {
             const float *a = (const float *)rows[t * row_stride + i] + c0;
-            NW_UNROLL for (int v = 0; v < V; v++)
+            NW_UNROLL
+            for (int v = 0; v < V; v++)
                 acc[v] = _mm256_fmadd_ps(_mm256_loadu_ps(a + 8 * v), _mm256_load_ps(w + 8 * v), acc[v]);
         }
-        NW_UNROLL for (int v = 0; v < V; v++) /* the second operand survives when one is a NaN */
+        NW_UNROLL
+        for (int v = 0; v < V; v++) /* the second operand survives when one is a NaN */
             _mm256_storeu_ps(y + 8 * v, _mm256_min_ps(hi, _mm256_max_ps(lo, acc[v])));
     }
 }
@@ -95,7 +98,8 @@ NW_INLINE __m256i load32(const void *row, size_t c0, size_t n) {
 
 /* The four quarters of 32 channels, in order. */
 NW_INLINE void store_sums(const __m256i *x, int32_t *sums) {
-    NW_UNROLL for (int q = 0; q < 4; q++) {
+    NW_UNROLL
+    for (int q = 0; q < 4; q++) {
         _mm_storeu_si128((__m128i *)(sums + 4 * q), _mm256_castsi256_si128(x[q]));
         _mm_storeu_si128((__m128i *)(sums + 16 + 4 * q), _mm256_extracti128_si256(x[q], 1));
     }
@@ -112,7 +116,8 @@ NW_INLINE void u8s8_block(const nw_dwconv_u8s8_args *args, const pairs *weights,
         const size_t here = count - i0 < PIXELS ? count - i0 : PIXELS;
         for (size_t i = 0; i < here; i++) {
             __m256i acc[4], sum[4];
-            NW_UNROLL for (int q = 0; q < 4; q++) acc[q] = sum[q] = _mm256_setzero_si256();
+            NW_UNROLL
+            for (int q = 0; q < 4; q++) acc[q] = sum[q] = _mm256_setzero_si256();
             for (size_t t = 0; t < args->taps; t += 2) {
                 const __m256i none = _mm256_setzero_si256();
                 __m256i a = load32(rows[t * row_stride + i0 + i], c0, n);
@@ -120,7 +125,8 @@ NW_INLINE void u8s8_block(const nw_dwconv_u8s8_args *args, const pairs *weights,
                 __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
                 __m256i x[4] = {_mm256_unpacklo_epi8(low, none), _mm256_unpackhi_epi8(low, none),
                                 _mm256_unpacklo_epi8(high, none), _mm256_unpackhi_epi8(high, none)};
-                NW_UNROLL for (int q = 0; q < 4; q++) {
+                NW_UNROLL
+                for (int q = 0; q < 4; q++) {
                     acc[q] = _mm256_add_epi32(acc[q], _mm256_madd_epi16(x[q], weights->w[t / 2][q]));
                     if (wzero)
                         sum[q] = _mm256_add_epi32(sum[q], _mm256_madd_epi16(x[q], _mm256_set1_epi16(1)));

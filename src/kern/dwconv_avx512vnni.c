@@ -14,22 +14,27 @@ NW_INLINE void f32_pixels(const nw_dwconv_f32_args *args, const void *const *row
                           size_t c0, const __mmask16 *mask, const int P, const int V) {
     __m512 acc[2][4];
     const float *w = (const float *)args->packed + c0 / DW_BLOCK * DW_BLOCK * args->taps + c0 % DW_BLOCK;
-    NW_UNROLL for (int v = 0; v < V; v++) {
+    NW_UNROLL
+    for (int v = 0; v < V; v++) {
         __m512 bias =
             args->bias ? _mm512_maskz_loadu_ps(mask[v], args->bias + c0 + 16 * v) : _mm512_setzero_ps();
-        NW_UNROLL for (int p = 0; p < P; p++) acc[p][v] = bias;
+        NW_UNROLL
+        for (int p = 0; p < P; p++) acc[p][v] = bias;
     }
     for (size_t t = 0; t < args->taps; t++, w += DW_BLOCK, rows += row_stride) {
-        NW_UNROLL for (int v = 0; v < V; v++) {
+        NW_UNROLL
+        for (int v = 0; v < V; v++) {
             __m512 x = _mm512_load_ps(w + 16 * v);
-            NW_UNROLL for (int p = 0; p < P; p++)
+            NW_UNROLL
+            for (int p = 0; p < P; p++)
                 acc[p][v] = _mm512_fmadd_ps(
                     _mm512_maskz_loadu_ps(mask[v], (const float *)rows[p] + c0 + 16 * v), x, acc[p][v]);
         }
     }
     const __m512 lo = _mm512_set1_ps(args->lo), hi = _mm512_set1_ps(args->hi);
-    NW_UNROLL for (int p = 0; p < P; p++)
-        NW_UNROLL for (int v = 0; v < V; v++) {
+    NW_UNROLL
+    for (int p = 0; p < P; p++) NW_UNROLL
+    for (int v = 0; v < V; v++) {
         /* The second operand survives when one is a NaN. */
         __m512 x = _mm512_min_ps(hi, _mm512_max_ps(lo, acc[p][v]));
         _mm512_mask_storeu_ps((float *)(y + (size_t)p * args->ldc) + c0 + 16 * v, mask[v], x);
@@ -74,8 +79,8 @@ typedef struct channels64 {
 NW_INLINE __m512i load_pixels(const void *const *rows, size_t last, const channels64 *c, const int P,
                               const bool full) {
     const uint8_t *p[4];
-    NW_UNROLL for (size_t i = 0; i < (size_t)P; i++)
-        p[i] = (const uint8_t *)rows[i < last ? i : last] + c->c0;
+    NW_UNROLL
+    for (size_t i = 0; i < (size_t)P; i++) p[i] = (const uint8_t *)rows[i < last ? i : last] + c->c0;
     if (P == 1) return full ? _mm512_loadu_si512(p[0]) : _mm512_maskz_loadu_epi8(c->mask, p[0]);
     if (P == 2) {
         __m256i x = _mm256_maskz_loadu_epi8((__mmask32)c->mask, p[0]);
@@ -84,7 +89,8 @@ NW_INLINE __m512i load_pixels(const void *const *rows, size_t last, const channe
         return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
     }
     __m128i x[4];
-    NW_UNROLL for (int i = 0; i < 4; i++)
+    NW_UNROLL
+    for (int i = 0; i < 4; i++)
         x[i] = full ? _mm_loadu_si128((const void *)p[i]) : _mm_maskz_loadu_epi8((__mmask16)c->mask, p[i]);
     __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(x[0]), x[1], 1);
     __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(x[2]), x[3], 1);
@@ -98,24 +104,26 @@ NW_INLINE void sums_of(const nw_dwconv_u8s8_args *args, const channels64 *c, con
     const __m512i ones = _mm512_set1_epi8(1);
     const __m512i *w = c->w;
     __m512i sum[4];
-    NW_UNROLL for (int q = 0; q < 4; q++) acc[q] = c->bias[q], sum[q] = _mm512_setzero_si512();
+    NW_UNROLL
+    for (int q = 0; q < 4; q++) acc[q] = c->bias[q], sum[q] = _mm512_setzero_si512();
     for (size_t t = 0; t < args->taps; t += 4, w += 4) {
         __m512i a[4];
-        NW_UNROLL for (size_t j = 0; j < 4; j++)
+        NW_UNROLL
+        for (size_t j = 0; j < 4; j++)
             a[j] = t + j < args->taps ? load_pixels(rows + (t + j) * row_stride, last, c, P, full)
                                       : _mm512_setzero_si512();
         __m512i low01 = _mm512_unpacklo_epi8(a[0], a[1]), high01 = _mm512_unpackhi_epi8(a[0], a[1]);
         __m512i low23 = _mm512_unpacklo_epi8(a[2], a[3]), high23 = _mm512_unpackhi_epi8(a[2], a[3]);
         __m512i x[4] = {_mm512_unpacklo_epi16(low01, low23), _mm512_unpackhi_epi16(low01, low23),
                         _mm512_unpacklo_epi16(high01, high23), _mm512_unpackhi_epi16(high01, high23)};
-        NW_UNROLL for (int q = 0; q < 4; q++) {
+        NW_UNROLL
+        for (int q = 0; q < 4; q++) {
             acc[q] = _mm512_dpbusd_epi32(acc[q], x[q], w[q]);
             if (wzero) sum[q] = _mm512_dpbusd_epi32(sum[q], x[q], ones);
         }
     }
-    if (wzero)
-        NW_UNROLL for (int q = 0; q < 4; q++)
-            acc[q] = _mm512_sub_epi32(acc[q], _mm512_mullo_epi32(sum[q], c->wzero[q]));
+    if (wzero) NW_UNROLL
+    for (int q = 0; q < 4; q++) acc[q] = _mm512_sub_epi32(acc[q], _mm512_mullo_epi32(sum[q], c->wzero[q]));
 }
 
 NW_INLINE void store_pixels(__m512i y, char *out, size_t ldy, size_t count, const channels64 *c,
@@ -128,7 +136,8 @@ NW_INLINE void store_pixels(__m512i y, char *out, size_t ldy, size_t count, cons
         if (count > 1)
             _mm256_mask_storeu_epi8(out + ldy, (__mmask32)c->mask, _mm512_extracti64x4_epi64(y, 1));
     }
-    if (P == 4) NW_UNROLL for (size_t p = 0; p < 4; p++)
+    if (P == 4) NW_UNROLL
+    for (size_t p = 0; p < 4; p++)
         if (p < count) _mm_mask_storeu_epi8(out + p * ldy, (__mmask16)c->mask, lanes[p]);
 }
 
@@ -157,7 +166,8 @@ NW_INLINE void pixels_of(const nw_dwconv_u8s8_args *args, const channels64 *c, c
         __m512i acc[4];
         sums_of(args, c, rows + i, row_stride, here - 1, acc, P, full, wzero);
         if (direct) {
-            NW_UNROLL for (int q = 0; q < 4; q++) {
+            NW_UNROLL
+            for (int q = 0; q < 4; q++) {
                 __m512 p = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[q]), c->scale[q]);
                 p = _mm512_min_ps(_mm512_max_ps(p, lo), hi);
                 acc[q] = _mm512_add_epi32(_mm512_cvtps_epi32(p), zero);

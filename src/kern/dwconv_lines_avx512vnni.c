@@ -29,7 +29,8 @@ NW_INLINE __m512i load_codes(const uint8_t *const *from, size_t n, const size_t 
         return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
     }
     __m128i x[4];
-    NW_UNROLL for (int p = 0; p < 4; p++) x[p] = _mm_maskz_loadu_epi8((__mmask16)mask, from[p]);
+    NW_UNROLL
+    for (int p = 0; p < 4; p++) x[p] = _mm_maskz_loadu_epi8((__mmask16)mask, from[p]);
     return quarters_of(x);
 }
 
@@ -50,7 +51,8 @@ NW_INLINE void store_codes(__m512i y, char *const *to, size_t n, const size_t P)
 
 NW_INLINE __m512i lanes_of(const int32_t *const *lane) {
     __m128i x[4];
-    NW_UNROLL for (int l = 0; l < 4; l++) x[l] = _mm_loadu_si128((const void *)lane[l]);
+    NW_UNROLL
+    for (int l = 0; l < 4; l++) x[l] = _mm_loadu_si128((const void *)lane[l]);
     return quarters_of(x);
 }
 
@@ -88,7 +90,8 @@ static code_limits limits_of(const nw_epilogue *e) {
  * Packing within lanes puts the four quarters of a lane back in order. */
 NW_INLINE __m512i codes_of(const __m512i *acc, const __m512i *scale, const code_limits *l) {
     __m512i q[4];
-    NW_UNROLL for (int i = 0; i < 4; i++)
+    NW_UNROLL
+    for (int i = 0; i < 4; i++)
         q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[i]), _mm512_castsi512_ps(scale[i])));
     __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), l->zero);
     __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), l->zero);

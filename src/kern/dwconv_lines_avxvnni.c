@@ -65,8 +65,10 @@ NW_INLINE void store16(__m128i y, char *to, size_t n) {
 NW_INLINE void store_codes(__m256i y, char *const *to, size_t n, const size_t P) {
     const __m128i low = _mm256_castsi256_si128(y), high = _mm256_extracti128_si256(y, 1);
     store16(low, to[0], n < 16 ? n : 16);
-    if (P == 2) store16(high, to[1], n);
-    else store16(high, to[0] + 16, n - 16);
+    if (P == 2)
+        store16(high, to[1], n);
+    else
+        store16(high, to[0] + 16, n - 16);
 }
 
 NW_INLINE __m256i lanes_of(const int32_t *const *lane) {
@@ -107,7 +109,8 @@ static code_limits limits_of(const nw_epilogue *e) {
 /* As in dwconv_lines_avx512vnni.c. */
 NW_INLINE __m256i codes_of(const __m256i *acc, const __m256i *scale, const code_limits *l) {
     __m256i q[4];
-    NW_UNROLL for (int i = 0; i < 4; i++)
+    NW_UNROLL
+    for (int i = 0; i < 4; i++)
         q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[i]), _mm256_castsi256_ps(scale[i])));
     __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), l->zero);
     __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), l->zero);

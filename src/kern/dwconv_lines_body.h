@@ -81,14 +81,17 @@ typedef struct cursor {
     size_t inside, outside; /* columns from the first `inside` to the last before `outside` have no padding */
 } cursor;
 
-NW_INLINE cursor cursor_of(const lines_job *j, const block *b, const pieces *s, size_t columns, const size_t K,
-                           const size_t S, const size_t G, const size_t P) {
+NW_INLINE cursor cursor_of(const lines_job *j, const block *b, const pieces *s, size_t columns,
+                           const size_t K, const size_t S, const size_t G, const size_t P) {
     const nw_window *w = j->window;
     cursor c = {.pad = (uintptr_t)j->args->rows.pad + b->c0, .in_w = w->in_w, .n = b->n, .outside = columns};
-    NW_UNROLL for (size_t p = 0; p < P; p++) /* huge when left of the image */
+    NW_UNROLL
+    for (size_t p = 0; p < P; p++) /* huge when left of the image */
         c.x[p] = (j->strip.ox + s->start[p]) * S - w->pad_left;
-    NW_UNROLL for (size_t p = 0; p < P; p++) c.delta[p] = (c.x[p] - c.x[0]) * w->pixel_stride;
-    NW_UNROLL for (size_t row = 0; row < lines_needed(K, S, G); row++) {
+    NW_UNROLL
+    for (size_t p = 0; p < P; p++) c.delta[p] = (c.x[p] - c.x[0]) * w->pixel_stride;
+    NW_UNROLL
+    for (size_t row = 0; row < lines_needed(K, S, G); row++) {
         c.step[row] = j->step[row];
         c.at[row] = (uintptr_t)j->rows[row] + b->c0 + c.x[0] * c.step[row];
         if (P > 1 && !c.step[row]) c.outside = 0;
@@ -104,10 +107,12 @@ NW_INLINE void next_column(cursor *c, reg *to, const size_t K, const size_t S, c
                            const bool padding) {
     const size_t needed = lines_needed(K, S, G);
     reg a[4];
-    NW_UNROLL for (size_t row = 0; row < needed; row++) {
+    NW_UNROLL
+    for (size_t row = 0; row < needed; row++) {
         const uint8_t *from[4];
-        NW_UNROLL for (size_t p = 0; p < P; p++)
-            from[p] = (const uint8_t *)(padding && c->x[p] >= c->in_w  ? c->pad
+        NW_UNROLL
+        for (size_t p = 0; p < P; p++)
+            from[p] = (const uint8_t *)(padding && c->x[p] >= c->in_w   ? c->pad
                                         : padding && p && !c->step[row] ? c->at[row]
                                                                         : c->at[row] + c->delta[p]);
         c->at[row] += c->step[row];
@@ -115,7 +120,8 @@ NW_INLINE void next_column(cursor *c, reg *to, const size_t K, const size_t S, c
         if (row + 1 == needed && row % 4 == 2) a[3] = a[2];
         if (row % 4 == 3 || row + 1 == needed) interleave(a, to + row / 4 * 4);
     }
-    NW_UNROLL for (size_t p = 0; p < P; p++) c->x[p]++;
+    NW_UNROLL
+    for (size_t p = 0; p < P; p++) c->x[p]++;
 }
 
 /* The columns that s->count outputs need: [column][group][4]. */
@@ -124,8 +130,7 @@ NW_INLINE void interleave_columns(const lines_job *j, const block *b, const piec
     const size_t columns = (s->count - 1) * S + K;
     cursor at = cursor_of(j, b, s, columns, K, S, G, P);
     for (size_t c = 0; c < columns; to += 4 * G, c++) {
-        for (; c >= at.inside && c < at.outside; c++, to += 4 * G)
-            next_column(&at, to, K, S, G, P, false);
+        for (; c >= at.inside && c < at.outside; c++, to += 4 * G) next_column(&at, to, K, S, G, P, false);
         if (c < columns) next_column(&at, to, K, S, G, P, true);
     }
 }
@@ -135,32 +140,37 @@ NW_INLINE void interleave_columns(const lines_job *j, const block *b, const piec
 /* The sums of X neighbouring pixels (of each piece). */
 NW_INLINE void sums_of(const reg *bias, const char *w, const reg *columns, reg (*acc)[4], const size_t K,
                        const size_t S, const size_t G, const size_t X) {
-    NW_UNROLL for (size_t i = 0; i < X; i++)
-        NW_UNROLL for (size_t q = 0; q < 4; q++) acc[i][q] = bias[q];
-    NW_UNROLL for (size_t k = 0; k < K * G; k++)
-        NW_UNROLL for (size_t q = 0; q < 4; q++)
-            NW_UNROLL for (size_t i = 0; i < X; i++)
-                acc[i][q] = dot(acc[i][q], columns + (4 * (k + i * S * G) + q), w + 64 * (4 * k + q));
+    NW_UNROLL
+    for (size_t i = 0; i < X; i++) NW_UNROLL
+    for (size_t q = 0; q < 4; q++) acc[i][q] = bias[q];
+    NW_UNROLL
+    for (size_t k = 0; k < K * G; k++) NW_UNROLL
+    for (size_t q = 0; q < 4; q++) NW_UNROLL
+    for (size_t i = 0; i < X; i++)
+        acc[i][q] = dot(acc[i][q], columns + (4 * (k + i * S * G) + q), w + 64 * (4 * k + q));
 }
 
 /* Pixel i of each piece. */
 NW_INLINE void store_pixel(const reg *acc, const reg *scale, const code_limits *limits, char *const *out,
                            size_t offset, size_t n, const size_t P) {
     char *to[4];
-    NW_UNROLL for (size_t p = 0; p < P; p++) to[p] = out[p] + offset;
+    NW_UNROLL
+    for (size_t p = 0; p < P; p++) to[p] = out[p] + offset;
     store_codes(codes_of(acc, scale, limits), to, n, P);
 }
 
 /* One line of each piece; codes. Weights of a small window stay in registers where there are 32; those of a
  * larger one are read once for two pixels. */
-NW_INLINE void direct_line(const lines_job *j, const block *b, size_t count, const char *w, const reg *columns,
-                           char *const *out, const size_t K, const size_t S, const size_t G, const size_t P) {
+NW_INLINE void direct_line(const lines_job *j, const block *b, size_t count, const char *w,
+                           const reg *columns, char *const *out, const size_t K, const size_t S,
+                           const size_t G, const size_t P) {
     /* The compiler keeps copies in registers; it cannot know that storing codes leaves the originals alone. */
     const size_t ldc = j->args->ldc, n = b->n, next = 4 * G * S;
     const code_limits limits = j->limits;
     char weights[12 * 64] __attribute__((aligned(64)));
     reg acc[2][4], bias[4], scale[4];
-    NW_UNROLL for (size_t q = 0; q < 4; q++) bias[q] = b->bias[q], scale[q] = b->scale[q];
+    NW_UNROLL
+    for (size_t q = 0; q < 4; q++) bias[q] = b->bias[q], scale[q] = b->scale[q];
     if (K == 3 && LANES == 4) w = __builtin_memcpy(weights, w, sizeof weights);
     size_t i = 0;
     for (; K > 3 && i + 2 <= count; i += 2, columns += 2 * next) {
@@ -184,10 +194,10 @@ static void general_line(const lines_job *j, const block *b, size_t count, const
         const size_t here = count - i0 < BATCH ? count - i0 : BATCH;
         for (size_t i = 0; i < here; i++, columns += next) {
             reg acc[4];
-            NW_UNROLL for (size_t q = 0; q < 4; q++) acc[q] = b->bias[q];
-            for (size_t k = 0; k < steps; k++)
-                NW_UNROLL for (size_t q = 0; q < 4; q++)
-                    acc[q] = dot(acc[q], columns + 4 * k + q, w + 64 * (4 * k + q));
+            NW_UNROLL
+            for (size_t q = 0; q < 4; q++) acc[q] = b->bias[q];
+            for (size_t k = 0; k < steps; k++) NW_UNROLL
+            for (size_t q = 0; q < 4; q++) acc[q] = dot(acc[q], columns + 4 * k + q, w + 64 * (4 * k + q));
             for (size_t q = 0; q < 4; q++) {
                 __builtin_memcpy(quarter, &acc[q], sizeof quarter);
                 for (size_t l = 0; l < LANES; l++)
@@ -217,8 +227,10 @@ NW_INLINE void pieces_run(const lines_job *j, const block *b, const pieces *s, c
             row[p] = j->strip.m + line * j->window->out_w + s->start[p];
             out[p] = (char *)j->args->c + row[p] * ldc + b->c0 * nw_epilogue_size(e->out);
         }
-        if (!b->direct) general_line(j, b, s->count, w, columns, out, row, K * G, 4 * G * S);
-        else direct_line(j, b, s->count, w, columns, out, K, S, G, P);
+        if (!b->direct)
+            general_line(j, b, s->count, w, columns, out, row, K * G, 4 * G * S);
+        else
+            direct_line(j, b, s->count, w, columns, out, K, S, G, P);
         if (b->direct && e->table) look_up_rows(e->table, (uint8_t *)out[0], ldc, s->all, b->n);
     }
 }
@@ -234,11 +246,16 @@ NW_INLINE void block_run(const lines_job *j, const block *b, const size_t K, con
 #define BLOCK(name, P)                                                                                       \
     static void name(const lines_job *j, const block *b) {                                                   \
         const size_t kernel = j->window->kernel_w, stride = j->window->stride_w;                             \
-        if (kernel == 3 && stride == 1) block_run(j, b, 3, 1, P);                                            \
-        else if (kernel == 3) block_run(j, b, 3, 2, P);                                                      \
-        else if (kernel == 5 && stride == 1) block_run(j, b, 5, 1, P);                                       \
-        else if (kernel == 5) block_run(j, b, 5, 2, P);                                                      \
-        else block_run(j, b, 7, 1, P);                                                                       \
+        if (kernel == 3 && stride == 1)                                                                      \
+            block_run(j, b, 3, 1, P);                                                                        \
+        else if (kernel == 3)                                                                                \
+            block_run(j, b, 3, 2, P);                                                                        \
+        else if (kernel == 5 && stride == 1)                                                                 \
+            block_run(j, b, 5, 1, P);                                                                        \
+        else if (kernel == 5)                                                                                \
+            block_run(j, b, 5, 2, P);                                                                        \
+        else                                                                                                 \
+            block_run(j, b, 7, 1, P);                                                                        \
     }
 BLOCK(block_whole, 1)
 BLOCK(block_halves, 2)
@@ -252,8 +269,7 @@ static void permuted(const void *numbers, size_t n, size_t P, reg *to) {
     if (n < BLOCK_CHANNELS) numbers = __builtin_memcpy(some, numbers, 4 * n);
     for (size_t q = 0; q < 4; q++) {
         const int32_t *lane[LANES];
-        for (size_t l = 0; l < LANES; l++)
-            lane[l] = (const int32_t *)numbers + l % (LANES / P) * 16 + 4 * q;
+        for (size_t l = 0; l < LANES; l++) lane[l] = (const int32_t *)numbers + l % (LANES / P) * 16 + 4 * q;
         to[q] = lanes_of(lane);
     }
 }

@@ -155,6 +155,14 @@ static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+/* Tile i of `tiles` fetches its part of the `bytes` at `panel` in `steps` steps. With one tile there is no time to
+ * fetch: it reads its own panel as fast as memory gives it. */
+static nw_gemm_fetch fetch_of(const void *panel, size_t bytes, size_t i, size_t tiles, size_t steps) {
+    nw_gemm_fetch f = {(const char *)panel + bytes / tiles * i, 0};
+    if (tiles > 1) f.step = bytes / tiles / steps;
+    return f;
+}
+
 void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t m0, size_t m1,
                      size_t n0, size_t n1) {
     const void *buffer[POINTERS];
@@ -167,16 +175,20 @@ void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *a
                              .lo = args->lo,
                              .hi = args->hi};
     for (size_t mb = m0; mb < m1; mb += b.block_rows) {
-        size_t count = least(b.block_rows, m1 - mb);
+        size_t count = least(b.block_rows, m1 - mb), tiles = (count + b.tile_rows - 1) / b.tile_rows;
         const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
         for (size_t j = n0; j < n1; j += nr) {
             tile.w = (const float *)args->packed + j * depth;
             tile.n = least(nr, n1 - j);
+            const float *next = tile.w + nr * depth;
+            size_t next_bytes =
+                n1 - j > nr ? panel_width(n1 - j - nr, nr, kernel->half) * depth * sizeof(float) : 0;
             tile.bias = args->bias ? args->bias + j : NULL;
             for (size_t i = 0; i < count; i += tile.m) {
                 tile.m = least(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
+                tile.fetch = fetch_of(next, next_bytes, i / b.tile_rows, tiles, depth);
                 kernel->run(&tile);
             }
         }
@@ -193,12 +205,14 @@ void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args
     nw_gemm_u8s8_tile tile = {
         .k = args->k, .taps = args->taps, .ldc = args->ldc, .epilogue = &args->epilogue};
     for (size_t mb = m0; mb < m1; mb += b.block_rows) {
-        size_t count = least(b.block_rows, m1 - mb);
+        size_t count = least(b.block_rows, m1 - mb), tiles = (count + b.tile_rows - 1) / b.tile_rows;
         const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
         if (args->epilogue.wzero) kernel->row_sums(count, args->k, args->taps, rows, tile.row_stride, sums);
         for (size_t j = n0; j < n1; j += nr) {
             tile.w = (const int8_t *)args->packed + j * depth;
             tile.n = least(nr, n1 - j);
+            const int8_t *next = tile.w + nr * depth;
+            size_t next_bytes = n1 - j > nr ? panel_width(n1 - j - nr, nr, kernel->half) * depth : 0;
             tile.col = j;
             for (size_t i = 0; i < count; i += tile.m) {
                 tile.m = least(b.tile_rows, count - i);
@@ -206,6 +220,7 @@ void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args
                 tile.row = mb + i;
                 tile.row_sums = sums + i;
                 tile.c = (char *)args->c + (mb + i) * args->ldc + j * size;
+                tile.fetch = fetch_of(next, next_bytes, i / b.tile_rows, tiles, depth / 4);
                 kernel->run(&tile);
             }
         }

@@ -23,6 +23,14 @@
 #define NW_GEMM_MAX_NR   64
 #define NW_GEMM_MAX_TAPS 4096
 
+/* A tile's share of the panel of weights that comes next. Hardware fetches ahead within a page only, so a kernel
+ * asks for at + i·step in the i-th step over k, to have the panel in the second-level cache in time. step 0:
+ * nothing to fetch. */
+typedef struct nw_gemm_fetch {
+    const char *at;
+    size_t step;
+} nw_gemm_fetch;
+
 /* ---- f32 ----------------------------------------------------------------------------------------------- */
 
 /* y = clamp(Σ a·w [+ bias[n]] [+ c_old], lo, hi). Summation order and fused multiply-adds differ between
@@ -51,6 +59,7 @@ typedef struct nw_gemm_f32_tile {
     const float *bias;
     bool accumulate;
     float lo, hi;
+    nw_gemm_fetch fetch;
 } nw_gemm_f32_tile;
 
 typedef void nw_gemm_f32_fn(const nw_gemm_f32_tile *tile);
@@ -112,6 +121,7 @@ typedef struct nw_gemm_u8s8_tile {
     const nw_epilogue *epilogue;
     size_t row, col;
     const int32_t *row_sums;
+    nw_gemm_fetch fetch;
 } nw_gemm_u8s8_tile;
 
 typedef void nw_gemm_u8s8_fn(const nw_gemm_u8s8_tile *tile);

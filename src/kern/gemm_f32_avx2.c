@@ -11,29 +11,38 @@
 NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
     __m256 acc[6][2];
     const float *w = tile->w;
-    const size_t depth = tile->k;
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm256_setzero_ps();
+    const char *next = tile->fetch.at;
+    const size_t depth = tile->k, step = tile->fetch.step;
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++) acc[i][v] = _mm256_setzero_ps();
     for (size_t t = 0; t < tile->taps; t++) {
         const void *const *rows = tile->rows + t * tile->row_stride;
         const float *a[6];
-        NW_UNROLL for (int i = 0; i < M; i++) a[i] = rows[i];
-        for (size_t k = 0; k < depth; k++, w += 8 * V) {
+        NW_UNROLL
+        for (int i = 0; i < M; i++) a[i] = rows[i];
+        for (size_t k = 0; k < depth; k++, w += 8 * V, next += step) {
             __m256 x[2];
-            NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm256_load_ps(w + 8 * v);
-            NW_UNROLL for (int i = 0; i < M; i++) {
+            _mm_prefetch(next, _MM_HINT_T1);
+            NW_UNROLL
+            for (int v = 0; v < V; v++) x[v] = _mm256_load_ps(w + 8 * v);
+            NW_UNROLL
+            for (int i = 0; i < M; i++) {
                 __m256 s = _mm256_set1_ps(a[i][k]);
-                NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm256_fmadd_ps(s, x[v], acc[i][v]);
+                NW_UNROLL
+                for (int v = 0; v < V; v++) acc[i][v] = _mm256_fmadd_ps(s, x[v], acc[i][v]);
             }
         }
     }
     const __m256 lo = _mm256_set1_ps(tile->lo), hi = _mm256_set1_ps(tile->hi);
-    NW_UNROLL for (int v = 0; v < V; v++) {
+    NW_UNROLL
+    for (int v = 0; v < V; v++) {
         size_t left = tile->n > 8 * (size_t)v ? tile->n - 8 * (size_t)v : 0,
                bytes = (left < 8 ? left : 8) * 4;
         float bias[8] = {0}, old[8] = {0};
         if (tile->bias) memcpy(bias, tile->bias + 8 * v, bytes);
-        NW_UNROLL for (int i = 0; i < M; i++) {
+        NW_UNROLL
+        for (int i = 0; i < M; i++) {
             float *c = (float *)((char *)tile->c + (size_t)i * tile->ldc) + 8 * v;
             __m256 y = _mm256_add_ps(acc[i][v], _mm256_loadu_ps(bias));
             if (tile->accumulate) {

@@ -11,28 +11,37 @@
 NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
     __m512 acc[14][2];
     const float *w = tile->w;
-    const size_t depth = tile->k;
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm512_setzero_ps();
+    const char *next = tile->fetch.at;
+    const size_t depth = tile->k, step = tile->fetch.step;
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++) acc[i][v] = _mm512_setzero_ps();
     for (size_t t = 0; t < tile->taps; t++) {
         const void *const *rows = tile->rows + t * tile->row_stride;
         const float *a[14];
-        NW_UNROLL for (int i = 0; i < M; i++) a[i] = rows[i];
-        for (size_t k = 0; k < depth; k++, w += 16 * V) {
+        NW_UNROLL
+        for (int i = 0; i < M; i++) a[i] = rows[i];
+        for (size_t k = 0; k < depth; k++, w += 16 * V, next += step) {
             __m512 x[2];
-            NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm512_load_ps(w + 16 * v);
-            NW_UNROLL for (int i = 0; i < M; i++) {
+            _mm_prefetch(next, _MM_HINT_T1);
+            NW_UNROLL
+            for (int v = 0; v < V; v++) x[v] = _mm512_load_ps(w + 16 * v);
+            NW_UNROLL
+            for (int i = 0; i < M; i++) {
                 __m512 s = _mm512_set1_ps(a[i][k]);
-                NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm512_fmadd_ps(s, x[v], acc[i][v]);
+                NW_UNROLL
+                for (int v = 0; v < V; v++) acc[i][v] = _mm512_fmadd_ps(s, x[v], acc[i][v]);
             }
         }
     }
     const __m512 lo = _mm512_set1_ps(tile->lo), hi = _mm512_set1_ps(tile->hi);
-    NW_UNROLL for (int v = 0; v < V; v++) {
+    NW_UNROLL
+    for (int v = 0; v < V; v++) {
         size_t left = tile->n > 16 * (size_t)v ? tile->n - 16 * (size_t)v : 0;
         __mmask16 mask = left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
         __m512 bias = tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
-        NW_UNROLL for (int i = 0; i < M; i++) {
+        NW_UNROLL
+        for (int i = 0; i < M; i++) {
             float *c = (float *)((char *)tile->c + (size_t)i * tile->ldc) + 16 * v;
             __m512 y = _mm512_add_ps(acc[i][v], bias);
             if (tile->accumulate) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, c));

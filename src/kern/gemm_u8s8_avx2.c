@@ -18,25 +18,32 @@ NW_INLINE __m256i broadcast4(const uint8_t *p) {
 NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V) {
     __m256i acc[4][2];
     const int8_t *w = tile->w;
-    const size_t groups = (tile->k + 3) / 4;
+    const char *next = tile->fetch.at;
+    const size_t groups = (tile->k + 3) / 4, step = tile->fetch.step;
     const __m256i even = _mm256_set1_epi16(0xff);
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm256_setzero_si256();
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++) acc[i][v] = _mm256_setzero_si256();
     for (size_t t = 0; t < tile->taps; t++) {
         const void *const *rows = tile->rows + t * tile->row_stride;
         const uint8_t *a[4];
-        NW_UNROLL for (int i = 0; i < M; i++) a[i] = rows[i];
-        for (size_t g = 0; g < groups; g++, w += 32 * V) {
+        NW_UNROLL
+        for (int i = 0; i < M; i++) a[i] = rows[i];
+        for (size_t g = 0; g < groups; g++, w += 32 * V, next += step) {
             __m256i x0[2], x1[2];
-            NW_UNROLL for (int v = 0; v < V; v++) {
+            _mm_prefetch(next, _MM_HINT_T1);
+            NW_UNROLL
+            for (int v = 0; v < V; v++) {
                 __m256i x = _mm256_load_si256((const __m256i *)(w + 32 * v));
                 x0[v] = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
                 x1[v] = _mm256_srai_epi16(x, 8);
             }
-            NW_UNROLL for (int i = 0; i < M; i++) {
+            NW_UNROLL
+            for (int i = 0; i < M; i++) {
                 __m256i b = broadcast4(a[i] + 4 * g);
                 __m256i b0 = _mm256_and_si256(b, even), b1 = _mm256_srli_epi16(b, 8);
-                NW_UNROLL for (int v = 0; v < V; v++) {
+                NW_UNROLL
+                for (int v = 0; v < V; v++) {
                     acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(b0, x0[v]));
                     acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(b1, x1[v]));
                 }
@@ -44,9 +51,9 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V) 
         }
     }
     int32_t sums[4 * 16] __attribute__((aligned(32)));
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++)
-            _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[i][v]);
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++) _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[i][v]);
     nw_epilogue__avx2(tile->epilogue, tile->row, tile->col, (size_t)M, tile->n, tile->row_sums, sums,
                       8 * (size_t)V, tile->c, tile->ldc);
 }

@@ -13,10 +13,15 @@ NW_INLINE __m512i broadcast4(const uint8_t *p) {
     return _mm512_set1_epi32(x);
 }
 
-/* The usual epilogue, to codes, done in registers. Everything else goes through memory and
- * nw_epilogue__avx512vnni. Zero points of this size leave room in the 16-bit sums below. */
-static bool is_direct(const nw_epilogue *e) {
-    return e->out == NW_OUT_U8 && !e->wzero && !e->row_zero && e->zero >= -16384 && e->zero <= 16384;
+/* The usual epilogues are done in registers: everything else goes through memory and nw_epilogue__avx512vnni. Zero points
+ * of this size leave room in the 16-bit sums below. */
+typedef enum way { VIA_MEMORY, TO_CODES, TO_FLOATS } way;
+
+static way way_of(const nw_epilogue *e) {
+    if (e->wzero) return VIA_MEMORY;
+    if (e->out == NW_OUT_F32) return TO_FLOATS;
+    bool codes = e->out == NW_OUT_U8 && !e->row_zero && e->zero >= -16384 && e->zero <= 16384;
+    return codes ? TO_CODES : VIA_MEMORY;
 }
 
 static __mmask16 columns_mask(size_t n, int v) {
@@ -36,14 +41,17 @@ NW_INLINE void store_codes(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], con
     const __m512i zero = _mm512_set1_epi16((short)e->zero);
     const __m512i lo = _mm512_set1_epi8((char)e->lo), hi = _mm512_set1_epi8((char)e->hi);
     __m512 scale[2];
-    NW_UNROLL for (int v = 0; v < V; v++)
+    NW_UNROLL
+    for (int v = 0; v < V; v++)
         scale[v] = _mm512_maskz_loadu_ps(columns_mask(tile->n, v), e->scale + tile->col + 16 * v);
     const __mmask32 mask = tile->n >= 32 ? ~(__mmask32)0 : ((__mmask32)1 << tile->n) - 1;
     const int R = 4 / V;
     char *out = tile->c;
-    NW_UNROLL for (int i = 0; i < M; i += R) {
+    NW_UNROLL
+    for (int i = 0; i < M; i += R) {
         __m512i q[4];
-        NW_UNROLL for (int r = 0; r < 4; r++) {
+        NW_UNROLL
+        for (int r = 0; r < 4; r++) {
             int row = i + r / V < M ? i + r / V : M - 1;
             __m512 p = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[row][r % V]), scale[r % V]);
             q[r] = _mm512_cvtps_epi32(_mm512_min_ps(p, most));
@@ -68,6 +76,33 @@ NW_INLINE void store_codes(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], con
     }
 }
 
+/* clamp((acc − row_zero·col_sum)·scale [·row_scale] [+ fbias], flo, fhi) */
+NW_INLINE void store_floats(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], const int M, const int V) {
+    const nw_epilogue *e = tile->epilogue;
+    const __m512 lo = _mm512_set1_ps(e->flo), hi = _mm512_set1_ps(e->fhi);
+    NW_UNROLL
+    for (int v = 0; v < V; v++) {
+        const size_t col = tile->col + 16 * (size_t)v;
+        const __mmask16 mask = columns_mask(tile->n, v);
+        const __m512 scale = _mm512_maskz_loadu_ps(mask, e->scale + col);
+        const __m512 bias = e->fbias ? _mm512_maskz_loadu_ps(mask, e->fbias + col) : _mm512_setzero_ps();
+        const __m512i sums =
+            e->row_zero ? _mm512_maskz_loadu_epi32(mask, e->col_sum + col) : _mm512_setzero_si512();
+        NW_UNROLL
+        for (int i = 0; i < M; i++) {
+            __m512i x = acc[i][v];
+            if (e->row_zero)
+                x = _mm512_sub_epi32(
+                    x, _mm512_mullo_epi32(sums, _mm512_set1_epi32(e->row_zero[tile->row + (size_t)i])));
+            __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(x), scale);
+            if (e->row_scale) f = _mm512_mul_ps(f, _mm512_set1_ps(e->row_scale[tile->row + (size_t)i]));
+            if (e->fbias) f = _mm512_add_ps(f, bias);
+            f = _mm512_min_ps(hi, _mm512_max_ps(lo, f)); /* the second operand survives when one is a NaN */
+            _mm512_mask_storeu_ps((char *)tile->c + (size_t)i * tile->ldc + 64 * v, mask, f);
+        }
+    }
+}
+
 static __attribute__((noinline)) void look_up(const nw_gemm_u8s8_tile *tile) {
     nw_look_up_tile(tile->epilogue->table, tile->c, tile->ldc, tile->m, tile->n);
 }
@@ -76,10 +111,13 @@ static __attribute__((noinline)) void look_up(const nw_gemm_u8s8_tile *tile) {
 NW_INLINE void group_of(__m512i (*acc)[2], const uint8_t *const *a, size_t at, const int8_t *w, const int M,
                         const int V) {
     __m512i x[2];
-    NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm512_load_si512(w + 64 * v);
-    NW_UNROLL for (int i = 0; i < M; i++) {
+    NW_UNROLL
+    for (int v = 0; v < V; v++) x[v] = _mm512_load_si512(w + 64 * v);
+    NW_UNROLL
+    for (int i = 0; i < M; i++) {
         __m512i b = broadcast4(a[i] + at);
-        NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], b, x[v]);
+        NW_UNROLL
+        for (int v = 0; v < V; v++) acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], b, x[v]);
     }
 }
 
@@ -89,14 +127,17 @@ NW_INLINE void group_of(__m512i (*acc)[2], const uint8_t *const *a, size_t at, c
 NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, const size_t S) {
     __m512i acc[4][14][2];
     const int8_t *w = tile->w;
-    const size_t groups = (tile->k + 3) / 4;
-    const bool direct = is_direct(tile->epilogue);
-    NW_UNROLL for (int v = 0; v < V; v++) {
+    const char *next = tile->fetch.at;
+    const size_t groups = (tile->k + 3) / 4, step = tile->fetch.step;
+    const way to = way_of(tile->epilogue);
+    NW_UNROLL
+    for (int v = 0; v < V; v++) {
         __m512i bias = _mm512_setzero_si512();
-        if (direct && tile->epilogue->bias)
+        if (to != VIA_MEMORY && tile->epilogue->bias)
             bias =
                 _mm512_maskz_loadu_epi32(columns_mask(tile->n, v), tile->epilogue->bias + tile->col + 16 * v);
-        NW_UNROLL for (int i = 0; i < M; i++) {
+        NW_UNROLL
+        for (int i = 0; i < M; i++) {
             acc[0][i][v] = bias;
             acc[1][i][v] = acc[2][i][v] = acc[3][i][v] = _mm512_setzero_si512();
         }
@@ -104,7 +145,8 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
     for (size_t t = 0; t < tile->taps; t++) {
         const void *const *rows = tile->rows + t * tile->row_stride;
         const uint8_t *a[14];
-        NW_UNROLL for (int i = 0; i < M; i++) a[i] = rows[i];
+        NW_UNROLL
+        for (int i = 0; i < M; i++) a[i] = rows[i];
         if (S == 1 && groups == 1) { /* a first layer: a loop would hold the pointers in memory */
             group_of(acc[0], a, 0, w, M, V);
             w += 64 * V;
@@ -112,6 +154,10 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
         }
         size_t g = 0;
         for (; g + S <= groups; g += S, w += 64 * V * S) {
+            if (S == 1) { /* more sets mean one tile: nothing to fetch */
+                _mm_prefetch(next, _MM_HINT_T1);
+                next += step;
+            }
             group_of(acc[0], a, 4 * g, w, M, V);
             if (S > 1) group_of(acc[1], a, 4 * g + 4, w + 64 * V, M, V);
             if (S > 2) group_of(acc[2], a, 4 * g + 8, w + 128 * V, M, V);
@@ -119,27 +165,34 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
         }
         for (; S > 1 && g < groups; g++, w += 64 * V) group_of(acc[0], a, 4 * g, w, M, V);
     }
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++) {
-            if (S > 1) acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[1][i][v]);
-            if (S > 2) acc[2][i][v] = _mm512_add_epi32(acc[2][i][v], acc[3][i][v]);
-            if (S > 2) acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[2][i][v]);
-        }
-    if (direct) {
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++) {
+        if (S > 1) acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[1][i][v]);
+        if (S > 2) acc[2][i][v] = _mm512_add_epi32(acc[2][i][v], acc[3][i][v]);
+        if (S > 2) acc[0][i][v] = _mm512_add_epi32(acc[0][i][v], acc[2][i][v]);
+    }
+    if (to == TO_CODES) {
         store_codes(tile, acc[0], M, V);
         if (tile->epilogue->table) look_up(tile);
         return;
     }
+    if (to == TO_FLOATS) {
+        store_floats(tile, acc[0], M, V);
+        return;
+    }
     int32_t sums[14 * 32] __attribute__((aligned(64)));
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++) _mm512_store_si512(sums + 16 * (i * V + v), acc[0][i][v]);
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++) _mm512_store_si512(sums + 16 * (i * V + v), acc[0][i][v]);
     nw_epilogue__avx512vnni(tile->epilogue, tile->row, tile->col, (size_t)M, tile->n, tile->row_sums, sums,
                             16 * (size_t)V, tile->c, tile->ldc);
 }
 
 #define TILES(X)                                                                                             \
-    X(1, 4) X(2, 4) X(3, 2) X(4, 2) X(5, 1) X(6, 1) X(7, 1)                                                  \
-    X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1) X(14, 1)
+    X(1, 4)                                                                                                  \
+    X(2, 4)                                                                                                  \
+    X(3, 2) X(4, 2) X(5, 1) X(6, 1) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1) X(14, 1)
 #define TILE(m, s)                                                                                           \
     static void tile_##m##x16(const nw_gemm_u8s8_tile *tile) {                                               \
         tile_of(tile, m, 1, s);                                                                              \

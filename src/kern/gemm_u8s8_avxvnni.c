@@ -16,10 +16,13 @@ NW_INLINE __m256i broadcast4(const uint8_t *p) {
 NW_INLINE void group_of(__m256i (*acc)[2], const uint8_t *const *a, size_t at, const int8_t *w, const int M,
                         const int V) {
     __m256i x[2];
-    NW_UNROLL for (int v = 0; v < V; v++) x[v] = _mm256_load_si256((const __m256i *)(w + 32 * v));
-    NW_UNROLL for (int i = 0; i < M; i++) {
+    NW_UNROLL
+    for (int v = 0; v < V; v++) x[v] = _mm256_load_si256((const __m256i *)(w + 32 * v));
+    NW_UNROLL
+    for (int i = 0; i < M; i++) {
         __m256i b = broadcast4(a[i] + at);
-        NW_UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm256_dpbusd_avx_epi32(acc[i][v], b, x[v]);
+        NW_UNROLL
+        for (int v = 0; v < V; v++) acc[i][v] = _mm256_dpbusd_avx_epi32(acc[i][v], b, x[v]);
     }
 }
 
@@ -28,14 +31,17 @@ NW_INLINE void group_of(__m256i (*acc)[2], const uint8_t *const *a, size_t at, c
 NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, const size_t S) {
     __m256i acc[4][6][2];
     const int8_t *w = tile->w;
-    const size_t groups = (tile->k + 3) / 4;
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++)
-            acc[0][i][v] = acc[1][i][v] = acc[2][i][v] = acc[3][i][v] = _mm256_setzero_si256();
+    const char *next = tile->fetch.at;
+    const size_t groups = (tile->k + 3) / 4, step = tile->fetch.step;
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++)
+        acc[0][i][v] = acc[1][i][v] = acc[2][i][v] = acc[3][i][v] = _mm256_setzero_si256();
     for (size_t t = 0; t < tile->taps; t++) {
         const void *const *rows = tile->rows + t * tile->row_stride;
         const uint8_t *a[6];
-        NW_UNROLL for (int i = 0; i < M; i++) a[i] = rows[i];
+        NW_UNROLL
+        for (int i = 0; i < M; i++) a[i] = rows[i];
         if (S == 1 && groups == 1) { /* a first layer: a loop would hold the pointers in memory */
             group_of(acc[0], a, 0, w, M, V);
             w += 32 * V;
@@ -43,6 +49,10 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
         }
         size_t g = 0;
         for (; g + S <= groups; g += S, w += 32 * V * S) {
+            if (S == 1) { /* more sets mean one tile: nothing to fetch */
+                _mm_prefetch(next, _MM_HINT_T1);
+                next += step;
+            }
             group_of(acc[0], a, 4 * g, w, M, V);
             if (S > 1) group_of(acc[1], a, 4 * g + 4, w + 32 * V, M, V);
             if (S > 2) group_of(acc[2], a, 4 * g + 8, w + 64 * V, M, V);
@@ -51,13 +61,14 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
         for (; S > 1 && g < groups; g++, w += 32 * V) group_of(acc[0], a, 4 * g, w, M, V);
     }
     int32_t sums[6 * 16] __attribute__((aligned(32)));
-    NW_UNROLL for (int i = 0; i < M; i++)
-        NW_UNROLL for (int v = 0; v < V; v++) {
-            if (S > 1) acc[0][i][v] = _mm256_add_epi32(acc[0][i][v], acc[1][i][v]);
-            if (S > 2) acc[2][i][v] = _mm256_add_epi32(acc[2][i][v], acc[3][i][v]);
-            if (S > 2) acc[0][i][v] = _mm256_add_epi32(acc[0][i][v], acc[2][i][v]);
-            _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[0][i][v]);
-        }
+    NW_UNROLL
+    for (int i = 0; i < M; i++) NW_UNROLL
+    for (int v = 0; v < V; v++) {
+        if (S > 1) acc[0][i][v] = _mm256_add_epi32(acc[0][i][v], acc[1][i][v]);
+        if (S > 2) acc[2][i][v] = _mm256_add_epi32(acc[2][i][v], acc[3][i][v]);
+        if (S > 2) acc[0][i][v] = _mm256_add_epi32(acc[0][i][v], acc[2][i][v]);
+        _mm256_store_si256((__m256i *)(sums + 8 * (i * V + v)), acc[0][i][v]);
+    }
     nw_epilogue__avx2(tile->epilogue, tile->row, tile->col, (size_t)M, tile->n, tile->row_sums, sums,
                       8 * (size_t)V, tile->c, tile->ldc);
 }

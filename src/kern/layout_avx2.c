@@ -9,32 +9,41 @@
 /* Four rounds of interleaving: each pairs row i with row i+8 and doubles the run of one column's bytes. */
 static void block_16x16(const uint8_t *src, size_t ld_src, uint8_t *dst, size_t ld_dst) {
     __m128i x[16], y[16];
-    NW_UNROLL for (size_t i = 0; i < 16; i++) x[i] = _mm_loadu_si128((const __m128i *)(src + i * ld_src));
-    NW_UNROLL for (int round = 0; round < 4; round++) {
-        NW_UNROLL for (int i = 0; i < 8; i++) {
+    NW_UNROLL
+    for (size_t i = 0; i < 16; i++) x[i] = _mm_loadu_si128((const __m128i *)(src + i * ld_src));
+    NW_UNROLL
+    for (int round = 0; round < 4; round++) {
+        NW_UNROLL
+        for (int i = 0; i < 8; i++) {
             y[2 * i] = _mm_unpacklo_epi8(x[i], x[i + 8]);
             y[2 * i + 1] = _mm_unpackhi_epi8(x[i], x[i + 8]);
         }
-        NW_UNROLL for (int i = 0; i < 16; i++) x[i] = y[i];
+        NW_UNROLL
+        for (int i = 0; i < 16; i++) x[i] = y[i];
     }
-    NW_UNROLL for (size_t i = 0; i < 16; i++) _mm_storeu_si128((__m128i *)(dst + i * ld_dst), x[i]);
+    NW_UNROLL
+    for (size_t i = 0; i < 16; i++) _mm_storeu_si128((__m128i *)(dst + i * ld_dst), x[i]);
 }
 
 /* The same in three rounds within 128-bit lanes and between them. */
 static void block_8x8(const uint32_t *src, size_t ld_src, uint32_t *dst, size_t ld_dst) {
     __m256i x[8], y[8];
-    NW_UNROLL for (size_t i = 0; i < 8; i++) x[i] = _mm256_loadu_si256((const __m256i *)(src + i * ld_src));
-    NW_UNROLL for (int i = 0; i < 8; i += 2) {
+    NW_UNROLL
+    for (size_t i = 0; i < 8; i++) x[i] = _mm256_loadu_si256((const __m256i *)(src + i * ld_src));
+    NW_UNROLL
+    for (int i = 0; i < 8; i += 2) {
         y[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
         y[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
     }
-    NW_UNROLL for (int i = 0; i < 8; i += 4) {
+    NW_UNROLL
+    for (int i = 0; i < 8; i += 4) {
         x[i] = _mm256_unpacklo_epi64(y[i], y[i + 2]);
         x[i + 1] = _mm256_unpackhi_epi64(y[i], y[i + 2]);
         x[i + 2] = _mm256_unpacklo_epi64(y[i + 1], y[i + 3]);
         x[i + 3] = _mm256_unpackhi_epi64(y[i + 1], y[i + 3]);
     }
-    NW_UNROLL for (size_t i = 0; i < 4; i++) {
+    NW_UNROLL
+    for (size_t i = 0; i < 4; i++) {
         _mm256_storeu_si256((__m256i *)(dst + i * ld_dst), _mm256_permute2x128_si256(x[i], x[i + 4], 0x20));
         _mm256_storeu_si256((__m256i *)(dst + (i + 4) * ld_dst),
                             _mm256_permute2x128_si256(x[i], x[i + 4], 0x31));

@@ -16,7 +16,8 @@ typedef struct nw_table512 {
 
 NW_INLINE nw_table512 nw_table512_load(const uint8_t *table) {
     nw_table512 t;
-    NW_UNROLL for (int i = 0; i < 4; i++) t.part[i] = _mm512_loadu_si512(table + 64 * i);
+    NW_UNROLL
+    for (int i = 0; i < 4; i++) t.part[i] = _mm512_loadu_si512(table + 64 * i);
     return t;
 }
 

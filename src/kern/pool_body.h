@@ -48,9 +48,11 @@ void NW_KERNEL(avg_pool_f32)(const nw_pool_taps *taps, size_t channels, float fa
         memcpy(sum, (const float *)tap_of(taps, 0) + c0, n * sizeof(float));
         for (size_t t = 1; t < taps->taps; t++) {
             const float *a = (const float *)tap_of(taps, t) + c0;
-            NW_INDEPENDENT for (size_t c = 0; c < n; c++) sum[c] += a[c];
+            NW_INDEPENDENT
+            for (size_t c = 0; c < n; c++) sum[c] += a[c];
         }
-        NW_INDEPENDENT for (size_t c = 0; c < n; c++) y[c0 + c] = sum[c] * factor;
+        NW_INDEPENDENT
+        for (size_t c = 0; c < n; c++) y[c0 + c] = sum[c] * factor;
     }
 }
 
@@ -80,11 +82,13 @@ void NW_KERNEL(avg_pool_u8)(const nw_pool_taps *taps, size_t channels, const nw_
             uint16_t part[CHUNK] = {0};
             for (size_t t = t0; t < t1; t++) {
                 const uint8_t *a = (const uint8_t *)tap_of(taps, t) + c0;
-                NW_INDEPENDENT for (size_t c = 0; c < n; c++) part[c] = (uint16_t)(part[c] + a[c]);
+                NW_INDEPENDENT
+                for (size_t c = 0; c < n; c++) part[c] = (uint16_t)(part[c] + a[c]);
             }
-            NW_INDEPENDENT for (size_t c = 0; c < n; c++) sum[c] += part[c];
+            NW_INDEPENDENT
+            for (size_t c = 0; c < n; c++) sum[c] += part[c];
         }
-        NW_INDEPENDENT for (size_t c = 0; c < n; c++)
-            y[c0 + c] = code_of((float)sum[c] * ratio, low, high, zero);
+        NW_INDEPENDENT
+        for (size_t c = 0; c < n; c++) y[c0 + c] = code_of((float)sum[c] * ratio, low, high, zero);
     }
 }

@@ -29,7 +29,8 @@ static nw_status drop_unread(nw_planner *p) {
     for (int i = plan->step_count - 1; i >= 0; i--) {
         nw_step *step = &plan->steps[i];
         bool read = step->out_count == 0;
-        for (int o = 0; o < step->out_count; o++) read |= step->out[o] >= 0 && needed[root_of(plan, step->out[o])];
+        for (int o = 0; o < step->out_count; o++)
+            read |= step->out[o] >= 0 && needed[root_of(plan, step->out[o])];
         if (!read) {
             step->run = NULL;
             step->kernel = "(left out)";
