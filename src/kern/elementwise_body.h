@@ -181,19 +181,26 @@ NW_INLINE vec with_sign(vec x, vec sign) {
     return (vec)((ivec)x ^ ((ivec)sign & ~0x7fffffff));
 }
 
+/* p·x + c */
+NW_INLINE vec term(vec p, vec x, float c) {
+    return fused(p, x, splat(c));
+}
+
 /* exp(x) = 2^n · exp(r), n = rint(x/ln 2), |r| ≤ ln 2/2; ln 2 in two parts, the first exact when
  * multiplied by n. exp(r) = 1 + r + r²·Q(r), Q a minimax polynomial (error 3e-9). For a NaN r is one,
- * whatever n is. */
+ * whatever n is. x in [−105, 89]. */
+NW_INLINE vec exp_within(vec x) {
+    vec shifted = term(x, splat(1.442695041f), ROUNDER), n = shifted - ROUNDER;
+    vec r = fused(n, splat(2.12194440e-4f), fused(n, splat(-0.693359375f), x));
+    vec q = term(splat(1.381440266e-3f), r, 8.368786206e-3f);
+    q = term(q, r, 4.166839554e-2f);
+    q = term(q, r, 1.666652005e-1f);
+    q = term(q, r, 4.999999341e-1f);
+    return scaled(fused(q, r * r, r) + 1.0f, n, (ivec)shifted - 0x4b400000);
+}
+
 NW_INLINE vec vec_exp(vec x) {
-    x = vec_clamp(x, -105.0f, 89.0f);
-    vec shifted = x * 1.442695041f + ROUNDER, n = shifted - ROUNDER;
-    vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    vec q = splat(1.381440266e-3f);
-    q = q * r + 8.368786206e-3f;
-    q = q * r + 4.166839554e-2f;
-    q = q * r + 1.666652005e-1f;
-    q = q * r + 4.999999341e-1f;
-    return scaled(q * (r * r) + r + 1.0f, n, (ivec)shifted - 0x4b400000);
+    return exp_within(vec_clamp(x, -105.0f, 89.0f));
 }
 
 NW_INLINE vec vec_sigmoid(vec x) {
@@ -203,13 +210,12 @@ NW_INLINE vec vec_sigmoid(vec x) {
 /* |x| < 0.625: x + x³·P(x²), minimax; else 1 − 2/(exp(2|x|) + 1) with the sign of x. */
 NW_INLINE vec vec_tanh(vec x) {
     vec z = x * x, t = vec_abs(x);
-    vec p = splat(-5.716998259e-3f);
-    p = p * z + 2.065054149e-2f;
-    p = p * z + -5.374348245e-2f;
-    p = p * z + 1.333149107e-1f;
-    p = p * z + -3.333328392e-1f;
-    vec small = p * z * x + x;
-    vec large = 1.0f - 2.0f / (vec_exp(2.0f * t) + 1.0f);
+    vec p = term(splat(-5.716998259e-3f), z, 2.065054149e-2f);
+    p = term(p, z, -5.374348245e-2f);
+    p = term(p, z, 1.333149107e-1f);
+    p = term(p, z, -3.333328392e-1f);
+    vec small = fused(p * z, x, x);
+    vec large = 1.0f - 2.0f / (exp_within(smaller(splat(88.0f), 2.0f * t)) + 1.0f);
     return choose(t < 0.625f, small, with_sign(large, x));
 }
 
@@ -217,22 +223,20 @@ NW_INLINE vec vec_tanh(vec x) {
  * minimax. */
 NW_INLINE vec vec_erf(vec x) {
     vec z = x * x, t = vec_abs(x);
-    vec p = splat(-5.886710317e-4f);
-    p = p * z + 4.973102449e-3f;
-    p = p * z + -2.675332319e-2f;
-    p = p * z + 1.128146617e-1f;
-    p = p * z + -3.761246264e-1f;
-    p = p * z + 1.283791454e-1f;
-    vec small = p * x + x;
-    vec u = choose(t > 4.0f, splat(4.0f), t);
-    vec l = splat(1.959251272e-4f);
-    l = l * u + -3.043108926e-3f;
-    l = l * u + 2.222652648e-2f;
-    l = l * u + -1.039308538e-1f;
-    l = l * u + -6.371830167e-1f;
-    l = l * u + -1.127675211f;
-    l = l * u + -1.957669829e-4f;
-    vec large = 1.0f - vec_exp(l);
+    vec p = term(splat(-5.886710317e-4f), z, 4.973102449e-3f);
+    p = term(p, z, -2.675332319e-2f);
+    p = term(p, z, 1.128146617e-1f);
+    p = term(p, z, -3.761246264e-1f);
+    p = term(p, z, 1.283791454e-1f);
+    vec small = fused(p, x, x);
+    vec u = smaller(splat(4.0f), t);
+    vec l = term(splat(1.959251272e-4f), u, -3.043108926e-3f);
+    l = term(l, u, 2.222652648e-2f);
+    l = term(l, u, -1.039308538e-1f);
+    l = term(l, u, -6.371830167e-1f);
+    l = term(l, u, -1.127675211f);
+    l = term(l, u, -1.957669829e-4f);
+    vec large = 1.0f - exp_within(l);
     return choose(t < 0.95f, small, with_sign(large, x));
 }
 
@@ -349,6 +353,30 @@ void NW_KERNEL(softmax_f32)(size_t n, const float *x, float *y) {
     size_t i = 0;
     for (; i + NW_LANES <= n; i += NW_LANES) store(y + i, NW_LANES, load(y + i, NW_LANES) * factor);
     if (i < n) store(y + i, n - i, load(y + i, n - i) * factor);
+}
+
+/* scale·x [+ bias], stored; in the lanes past the count what cannot be a maximum. */
+NW_INLINE vec score_of(size_t count, const float *x, float scale, const float *bias, float *y) {
+    vec v = load(x, count) * scale;
+    if (bias) v += load(bias, count);
+    store(y, count, v);
+    return count == NW_LANES ? v : choose(lanes_below(count), v, splat(-__builtin_inff()));
+}
+
+float NW_KERNEL(weigh_f32)(size_t n, const float *x, float scale, const float *bias, float *y) {
+    vec most = splat(-__builtin_inff());
+    size_t i = 0;
+    for (; i + NW_LANES <= n; i += NW_LANES)
+        most = larger(score_of(NW_LANES, x + i, scale, bias ? bias + i : NULL, y + i), most);
+    if (i < n) most = larger(score_of(n - i, x + i, scale, bias ? bias + i : NULL, y + i), most);
+    most = most_across(most);
+    if (most[0] == -__builtin_inff()) { /* or NaN only */
+        for (i = 0; i < n; i++)
+            if (y[i] != y[i]) return total_of(EXPONENTIALS, n, y, splat(0.0f), y)[0];
+        memset(y, 0, n * sizeof *y);
+        return 0.0f;
+    }
+    return total_of(EXPONENTIALS, n, y, most, y)[0];
 }
 
 /* A register of a row: (x − mean)·factor·gamma + beta. */

@@ -19,7 +19,26 @@ NW_INLINE vec splat(float x) {
     return (vec){0} + x;
 }
 NW_INLINE vec choose(ivec mask, vec yes, vec no) {
+#if NW_LANES == 16
+    return (vec)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)mask), (__m512)no, (__m512)yes);
+#else
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+#endif
+}
+
+/* a·b + c, rounded once on every ISA: plain C has fmaf where the machine has no instruction. */
+NW_INLINE vec fused(vec a, vec b, vec c) {
+#if NW_LANES == 16
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif NW_LANES == 8
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(NW_NEON)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    vec y;
+    for (int j = 0; j < NW_LANES; j++) y[j] = __builtin_fmaf(a[j], b[j], c[j]);
+    return y;
+#endif
 }
 
 /* a < b ? a : b and a > b ? a : b: b where either is a NaN. Compilers find the instruction only in a loop. */

@@ -1,24 +1,13 @@
 /* attention.c: Attention (opset 23 to 25) and RotaryEmbedding. Scores and softmax are in single precision
  * whatever the type. */
+#include "op/attention.h"
+
 #include "op/matmul.h"
 #include "op/real.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-
-/* Sizes of an Attention node. q [batch, q_heads, q_length, head], k [batch, kv_heads, kv_length, head], v […,
- * v_head], or three dimensions [batch, length, heads·head] each. total = past + kv_length. */
-typedef struct attention {
-    int64_t batch, q_heads, kv_heads, q_length, kv_length, past, total, head, v_head;
-    bool packed; /* three dimensions */
-    bool causal;
-    int64_t left, right; /* window around the query's position, −1: no limit */
-    int64_t output_mode;
-    float scale, softcap;
-} attention;
-
-enum { Q, K, V, MASK, PAST_K, PAST_V, VALID };
 
 static nw_status split_heads(const nw_op_call *call, int64_t hidden, int64_t heads, const char *name,
                              int64_t *head) {
@@ -32,11 +21,11 @@ static nw_status split_heads(const nw_op_call *call, int64_t hidden, int64_t hea
                         name, hidden, heads);
 }
 
-static nw_status read_sizes(const nw_op_call *call, attention *a) {
+static nw_status read_sizes(const nw_op_call *call, nw_attention *a) {
     const nw_tensor *q, *k, *v;
-    NW_TRY(nw_call_require_real(call, Q, &q));
-    NW_TRY(nw_call_require_real(call, K, &k));
-    NW_TRY(nw_call_require_real(call, V, &v));
+    NW_TRY(nw_call_require_real(call, NW_ATTENTION_Q, &q));
+    NW_TRY(nw_call_require_real(call, NW_ATTENTION_K, &k));
+    NW_TRY(nw_call_require_real(call, NW_ATTENTION_V, &v));
     NW_TRY(nw_call_expect_rank(call, q, "Q", 3, 4));
     if (k->rank != q->rank || v->rank != q->rank)
         return nw_call_fail(call, NW_E_SHAPE, "Q, K and V must have the same number of dimensions");
@@ -70,20 +59,20 @@ static nw_status read_sizes(const nw_op_call *call, attention *a) {
     return NW_OK;
 }
 
-static nw_status read_past(const nw_op_call *call, attention *a) {
-    const nw_tensor *k = nw_call_in(call, PAST_K), *v = nw_call_in(call, PAST_V);
+static nw_status read_past(const nw_op_call *call, nw_attention *a) {
+    const nw_tensor *k = nw_call_in(call, NW_ATTENTION_PAST_K), *v = nw_call_in(call, NW_ATTENTION_PAST_V);
     if (!k != !v) return nw_call_fail(call, NW_E_FORMAT, "past_key and past_value must be given together");
     if (k) {
         NW_TRY(nw_call_expect_rank(call, k, "past_key", 4, 4));
         a->past = k->dims[2];
     }
-    NW_TRY(nw_call_expect_shape(call, PAST_K, "past_key", false, 4,
+    NW_TRY(nw_call_expect_shape(call, NW_ATTENTION_PAST_K, "past_key", false, 4,
                                 (int64_t[]){a->batch, a->kv_heads, a->past, a->head}));
-    NW_TRY(nw_call_expect_shape(call, PAST_V, "past_value", false, 4,
+    NW_TRY(nw_call_expect_shape(call, NW_ATTENTION_PAST_V, "past_value", false, 4,
                                 (int64_t[]){a->batch, a->kv_heads, a->past, a->v_head}));
     if (__builtin_add_overflow(a->past, a->kv_length, &a->total))
         return nw_call_fail(call, NW_E_SHAPE, "the sequence is too long");
-    const nw_tensor *valid = nw_call_in(call, VALID);
+    const nw_tensor *valid = nw_call_in(call, NW_ATTENTION_VALID);
     if (!valid) return NW_OK;
     if (k) return nw_call_fail(call, NW_E_FORMAT, "nonpad_kv_seqlen and past_key exclude each other");
     if (!nw_format_is_integer(valid->format) || valid->rank != 1 || valid->dims[0] != a->batch)
@@ -92,10 +81,10 @@ static nw_status read_past(const nw_op_call *call, attention *a) {
 }
 
 /* The mask broadcasts to [batch, q_heads, q_length, total]; its last dimension may be shorter than total. */
-static nw_status check_mask(const nw_op_call *call, const attention *a) {
-    const nw_tensor *mask = nw_call_in(call, MASK);
+static nw_status check_mask(const nw_op_call *call, const nw_attention *a) {
+    const nw_tensor *mask = nw_call_in(call, NW_ATTENTION_MASK);
     if (!mask) return NW_OK;
-    if (mask->format != NW_BOOL) NW_TRY(nw_call_require_real(call, MASK, &mask));
+    if (mask->format != NW_BOOL) NW_TRY(nw_call_require_real(call, NW_ATTENTION_MASK, &mask));
     NW_TRY(nw_call_expect_rank(call, mask, "attn_mask", 1, 4));
     const int64_t want[4] = {a->batch, a->q_heads, a->q_length, a->total};
     for (int d = 0; d < mask->rank; d++) {
@@ -111,7 +100,7 @@ static nw_status check_mask(const nw_op_call *call, const attention *a) {
 }
 
 /* Everything that is computed fits in memory's range, wanted as an output or not. */
-static nw_status check_results(const nw_op_call *call, const attention *a) {
+static nw_status check_results(const nw_op_call *call, const nw_attention *a) {
     const nw_tensor results[] = {
         {.format = NW_F64, .rank = 4, .dims = {a->batch, a->q_heads, a->q_length, a->v_head}},
         {.format = NW_F64, .rank = 4, .dims = {a->batch, a->kv_heads, a->total, a->head}},
@@ -123,8 +112,8 @@ static nw_status check_results(const nw_op_call *call, const attention *a) {
     return NW_OK;
 }
 
-static nw_status attention_of(const nw_op_call *call, attention *a) {
-    *a = (attention){.causal = nw_node_int(call->node, "is_causal", 0) != 0};
+nw_status nw_attention_of(const nw_op_call *call, nw_attention *a) {
+    *a = (nw_attention){.causal = nw_node_int(call->node, "is_causal", 0) != 0};
     NW_TRY(read_sizes(call, a));
     NW_TRY(read_past(call, a));
     NW_TRY(check_mask(call, a));
@@ -138,14 +127,15 @@ static nw_status attention_of(const nw_op_call *call, attention *a) {
 }
 
 static nw_status attention_infer(nw_op_call *call) {
-    attention a;
-    NW_TRY(attention_of(call, &a));
-    nw_format format = nw_real_format(call->in[Q]), v_format = nw_real_format(call->in[V]);
+    nw_attention a;
+    NW_TRY(nw_attention_of(call, &a));
+    nw_format format = nw_real_format(call->in[NW_ATTENTION_Q]),
+              v_format = nw_real_format(call->in[NW_ATTENTION_V]);
     if (a.packed)
         NW_TRY(nw_call_set(call, 0, format, 3, (int64_t[]){a.batch, a.q_length, a.q_heads * a.v_head}));
     else
         NW_TRY(nw_call_set(call, 0, format, 4, (int64_t[]){a.batch, a.q_heads, a.q_length, a.v_head}));
-    NW_TRY(nw_call_set(call, 1, nw_real_format(call->in[K]), 4,
+    NW_TRY(nw_call_set(call, 1, nw_real_format(call->in[NW_ATTENTION_K]), 4,
                        (int64_t[]){a.batch, a.kv_heads, a.total, a.head}));
     NW_TRY(nw_call_set(call, 2, v_format, 4, (int64_t[]){a.batch, a.kv_heads, a.total, a.v_head}));
     return nw_call_set(call, 3, format, 4, (int64_t[]){a.batch, a.q_heads, a.q_length, a.total});
@@ -153,7 +143,7 @@ static nw_status attention_infer(nw_op_call *call) {
 
 /* present [batch, heads, total, size] = past [batch, heads, past, size] followed by now, [batch, heads, now,
  * size] or packed [batch, now, heads, size]. */
-static void join(const attention *a, const float *past, const float *now, int64_t size, float *present) {
+static void join(const nw_attention *a, const float *past, const float *now, int64_t size, float *present) {
     size_t row = (size_t)size * sizeof *present;
     for (int64_t b = 0; b < a->batch; b++)
         for (int64_t h = 0; h < a->kv_heads; h++) {
@@ -169,9 +159,10 @@ static void join(const attention *a, const float *past, const float *now, int64_
 }
 
 /* What is added to the scores of one query, [total]: 0 or the mask's number; −inf: the key is not seen. */
-static void fill_bias(const nw_op_call *call, const attention *a, const int64_t *mask_strides, int64_t batch,
-                      int64_t head, int64_t query, float *bias) {
-    const nw_tensor *mask = nw_call_in(call, MASK), *valid_keys = nw_call_in(call, VALID);
+static void fill_bias(const nw_op_call *call, const nw_attention *a, const int64_t *mask_strides,
+                      int64_t batch, int64_t head, int64_t query, float *bias) {
+    const nw_tensor *mask = nw_call_in(call, NW_ATTENTION_MASK),
+                    *valid_keys = nw_call_in(call, NW_ATTENTION_VALID);
     int64_t valid = valid_keys ? nw_tensor_s64(valid_keys, (size_t)batch) : a->total;
     if (valid < 0) valid = 0;
     if (valid > a->total) valid = a->total;
@@ -222,7 +213,7 @@ typedef struct workspace {
     float *bias;   /* [total] */
 } workspace;
 
-static void run_head(const nw_op_call *call, const attention *a, const int64_t *mask_strides,
+static void run_head(const nw_op_call *call, const nw_attention *a, const int64_t *mask_strides,
                      const workspace *w, int64_t batch, int64_t head) {
     int64_t i = batch * a->q_heads + head, kv = batch * a->kv_heads + head / (a->q_heads / a->kv_heads);
     int64_t q_row = a->packed ? a->q_heads * a->head : a->head,
@@ -266,8 +257,7 @@ static void run_head(const nw_op_call *call, const attention *a, const int64_t *
     nw_product_f32(&y_product, w->scores, w->v + kv * a->total * a->v_head, y);
 }
 
-/* Where element [batch, head, query, key] of the mask is. */
-static void mask_strides_of(const nw_tensor *mask, int64_t strides[4]) {
+void nw_attention_mask_strides(const nw_tensor *mask, int64_t strides[4]) {
     int64_t step = 1;
     memset(strides, 0, 4 * sizeof *strides);
     for (int d = mask ? mask->rank - 1 : -1; d >= 0; d--) {
@@ -278,17 +268,17 @@ static void mask_strides_of(const nw_tensor *mask, int64_t strides[4]) {
 }
 
 static nw_status attention_eval(nw_op_call *call) {
-    attention a;
+    nw_attention a;
     workspace w;
     const float *past_k, *past_v, *k, *v;
     float *present_k, *present_v;
-    NW_TRY(attention_of(call, &a));
+    NW_TRY(nw_attention_of(call, &a));
     if (nw_tensor_count(&call->out[0]) == 0 && a.total == 0) return NW_OK;
-    NW_TRY(nw_call_f32(call, Q, &w.q));
-    NW_TRY(nw_call_f32(call, K, &k));
-    NW_TRY(nw_call_f32(call, V, &v));
-    NW_TRY(nw_call_f32(call, PAST_K, &past_k));
-    NW_TRY(nw_call_f32(call, PAST_V, &past_v));
+    NW_TRY(nw_call_f32(call, NW_ATTENTION_Q, &w.q));
+    NW_TRY(nw_call_f32(call, NW_ATTENTION_K, &k));
+    NW_TRY(nw_call_f32(call, NW_ATTENTION_V, &v));
+    NW_TRY(nw_call_f32(call, NW_ATTENTION_PAST_K, &past_k));
+    NW_TRY(nw_call_f32(call, NW_ATTENTION_PAST_V, &past_v));
     NW_TRY(nw_call_f32_out(call, 0, &w.y));
     NW_TRY(nw_call_f32_out(call, 1, &present_k));
     NW_TRY(nw_call_f32_out(call, 2, &present_v));
@@ -304,7 +294,7 @@ static nw_status attention_eval(nw_op_call *call) {
     join(&a, past_v, v, a.v_head, w.v);
     if (!w.y) NW_TRY(nw_call_scratch(call, nw_tensor_count(&call->out[0]), &w.y));
     int64_t strides[4];
-    mask_strides_of(nw_call_in(call, MASK), strides);
+    nw_attention_mask_strides(nw_call_in(call, NW_ATTENTION_MASK), strides);
     for (int64_t b = 0; b < a.batch; b++)
         for (int64_t h = 0; h < a.q_heads; h++) run_head(call, &a, strides, &w, b, h);
     nw_call_f32_done(call, 0, nw_call_wants(call, 0) ? w.y : NULL);

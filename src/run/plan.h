@@ -219,9 +219,10 @@ nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);        /* lower
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* follow.c */
 nw_status nw_lower_rows(nw_planner *p, nw_node *node,
                         bool *ok); /* lower_rows.c: softmax, layer normalization */
-nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok); /* lower_dynamic.c */
-nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);     /* lower_rnn.c: LSTM, GRU */
-nw_status nw_lower_eval(nw_planner *p, nw_node *node);              /* lower.c */
+nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok);   /* lower_dynamic.c */
+nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);       /* lower_rnn.c: LSTM, GRU */
+nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok); /* lower_attention.c */
+nw_status nw_lower_eval(nw_planner *p, nw_node *node);                /* lower.c */
 /* Whether a node multiplies `codes`, its left-hand side, with packed 8-bit weights. */
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */

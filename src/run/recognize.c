@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#define MOST_NODES 12
+#define MOST_NODES 16
 
 typedef struct matcher {
     nw_graph *g;
@@ -67,7 +67,7 @@ static nw_status collapse(matcher *m, nw_node *last, const char *type, int in_co
     int out = last->out[0];
     for (int i = 0; i < m->count; i++) m->g->nodes[m->nodes[i]].dead = true;
     const char *name = last->name;
-    nw_node *node;
+    nw_node *node; /* adding it may move the others */
     NW_TRY(nw_graph_add_node(m->g, "", type, name, in_count, in, 1, &out, &node));
     node->op = nw_op_find("", type);
     m->uses.producer[out] = m->g->node_count - 1;
@@ -199,6 +199,132 @@ static nw_status match_layernorm(matcher *m, int index) {
     return NW_OK;
 }
 
+/* ---- Attention: softmax(q·kᵀ·scale + mask)·v --------------------------------------------------------------------- */
+
+/* The only node that reads v, if it is of this type; it becomes part of the form. */
+static nw_node *reader(matcher *m, int v, const char *type) {
+    if (m->uses.first[v + 1] - m->uses.first[v] != 1 || m->uses.outputs[v]) return NULL;
+    int n = m->uses.users[m->uses.first[v]];
+    if (!nw_node_is(&m->g->nodes[n], type) || m->count == MOST_NODES) return NULL;
+    m->nodes[m->count++] = n;
+    return &m->g->nodes[n];
+}
+
+static bool permutes(const nw_node *transpose, const int64_t perm[4]) {
+    const int64_t *p;
+    size_t count;
+    return nw_node_ints(transpose, "perm", &p, &count) && count == 4 && memcmp(p, perm, 4 * sizeof *p) == 0;
+}
+
+/* x [batch, length, heads·size] when v is x reshaped to [batch, length, heads, size] and transposed by `perm`. */
+static int tokens_of(matcher *m, int v, const int64_t perm[4]) {
+    nw_node *transpose = maker(m, v, "Transpose");
+    nw_node *reshape = transpose && permutes(transpose, perm) ? maker(m, transpose->in[0], "Reshape") : NULL;
+    if (!reshape) return NW_ABSENT;
+    const nw_tensor *split = &m->desc[reshape->out[0]], *x = &m->desc[reshape->in[0]];
+    bool same =
+        split->rank == 4 && x->rank == 3 && x->dims[0] == split->dims[0] && x->dims[1] == split->dims[1];
+    return same ? reshape->in[0] : NW_ABSENT;
+}
+
+/* Scores before the softmax: q·kᵀ, perhaps scaled by a number, perhaps with a mask added. */
+typedef struct scores {
+    int q, kt, mask; /* [batch, heads, length, size], its keys transposed; NW_ABSENT: none */
+    float scale;
+} scores;
+
+static bool scores_of(matcher *m, int v, scores *s) {
+    nw_node *add = maker(m, v, "Add");
+    float factor = 1;
+    s->mask = NW_ABSENT;
+    int product = v;
+    if (add) { /* the scores are the operand that a product makes */
+        int n = m->uses.producer[add->in[0]];
+        bool first = n >= 0 && m->desc[add->in[0]].rank == 4 &&
+                     (nw_node_is(&m->g->nodes[n], "MatMul") || nw_node_is(&m->g->nodes[n], "Div") ||
+                      nw_node_is(&m->g->nodes[n], "Mul")) &&
+                     nw_tensor_same_shape(&m->desc[add->in[0]], &m->desc[v]);
+        product = add->in[first ? 0 : 1];
+        s->mask = add->in[first ? 1 : 0];
+    }
+    s->scale = 1;
+    nw_node *div = maker(m, product, "Div"), *mul = div ? NULL : maker(m, product, "Mul");
+    if (div) {
+        if (!number(m, div->in[1], &factor) || !(factor > 0)) return false;
+        s->scale = 1 / factor;
+        product = div->in[0];
+    } else if (mul) {
+        product = other_of(m, mul, &factor);
+        if (product < 0 || !(factor > 0)) return false;
+        s->scale = factor;
+    }
+    nw_node *matmul = maker(m, product, "MatMul");
+    if (!matmul) return false;
+    s->q = matmul->in[0];
+    s->kt = matmul->in[1];
+    return true;
+}
+
+/* Attention takes masks of up to four dimensions that broadcast to the scores. */
+static bool mask_fits(const matcher *m, int mask, const nw_tensor *shape) {
+    if (mask < 0) return true;
+    const nw_tensor *t = &m->desc[mask];
+    if (t->format != NW_F32 || t->rank < 1 || t->rank > 4 || t->dims[t->rank - 1] != shape->dims[3])
+        return false;
+    for (int d = 0; d < t->rank; d++)
+        if (t->dims[d] != 1 && t->dims[d] != shape->dims[4 - t->rank + d]) return false;
+    return true;
+}
+
+static nw_status add_attention(matcher *m, nw_node *last, const scores *s, const int *qkv, int64_t heads) {
+    int in[4] = {qkv[0], qkv[1], qkv[2], s->mask};
+    NW_TRY(collapse(m, last, "Attention", s->mask < 0 ? 3 : 4, in));
+    nw_node *node = &m->g->nodes[m->g->node_count - 1];
+    NW_TRY(nw_node_set_float(m->g, node, "scale", s->scale));
+    if (!heads) return NW_OK;
+    NW_TRY(nw_node_set_int(m->g, node, "q_num_heads", heads));
+    return nw_node_set_int(m->g, node, "kv_num_heads", heads);
+}
+
+/* index: the product with the values. */
+static nw_status match_attention(matcher *m, int index) {
+    static const int64_t by_head[4] = {0, 2, 1, 3}, keys[4] = {0, 2, 3, 1}, swapped[4] = {0, 1, 3, 2};
+    nw_node *last = &m->g->nodes[index];
+    m->count = 0;
+    m->nodes[m->count++] = index;
+    nw_node *softmax = maker(m, last->in[0], "Softmax");
+    scores s;
+    if (!softmax || m->desc[softmax->out[0]].rank != 4 || !scores_of(m, softmax->in[0], &s)) return NW_OK;
+    const nw_tensor *shape = &m->desc[softmax->out[0]], *q = &m->desc[s.q], *kt = &m->desc[s.kt],
+                    *v = &m->desc[last->in[1]];
+    int64_t axis = nw_node_int(softmax, "axis", nw_graph_opset(m->g, "") < 13 ? 1 : -1);
+    if ((axis != -1 && axis != 3) || q->rank != 4 || kt->rank != 4 || v->rank != 4) return NW_OK;
+    for (int d = 0; d < 2; d++)
+        if (kt->dims[d] != q->dims[d] || v->dims[d] != q->dims[d]) return NW_OK;
+    if (!mask_fits(m, s.mask, shape)) return NW_OK;
+
+    /* From tokens to tokens, when all that splits and joins heads belongs to it. */
+    const int core = m->count;
+    int tokens[3] = {tokens_of(m, s.q, by_head), tokens_of(m, s.kt, keys),
+                     tokens_of(m, last->in[1], by_head)};
+    nw_node *back = reader(m, last->out[0], "Transpose");
+    nw_node *join = back && permutes(back, by_head) ? reader(m, back->out[0], "Reshape") : NULL;
+    bool whole = tokens[0] >= 0 && tokens[1] >= 0 && tokens[2] >= 0 && join;
+    if (whole) {
+        const nw_tensor *y = &m->desc[join->out[0]];
+        whole =
+            y->rank == 3 && y->dims[0] == q->dims[0] && y->dims[1] == q->dims[2] && closed(m, join->out[0]);
+    }
+    if (whole) return add_attention(m, join, &s, tokens, q->dims[1]);
+
+    /* Only the core, on heads. */
+    m->count = core;
+    nw_node *transpose = maker(m, s.kt, "Transpose");
+    if (!transpose || !permutes(transpose, swapped) || !closed(m, last->out[0])) return NW_OK;
+    int heads[3] = {s.q, transpose->in[0], last->in[1]};
+    return add_attention(m, last, &s, heads, 0);
+}
+
 nw_status nw_recognize(nw_graph *g, const nw_tensor *desc, const nw_taps *taps) {
     matcher m = {.g = g, .desc = desc, .taps = taps};
     NW_TRY(nw_uses_init(&m.uses, g));
@@ -212,6 +338,8 @@ nw_status nw_recognize(nw_graph *g, const nw_tensor *desc, const nw_taps *taps) 
             status = match_gelu(&m, n);
         else if (nw_node_is(node, "Add"))
             status = match_layernorm(&m, n);
+        else if (nw_node_is(node, "MatMul"))
+            status = match_attention(&m, n);
     }
     nw_uses_free(&m.uses);
     return status == NW_OK && g->node_count > nodes ? nw_graph_sort(g) : status;

@@ -434,6 +434,43 @@ static void test_softmax_f32(const char *name, nw_softmax_f32_fn *f, nw_softmax_
     }
 }
 
+static void run_weigh(const timed *t) {
+    ((nw_weigh_f32_fn *)t->function)(t->n, t->a, 0.125f, t->b, t->y);
+}
+static void test_weigh_f32(const char *name, nw_weigh_f32_fn *f, nw_weigh_f32_fn *reference) {
+    FOR_SIZES(name) {
+        if (!n) continue;
+        float *x = floats(n, -50, 50, false), *mask = floats(n, -9, 0, false);
+        float *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        if (n > 3) mask[2] = -INFINITY;
+        for (int with_mask = 0; with_mask < 2; with_mask++) {
+            const float *bias = with_mask ? mask : NULL;
+            double sum = 0, most = -INFINITY;
+            for (size_t i = 0; i < n; i++)
+                most = fmax(most, (double)(x[i] * 0.125f) + (double)(bias ? bias[i] : 0));
+            float got_sum = f(n, x, 0.125f, bias, y), want_sum = reference(n, x, 0.125f, bias, want);
+            same_floats("against plain C", y, want, n);
+            same_floats("sum against plain C", &got_sum, &want_sum, 1);
+            for (size_t i = 0; i < n; i++) {
+                double exact = exp((double)(x[i] * 0.125f) + (double)(bias ? bias[i] : 0) - most);
+                sum += exact;
+                if (!check_close((double)y[i], exact, 4e-6 * exact + 1e-37))
+                    check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
+            }
+            if (!check_close((double)got_sum, sum, 1e-5 * sum))
+                check_fail("the sum is %g, not %g", (double)got_sum, sum);
+        }
+        for (size_t i = 0; i < n; i++) x[i] = -INFINITY;
+        if (f(n, x, 1, NULL, x) != 0.0f || x[0] != 0.0f || x[n - 1] != 0.0f)
+            check_fail("a row of -inf is not 0");
+        x[n - 1] = NAN;
+        if (!isnan(f(n, x, 1, NULL, x))) check_fail("a NaN is lost");
+        if (check_opt.bench)
+            bench((timed){
+                .run = run_weigh, .function = (void (*)(void))f, .n = n, .a = mask, .b = mask, .y = y});
+    }
+}
+
 static void run_layernorm(const timed *t) {
     ((nw_layernorm_f32_fn *)t->function)(t->n, t->a, t->b, t->b, 1e-5f, t->y);
 }
