@@ -41,6 +41,45 @@ static inline const void *tap_of(const nw_pool_taps *taps, size_t t) {
 MAX_POOL(max_pool_u8, uint8_t)
 MAX_POOL(max_pool_f32, float)
 
+/* best = max over the taps of `run` neighbours, a constant that compilers turn into registers. */
+#define MAX_RUN(type, run)                                                                                   \
+    NW_INLINE void NW_KERNEL(max_run_##type##_##run)(const type *x, size_t taps, size_t tap, type *y) {      \
+        type best[run];                                                                                      \
+        memcpy(best, x, sizeof best);                                                                        \
+        for (size_t t = 1; t < taps; t++)                                                                    \
+            for (size_t j = 0; j < run; j++) {                                                               \
+                type a = x[t * tap + j];                                                                     \
+                best[j] = a > best[j] ? a : best[j];                                                         \
+            }                                                                                                \
+        memcpy(y, best, sizeof best);                                                                        \
+    }
+MAX_RUN(uint8_t, 32)
+MAX_RUN(uint8_t, 16)
+MAX_RUN(uint8_t, 1)
+MAX_RUN(float, 16)
+MAX_RUN(float, 4)
+MAX_RUN(float, 1)
+
+/* The last run overlaps the one before. */
+#define MAX_LINE(name, type, wide, narrow)                                                                   \
+    void NW_KERNEL(name)(const nw_pool_line *l, size_t channels, const type *x, type *y, size_t ldy) {       \
+        for (size_t p = 0; p < l->pixels; p++, x += l->step, y += ldy) {                                     \
+            size_t c = 0;                                                                                    \
+            for (; c + wide <= channels; c += wide)                                                          \
+                NW_KERNEL(max_run_##type##_##wide)(x + c, l->taps, l->tap, y + c);                           \
+            for (; c + narrow <= channels; c += narrow)                                                      \
+                NW_KERNEL(max_run_##type##_##narrow)(x + c, l->taps, l->tap, y + c);                         \
+            if (c < channels && channels >= narrow) {                                                        \
+                c = channels - narrow;                                                                       \
+                NW_KERNEL(max_run_##type##_##narrow)(x + c, l->taps, l->tap, y + c);                         \
+            } else {                                                                                         \
+                for (; c < channels; c++) NW_KERNEL(max_run_##type##_1)(x + c, l->taps, l->tap, y + c);      \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+MAX_LINE(max_line_u8, uint8_t, 32, 16)
+MAX_LINE(max_line_f32, float, 16, 4)
+
 void NW_KERNEL(avg_pool_f32)(const nw_pool_taps *taps, size_t channels, float factor, float *y) {
     for (size_t c0 = 0; c0 < channels; c0 += CHUNK) {
         const size_t n = channels - c0 < CHUNK ? channels - c0 : CHUNK;
