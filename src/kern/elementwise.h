@@ -55,6 +55,7 @@ typedef void nw_clamp_f32_fn(size_t n, const float *x, float lo, float hi, float
  *   sigmoid, tanh, erf   4 ulp where the result is above 2^−126, within 2^−126 below
  *   gelu  x·Φ(x), Φ(x) = (1 + erf(x/√2))/2: 3e-7·max(1,|x|)     silu  x·sigmoid(x): 6 ulp or 2^−119
  *   hardswish  x·clamp(x·(1/6) + 0.5, 0, 1), each operation rounded once
+ *   gelu_tanh  x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2: 3e-7·max(1,|x|)
  * NaN stays NaN; ±inf give the limits (gelu, silu and hardswish of −inf: NaN). */
 typedef void nw_unary_f32_fn(size_t n, const float *x, float *y);
 /* y = clamp(alpha·x + beta, 0, 1), each operation rounded once. */

@@ -243,6 +243,11 @@ NW_INLINE vec vec_erf(vec x) {
 NW_INLINE vec vec_gelu(vec x) {
     return 0.5f * x * (1.0f + vec_erf(x * 0.70710678f));
 }
+/* 0.5·(1 + tanh(u)) = 1/(1 + exp(−2u)), u = √(2/π)·(x + 0.044715·x³) */
+NW_INLINE vec vec_gelu_tanh(vec x) {
+    vec u = x * term(x * x, splat(-0.071354816f), -1.5957691f);
+    return x / (1.0f + vec_exp(u));
+}
 NW_INLINE vec vec_silu(vec x) {
     return x / (1.0f + vec_exp(-x));
 }
@@ -261,6 +266,7 @@ UNARY(sigmoid_f32, vec_sigmoid)
 UNARY(tanh_f32, vec_tanh)
 UNARY(erf_f32, vec_erf)
 UNARY(gelu_f32, vec_gelu)
+UNARY(gelu_tanh_f32, vec_gelu_tanh)
 UNARY(silu_f32, vec_silu)
 UNARY(hardswish_f32, vec_hardswish)
 

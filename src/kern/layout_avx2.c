@@ -1,4 +1,4 @@
-/* layout_avx2.c: transposes in registers: 16×16 bytes, 8×8 words; the reference does the edges.
+/* layout_avx2.c: transposes in registers: 16×16 bytes, 8×8 words, a few rows of any length; the reference does the edges.
  * Must not include anything but kern/. */
 #if defined(__x86_64__)
 #include "kern/layout.h"
@@ -50,12 +50,77 @@ static void block_8x8(const uint32_t *src, size_t ld_src, uint32_t *dst, size_t 
     }
 }
 
+/* Two to four rows, dst without gaps (the planes of an image become its pixels): byte j of the result's register v is
+ * element (16v + j)/R of row (16v + j) % R; 0x80 leaves a byte to the other rows. Returns the columns done. */
+NW_INLINE size_t interleave_b8(const uint8_t *src, size_t ld_src, size_t cols, uint8_t *dst, const int R) {
+    __m128i from[4][4];
+    size_t c = 0;
+    NW_UNROLL
+    for (int v = 0; v < R; v++) NW_UNROLL
+    for (int r = 0; r < R; r++) {
+        uint8_t index[16];
+        for (int j = 0; j < 16; j++) index[j] = (uint8_t)((16 * v + j) % R == r ? (16 * v + j) / R : 0x80);
+        from[v][r] = _mm_loadu_si128((const __m128i *)index);
+    }
+    for (; c + 16 <= cols; c += 16, dst += 16 * R) {
+        __m128i x[4];
+        NW_UNROLL
+        for (int r = 0; r < R; r++) x[r] = _mm_loadu_si128((const __m128i *)(src + (size_t)r * ld_src + c));
+        NW_UNROLL
+        for (int v = 0; v < R; v++) {
+            __m128i y = _mm_shuffle_epi8(x[0], from[v][0]);
+            NW_UNROLL
+            for (int r = 1; r < R; r++) y = _mm_or_si128(y, _mm_shuffle_epi8(x[r], from[v][r]));
+            _mm_storeu_si128((__m128i *)(dst + 16 * v), y);
+        }
+    }
+    return c;
+}
+
+/* The same with words: lane j of register v is element (8v + j)/R of row (8v + j) % R. */
+NW_INLINE size_t interleave_b32(const uint32_t *src, size_t ld_src, size_t cols, uint32_t *dst, const int R) {
+    __m256i from[4], row[4][4]; /* the same lanes of every row are read; masks choose the row */
+    size_t c = 0;
+    NW_UNROLL
+    for (int v = 0; v < R; v++) {
+        int32_t index[8], mask[4][8];
+        for (int j = 0; j < 8; j++) {
+            index[j] = (8 * v + j) / R;
+            for (int r = 0; r < R; r++) mask[r][j] = (8 * v + j) % R == r ? -1 : 0;
+        }
+        from[v] = _mm256_loadu_si256((const __m256i *)index);
+        NW_UNROLL
+        for (int r = 0; r < R; r++) row[v][r] = _mm256_loadu_si256((const __m256i *)mask[r]);
+    }
+    for (; c + 8 <= cols; c += 8, dst += 8 * R) {
+        __m256i x[4];
+        NW_UNROLL
+        for (int r = 0; r < R; r++)
+            x[r] = _mm256_loadu_si256((const __m256i *)(src + (size_t)r * ld_src + c));
+        NW_UNROLL
+        for (int v = 0; v < R; v++) {
+            __m256i y = _mm256_permutevar8x32_epi32(x[0], from[v]);
+            NW_UNROLL
+            for (int r = 1; r < R; r++)
+                y = _mm256_blendv_epi8(y, _mm256_permutevar8x32_epi32(x[r], from[v]), row[v][r]);
+            _mm256_storeu_si256((__m256i *)(dst + 8 * v), y);
+        }
+    }
+    return c;
+}
+
 /* Tall blocks: a few columns at a time over all rows would touch a line of dst once per block of rows;
  * going down the rows first fills dst's lines while they are in cache. */
-#define TRANSPOSE(name, type, block, step, edge)                                                             \
+#define TRANSPOSE(name, type, block, step, interleave, edge)                                                 \
     void name(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst, size_t ld_dst) {          \
         const type *from = src;                                                                              \
         type *to = dst;                                                                                      \
+        if (rows >= 2 && rows <= 4 && ld_dst == rows) {                                                      \
+            size_t done = rows == 2   ? interleave(from, ld_src, cols, to, 2)                                \
+                          : rows == 3 ? interleave(from, ld_src, cols, to, 3)                                \
+                                      : interleave(from, ld_src, cols, to, 4);                               \
+            from += done, to += done * ld_dst, cols -= done;                                                 \
+        }                                                                                                    \
         const size_t whole_rows = rows / step * step, whole_cols = cols / step * step;                       \
         for (size_t c = 0; c < whole_cols; c += step)                                                        \
             for (size_t r = 0; r < whole_rows; r += step)                                                    \
@@ -66,8 +131,8 @@ static void block_8x8(const uint32_t *src, size_t ld_src, uint32_t *dst, size_t 
         if (whole_cols < cols)                                                                               \
             edge(rows, cols - whole_cols, from + whole_cols, ld_src, to + whole_cols * ld_dst, ld_dst);      \
     }
-TRANSPOSE(nw_transpose_b8__avx2, uint8_t, block_16x16, 16, nw_transpose_b8__scalar)
-TRANSPOSE(nw_transpose_b32__avx2, uint32_t, block_8x8, 8, nw_transpose_b32__scalar)
+TRANSPOSE(nw_transpose_b8__avx2, uint8_t, block_16x16, 16, interleave_b8, nw_transpose_b8__scalar)
+TRANSPOSE(nw_transpose_b32__avx2, uint32_t, block_8x8, 8, interleave_b32, nw_transpose_b32__scalar)
 #else
 typedef int nw_no_kernels_here;
 #endif

@@ -80,9 +80,10 @@ static nw_status lower_table(nw_planner *p, nw_node *node, bool *ok) {
 }
 
 typedef struct unary_state {
-    nw_unary_f32_fn *fn; /* or NULL: */
+    nw_unary_f32_fn *fn; /* one of the three */
     nw_clamp_f32_fn *clamp;
-    float lo, hi;
+    nw_hardsigmoid_f32_fn *hardsigmoid;
+    float a, b; /* lo and hi, or alpha and beta */
     size_t count;
 } unary_state;
 
@@ -97,8 +98,10 @@ static void unary_range(void *user, size_t begin, size_t end) {
     const unary_state *s = j->s;
     if (s->fn)
         s->fn(end - begin, j->x + begin, j->y + begin);
+    else if (s->clamp)
+        s->clamp(end - begin, j->x + begin, s->a, s->b, j->y + begin);
     else
-        s->clamp(end - begin, j->x + begin, s->lo, s->hi, j->y + begin);
+        s->hardsigmoid(end - begin, j->x + begin, s->a, s->b, j->y + begin);
 }
 
 static nw_status run_unary(nw_exec *e, const nw_step *step) {
@@ -114,8 +117,9 @@ static nw_unary_f32_fn *vector_function(const nw_planner *p, const nw_node *node
     if (nw_node_is(node, "Exp")) return p->ew.exp_f32;
     if (nw_node_is(node, "Erf")) return p->ew.erf_f32;
     if (nw_node_is(node, "HardSwish")) return p->ew.hardswish_f32;
-    if (nw_node_is(node, "Gelu") && nw_node_string_is(node, "approximate", "none", "none"))
-        return p->ew.gelu_f32;
+    if (nw_node_is(node, "Swish") && nw_node_float(node, "alpha", 1.0f) == 1.0f) return p->ew.silu_f32;
+    if (nw_node_is(node, "Gelu"))
+        return nw_node_string_is(node, "approximate", "none", "tanh") ? p->ew.gelu_tanh_f32 : p->ew.gelu_f32;
     return NULL;
 }
 
@@ -130,6 +134,20 @@ static bool clamp_limits(const nw_planner *p, const nw_node *node, float *lo, fl
         *(i == 1 ? lo : hi) = *(const float *)c->tensor.data;
     }
     return *lo <= *hi;
+}
+
+/* False: there is only the reference. */
+static bool choose_unary(const nw_planner *p, const nw_node *node, unary_state *s) {
+    if ((s->fn = vector_function(p, node))) return true;
+    if (clamp_limits(p, node, &s->a, &s->b)) {
+        s->clamp = p->ew.clamp_f32;
+        return true;
+    }
+    if (!nw_node_is(node, "HardSigmoid")) return false;
+    s->hardsigmoid = p->ew.hardsigmoid_f32;
+    s->a = nw_node_float(node, "alpha", 0.2f);
+    s->b = nw_node_float(node, "beta", 0.5f);
+    return true;
 }
 
 static nw_status lower_unary(nw_planner *p, nw_node *node, bool *ok) {
@@ -147,9 +165,8 @@ static nw_status lower_unary(nw_planner *p, nw_node *node, bool *ok) {
     }
     bool f32 = p->desc[x].format == NW_F32 && p->desc[node->out[0]].format == NW_F32;
     bool last = nw_plan_prefers_last(p, x);
-    unary_state s = {.clamp = p->ew.clamp_f32, .count = nw_tensor_count(&p->desc[x])};
-    s.fn = f32 ? vector_function(p, node) : NULL;
-    bool kernel = f32 && (s.fn || clamp_limits(p, node, &s.lo, &s.hi));
+    unary_state s = {.count = nw_tensor_count(&p->desc[x])};
+    bool kernel = f32 && choose_unary(p, node, &s);
     if (!kernel && !last) return NW_OK; /* nothing to gain over the reference */
     int out[1];
     int *in = nw_arena_array(&p->scratch, (size_t)node->in_count + 1, sizeof *in);
@@ -159,7 +176,8 @@ static nw_status lower_unary(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_define(p, node->out[0], nw_form_of(false, last), &out[0]));
     *ok = true;
     if (!kernel) return nw_plan_eval_step(p, node, in, out);
-    return nw_plan_step(p, node, run_unary, s.fn ? "vector function" : "clamp", &s, sizeof s, 1, in, 1, out);
+    return nw_plan_step(p, node, run_unary, s.clamp ? "clamp" : "vector function", &s, sizeof s, 1, in, 1,
+                        out);
 }
 
 /* ---- two arguments on codes -------------------------------------------------------------------------------------- */

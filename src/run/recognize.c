@@ -127,6 +127,63 @@ static nw_status match_gelu(matcher *m, int index) {
     return collapse(m, last, "Gelu", 1, &x);
 }
 
+/* x when v is tanh(√(2/π)·(x + 0.044715·x³)) + 1. */
+static int tanh_term(matcher *m, int v) {
+    float one = 0, root = 0, cubic = 0, three = 0;
+    nw_node *plus = maker(m, v, "Add");
+    int tanh_out = plus ? other_of(m, plus, &one) : NW_ABSENT;
+    nw_node *tanh = tanh_out >= 0 && one == 1.0f ? maker(m, tanh_out, "Tanh") : NULL;
+    nw_node *scale = tanh ? maker(m, tanh->in[0], "Mul") : NULL;
+    int sum_out = scale ? other_of(m, scale, &root) : NW_ABSENT;
+    nw_node *sum = sum_out >= 0 && near(root, 0.79788456f) ? maker(m, sum_out, "Add") : NULL;
+    for (int side = 0; sum && side < 2; side++) {
+        const int count = m->count;
+        nw_node *mul = maker(m, sum->in[side], "Mul");
+        int cube_out = mul ? other_of(m, mul, &cubic) : NW_ABSENT;
+        nw_node *cube = cube_out >= 0 && near(cubic, 0.044715f) ? maker(m, cube_out, "Pow") : NULL;
+        if (cube && number(m, cube->in[1], &three) && three == 3.0f && cube->in[0] == sum->in[1 - side])
+            return cube->in[0];
+        m->count = count;
+    }
+    return NW_ABSENT;
+}
+
+/* (x·0.5)·(1 + tanh(…)), the approximation. */
+static nw_status match_gelu_tanh(matcher *m, int index) {
+    nw_node *last = &m->g->nodes[index];
+    for (int side = 0; side < 2; side++) {
+        m->count = 0;
+        m->nodes[m->count++] = index;
+        int x = tanh_term(m, last->in[1 - side]);
+        if (x < 0 || half_of(m, last->in[side]) != x || m->desc[x].format != NW_F32 ||
+            !closed(m, last->out[0]))
+            continue;
+        NW_TRY(collapse(m, last, "Gelu", 1, &x));
+        return nw_node_set_string(m->g, &m->g->nodes[m->g->node_count - 1], "approximate", "tanh");
+    }
+    return NW_OK;
+}
+
+/* ---- Swish: x·sigmoid(x), and HardSwish: x·clamp(x/6 + 1/2, 0, 1) ------------------------------------------------ */
+
+static nw_status match_swish(matcher *m, int index) {
+    nw_node *last = &m->g->nodes[index];
+    for (int side = 0; side < 2; side++) {
+        int x = last->in[1 - side];
+        m->count = 0;
+        m->nodes[m->count++] = index;
+        nw_node *soft = maker(m, last->in[side], "Sigmoid"),
+                *hard = soft ? NULL : maker(m, last->in[side], "HardSigmoid");
+        const nw_node *gate = soft ? soft : hard;
+        if (!gate || gate->in[0] != x || m->desc[x].format != NW_F32 || !closed(m, last->out[0])) continue;
+        if (hard && !(near(nw_node_float(hard, "alpha", 0.2f), 1.0f / 6) &&
+                      nw_node_float(hard, "beta", 0.5f) == 0.5f))
+            continue;
+        return collapse(m, last, soft ? "Swish" : "HardSwish", 1, &x);
+    }
+    return NW_OK;
+}
+
 /* ---- LayerNormalization: (x − mean)/sqrt(mean((x − mean)²) + ε)·γ + β over the last axis ------------------------- */
 
 /* x when v is the mean of x over its last axis, kept as an axis of 1. */
@@ -210,16 +267,18 @@ static nw_node *reader(matcher *m, int v, const char *type) {
     return &m->g->nodes[n];
 }
 
-static bool permutes(const nw_node *transpose, const int64_t perm[4]) {
+static bool permutes(const nw_node *transpose, size_t rank, const int64_t *perm) {
     const int64_t *p;
     size_t count;
-    return nw_node_ints(transpose, "perm", &p, &count) && count == 4 && memcmp(p, perm, 4 * sizeof *p) == 0;
+    return nw_node_ints(transpose, "perm", &p, &count) && count == rank &&
+           memcmp(p, perm, rank * sizeof *p) == 0;
 }
 
 /* x [batch, length, heads·size] when v is x reshaped to [batch, length, heads, size] and transposed by `perm`. */
 static int tokens_of(matcher *m, int v, const int64_t perm[4]) {
     nw_node *transpose = maker(m, v, "Transpose");
-    nw_node *reshape = transpose && permutes(transpose, perm) ? maker(m, transpose->in[0], "Reshape") : NULL;
+    nw_node *reshape =
+        transpose && permutes(transpose, 4, perm) ? maker(m, transpose->in[0], "Reshape") : NULL;
     if (!reshape) return NW_ABSENT;
     const nw_tensor *split = &m->desc[reshape->out[0]], *x = &m->desc[reshape->in[0]];
     bool same =
@@ -240,7 +299,7 @@ static bool scores_of(matcher *m, int v, scores *s) {
     int product = v;
     if (add) { /* the scores are the operand that a product makes */
         int n = m->uses.producer[add->in[0]];
-        bool first = n >= 0 && m->desc[add->in[0]].rank == 4 &&
+        bool first = n >= 0 &&
                      (nw_node_is(&m->g->nodes[n], "MatMul") || nw_node_is(&m->g->nodes[n], "Div") ||
                       nw_node_is(&m->g->nodes[n], "Mul")) &&
                      nw_tensor_same_shape(&m->desc[add->in[0]], &m->desc[v]);
@@ -294,13 +353,22 @@ static nw_status match_attention(matcher *m, int index) {
     m->nodes[m->count++] = index;
     nw_node *softmax = maker(m, last->in[0], "Softmax");
     scores s;
-    if (!softmax || m->desc[softmax->out[0]].rank != 4 || !scores_of(m, softmax->in[0], &s)) return NW_OK;
+    if (!softmax || m->desc[softmax->out[0]].rank < 3 || !scores_of(m, softmax->in[0], &s)) return NW_OK;
     const nw_tensor *shape = &m->desc[softmax->out[0]], *q = &m->desc[s.q], *kt = &m->desc[s.kt],
                     *v = &m->desc[last->in[1]];
+    const int rank = shape->rank;
     int64_t axis = nw_node_int(softmax, "axis", nw_graph_opset(m->g, "") < 13 ? 1 : -1);
-    if ((axis != -1 && axis != 3) || q->rank != 4 || kt->rank != 4 || v->rank != 4) return NW_OK;
-    for (int d = 0; d < 2; d++)
+    if ((axis != -1 && axis != rank - 1) || rank > 4 || q->rank != rank || kt->rank != rank ||
+        v->rank != rank)
+        return NW_OK;
+    for (int d = 0; d < rank - 2; d++)
         if (kt->dims[d] != q->dims[d] || v->dims[d] != q->dims[d]) return NW_OK;
+    if (rank == 3) { /* one head: tokens as they are */
+        static const int64_t last_two[3] = {0, 2, 1};
+        nw_node *turn = maker(m, s.kt, "Transpose");
+        if (!turn || !permutes(turn, 3, last_two) || s.mask >= 0 || !closed(m, last->out[0])) return NW_OK;
+        return add_attention(m, last, &s, (const int[3]){s.q, turn->in[0], last->in[1]}, 1);
+    }
     if (!mask_fits(m, s.mask, shape)) return NW_OK;
 
     /* From tokens to tokens, when all that splits and joins heads belongs to it. */
@@ -308,7 +376,7 @@ static nw_status match_attention(matcher *m, int index) {
     int tokens[3] = {tokens_of(m, s.q, by_head), tokens_of(m, s.kt, keys),
                      tokens_of(m, last->in[1], by_head)};
     nw_node *back = reader(m, last->out[0], "Transpose");
-    nw_node *join = back && permutes(back, by_head) ? reader(m, back->out[0], "Reshape") : NULL;
+    nw_node *join = back && permutes(back, 4, by_head) ? reader(m, back->out[0], "Reshape") : NULL;
     bool whole = tokens[0] >= 0 && tokens[1] >= 0 && tokens[2] >= 0 && join;
     if (whole) {
         const nw_tensor *y = &m->desc[join->out[0]];
@@ -320,7 +388,7 @@ static nw_status match_attention(matcher *m, int index) {
     /* Only the core, on heads. */
     m->count = core;
     nw_node *transpose = maker(m, s.kt, "Transpose");
-    if (!transpose || !permutes(transpose, swapped) || !closed(m, last->out[0])) return NW_OK;
+    if (!transpose || !permutes(transpose, 4, swapped) || !closed(m, last->out[0])) return NW_OK;
     int heads[3] = {s.q, transpose->in[0], last->in[1]};
     return add_attention(m, last, &s, heads, 0);
 }
@@ -334,9 +402,11 @@ nw_status nw_recognize(nw_graph *g, const nw_tensor *desc, const nw_taps *taps) 
         const nw_node *node = &g->nodes[n];
         if (node->dead || node->in_count != 2 || node->in[0] < 0 || node->in[1] < 0) continue;
         if (desc[node->out[0]].format != NW_F32) continue;
-        if (nw_node_is(node, "Mul"))
+        if (nw_node_is(node, "Mul")) {
             status = match_gelu(&m, n);
-        else if (nw_node_is(node, "Add"))
+            if (status == NW_OK && !g->nodes[n].dead) status = match_gelu_tanh(&m, n);
+            if (status == NW_OK && !g->nodes[n].dead) status = match_swish(&m, n);
+        } else if (nw_node_is(node, "Add"))
             status = match_layernorm(&m, n);
         else if (nw_node_is(node, "MatMul"))
             status = match_attention(&m, n);

@@ -1,4 +1,4 @@
-/* recognize.h: LayerNormalization, Gelu and Attention in the spelled-out forms that exporters write, as the single operators for which
+/* recognize.h: LayerNormalization, Attention, Gelu, Swish and HardSwish in the spelled-out forms that exporters write, as the single operators for which
  * there are kernels. For plans only: the result depends on shapes and on what is tapped.
  * Private to run/. */
 #ifndef NW_RUN_RECOGNIZE_H
