@@ -10,6 +10,8 @@ struct nw_arena_chunk {
 
 #define HEADER ((sizeof(nw_arena_chunk) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN)
 #define CHUNK  ((size_t)64 * 1024 - HEADER)
+#define MOST_KEPT                                                                                            \
+    ((size_t)4 << 20) /* by a reset: a large layer's memory is not held for the small ones after it */
 
 void nw_arena_init(nw_arena *arena, nw_context *ctx) {
     *arena = (nw_arena){ctx, NULL};
@@ -24,9 +26,9 @@ void nw_arena_free(nw_arena *arena) {
 }
 
 void nw_arena_reset(nw_arena *arena) {
-    nw_arena_chunk *keep = arena->chunks;
+    nw_arena_chunk *keep = NULL;
     for (nw_arena_chunk *c = arena->chunks; c; c = c->next)
-        if (c->size > keep->size) keep = c;
+        if (c->size <= MOST_KEPT && (!keep || c->size > keep->size)) keep = c;
     for (nw_arena_chunk *c = arena->chunks, *next; c; c = next) {
         next = c->next;
         if (c != keep) nw_free(arena->ctx, c);

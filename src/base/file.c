@@ -60,6 +60,14 @@ void nw_bytes_free(nw_bytes *bytes) {
     allocator.release(allocator.user, bytes);
 }
 
+void nw_bytes_forget(const nw_bytes *bytes, const void *data, size_t size) {
+    if (!bytes || !bytes->mapped) return;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data, end = begin + size;
+    begin = (begin + page - 1) / page * page;
+    end = end / page * page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 nw_status nw_output_open(nw_context *ctx, nw_output *out, const char *path) {
     *out = (nw_output){.ctx = ctx};
     size_t length = strlen(path);

@@ -25,6 +25,9 @@ nw_status nw_bytes_map(nw_context *ctx, const char *path, nw_bytes **out);
 nw_status nw_bytes_new(nw_context *ctx, size_t size, nw_bytes **out);
 nw_bytes *nw_bytes_ref(nw_bytes *bytes); /* NULL is fine */
 void nw_bytes_free(nw_bytes *bytes);     /* drops one reference; NULL is fine */
+/* Nobody will read these bytes soon (weights that were packed): of a mapped file their memory goes back to the system,
+ * and comes again from the file when they are read after all. Heap memory stays. */
+void nw_bytes_forget(const nw_bytes *bytes, const void *data, size_t size);
 
 typedef struct nw_output {
     nw_context *ctx;

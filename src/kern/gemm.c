@@ -71,17 +71,34 @@ size_t nw_gemm_u8s8_packed_bytes(const nw_gemm_u8s8_kernel *kernel, size_t n, si
     return packed_bytes(n, kernel->half, k > SIZE_MAX - 3 ? k : round_up(k, 4), taps, 1);
 }
 
-void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const float *w,
+/* One panel of one tap: out[k][column]. Reads along what lies together in memory; elements may lie unaligned. */
+static void pack_panel(const char *from, size_t columns, size_t width, size_t k, size_t stride_n,
+                       size_t stride_k, float *out) {
+    if (columns < width) memset(out, 0, k * width * sizeof *out);
+    if (stride_n == 1) {
+        for (size_t kk = 0; kk < k; kk++)
+            memcpy(out + kk * width, from + kk * stride_k * sizeof *out, columns * sizeof *out);
+        return;
+    }
+    for (size_t k0 = 0; k0 < k; k0 += 16) { /* a block of k: its lines stay in cache while the columns pass */
+        size_t k1 = k - k0 < 16 ? k : k0 + 16;
+        for (size_t j = 0; j < columns; j++) {
+            const char *column = from + j * stride_n * sizeof *out;
+            for (size_t kk = k0; kk < k1; kk++)
+                memcpy(out + kk * width + j, column + kk * stride_k * sizeof *out, sizeof *out);
+        }
+    }
+}
+
+void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const void *w,
                       size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
     float *out = packed;
     for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
         size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
         size_t width = panel_width(columns, kernel->nr, kernel->half);
-        for (size_t t = 0; t < taps; t++)
-            for (size_t kk = 0; kk < k; kk++, out += width) {
-                const float *from = w + n0 * stride_n + t * stride_tap + kk * stride_k;
-                for (size_t j = 0; j < width; j++) out[j] = j < columns ? from[j * stride_n] : 0.0f;
-            }
+        for (size_t t = 0; t < taps; t++, out += k * width)
+            pack_panel((const char *)w + (n0 * stride_n + t * stride_tap) * sizeof *out, columns, width, k,
+                       stride_n, stride_k, out);
     }
 }
 

@@ -84,9 +84,10 @@ const nw_gemm_f32_kernel *nw_gemm_f32_select(nw_isa ceiling); /* never NULL; sta
  * w[n·stride_n + t·stride_tap + k·stride_k], strides in elements:
  *   B [K,N]                   1, 0, N
  *   B transposed [N,K]        K, 0, 1
- *   Conv weight [M,C,kh,kw]   C·kh·kw, 1, kh·kw   (group g: w moved by g·(M/groups)·C·kh·kw) */
+ *   Conv weight [M,C,kh,kw]   C·kh·kw, 1, kh·kw   (group g: w moved by g·(M/groups)·C·kh·kw)
+ * w need not be aligned. */
 size_t nw_gemm_f32_packed_bytes(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps);
-void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const float *w,
+void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const void *w,
                       size_t stride_n, size_t stride_tap, size_t stride_k, void *packed);
 
 /* Computes rows [m0,m1) and columns [n0,n1) of C; n0 must be a multiple of kernel->nr, n1 too unless it is

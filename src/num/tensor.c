@@ -61,8 +61,13 @@ nw_status nw_tensor_alloc(nw_arena *arena, nw_tensor *t) {
     return t->data ? NW_OK : NW_E_MEMORY;
 }
 
+bool nw_tensor_aligned(const nw_tensor *t) {
+    size_t size = (size_t)nw_format_bits(t->format) / 8;
+    return size < 2 || (uintptr_t)t->data % (size < 8 ? size : 8) == 0;
+}
+
 nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out) {
-    if (t->format == NW_F32 && !t->qparam) {
+    if (t->format == NW_F32 && !t->qparam && nw_tensor_aligned(t)) {
         *out = *t;
         return NW_OK;
     }
@@ -72,6 +77,8 @@ nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out) 
     NW_TRY(nw_tensor_alloc(arena, &real));
     if (t->qparam)
         nw_dequantize(t->qparam, t->rank, t->dims, t->data, real.data);
+    else if (t->format == NW_F32)
+        memcpy(real.data, t->data, nw_tensor_bytes(t));
     else
         nw_decode_f32(t->format, t->data, 0, nw_tensor_count(t), real.data);
     *out = real;

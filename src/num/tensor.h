@@ -42,8 +42,10 @@ static inline double nw_tensor_f64(const nw_tensor *t, size_t i) {
 /* Allocates t->data for its format and shape in the arena, uninitialised. */
 nw_status nw_tensor_alloc(nw_arena *arena, nw_tensor *t);
 
-/* The real values of t as f32 in the arena: dequantizes when t has a qparam, converts other formats. When t is
- * plain f32 already, *out shares its data. */
+/* Elements lie at multiples of their size. Large weights may not: they are used where they lie in a file. */
+bool nw_tensor_aligned(const nw_tensor *t);
+/* The real values of t as f32 in the arena, aligned: dequantizes when t has a qparam, converts other formats. When t is
+ * plain f32 already, and aligned, *out shares its data. */
 nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out);
 
 #endif

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LARGE_WEIGHT 65536 /* bytes */
+
 /* ---- external data --------------------------------------------------------------------------------------------- */
 
 /* The real path of `location` inside the model's folder: neither "..", nor an absolute path, nor a symbolic link may lead
@@ -213,9 +215,11 @@ static nw_status read_tensor(nw_import *im, nw_arena *arena, const Onnx__TensorP
         tensor->data = (void *)(uintptr_t)out->owner->data;
         return tensor->format == NW_STR ? NW_OK : typed_data(im, t, tensor->format, count, tensor->data);
     }
-    /* In the file data lies at any offset; kernels and C want elements aligned. */
-    size_t element = (size_t)nw_format_bits(tensor->format) / 8;
-    if (element > 1 && ((uintptr_t)(out->owner->data + at) & (element - 1))) {
+    tensor->data = (void *)(uintptr_t)(out->owner->data + at);
+    /* In the file data lies at any offset; kernels and C want elements aligned. Large weights stay where they are all the
+     * same: who reads them knows (nw_tensor_aligned), and memory holds them once. */
+    bool stays = tensor->format == NW_F32 && need >= LARGE_WEIGHT;
+    if (!stays && !nw_tensor_aligned(tensor)) {
         nw_bytes *aligned;
         nw_status status = nw_bytes_new(im->ctx, need, &aligned);
         if (status == NW_OK) memcpy((void *)(uintptr_t)aligned->data, out->owner->data + at, need);

@@ -114,13 +114,13 @@ static bool is_half(nw_format f) {
     return f == NW_F16 || f == NW_BF16;
 }
 
-/* Gives the operator what it can compute on: packed constants and halves as f32. */
+/* Gives the operator what it can compute on: packed constants and halves as f32, elements aligned. */
 static nw_status widen(nw_op_call *call, const nw_tensor **in, nw_tensor *wide, bool *any) {
     bool raw = call->node->op->flags & NW_OP_RAW;
     for (int i = 0; i < call->in_count; i++) {
         in[i] = call->in[i];
         if (!in[i] || !in[i]->data) continue;
-        if (!in[i]->qparam && (raw || !is_half(in[i]->format))) continue;
+        if (!in[i]->qparam && (raw || !is_half(in[i]->format)) && nw_tensor_aligned(in[i])) continue;
         NW_TRY(nw_tensor_to_f32(call->scratch, in[i], &wide[i]));
         in[i] = &wide[i];
         *any = true;

@@ -19,6 +19,11 @@ static nw_status new_buffer(nw_planner *p, nw_buffer **out, int *id) {
     return NW_OK;
 }
 
+void nw_plan_packed(const nw_planner *p, int v) {
+    const nw_constant *c = p->graph->values[v].constant;
+    nw_bytes_forget(c->owner, c->tensor.data, nw_tensor_bytes(&c->tensor));
+}
+
 void nw_plan_touch(nw_planner *p, int buffer) {
     if (buffer >= 0) p->plan->buffers[root_of(p->plan, buffer)].last = p->plan->step_count;
 }
@@ -161,8 +166,13 @@ static nw_status define_constant(nw_planner *p, int v, bool codes) {
         for (size_t i = 0; i < count; i++) ((uint8_t *)to)[i] = from[i] ^ flip;
         return constant_buffer(p, v, NW_FORM_CODES, to, &buffer);
     }
-    if (!t->qparam) return constant_buffer(p, v, NW_FORM_REAL, t->data, &buffer);
+    if (!t->qparam && nw_tensor_aligned(t)) return constant_buffer(p, v, NW_FORM_REAL, t->data, &buffer);
     void *real;
+    if (!t->qparam) {
+        NW_TRY(nw_plan_constant(p, nw_tensor_bytes(t), &real));
+        memcpy(real, t->data, nw_tensor_bytes(t));
+        return constant_buffer(p, v, NW_FORM_REAL, real, &buffer);
+    }
     NW_TRY(nw_plan_constant(p, nw_tensor_count(t) * sizeof(float), &real));
     nw_dequantize(t->qparam, t->rank, t->dims, t->data, real);
     return constant_buffer(p, v, NW_FORM_REAL, real, &buffer);

@@ -356,6 +356,7 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
         NW_TRY(pack_integer(p, &p->grid[x], &c, &s, &follow, ldc));
     else
         NW_TRY(pack_float(p, &c, &s, &follow, ldc));
+    nw_plan_packed(p, node->in[1]);
 
     /* What padding taps read: zero, which on a grid is the zero point. */
     s.pad_byte = c.integer ? (uint8_t)p->grid[x].zero : 0;

@@ -228,17 +228,19 @@ static nw_status static_integer(nw_planner *p, const nw_node *node, matmul_state
     s->u8s8_args.epilogue.col_sum = sums;
     NW_TRY(nw_plan_constant(p, nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1), &packed));
     nw_gemm_u8s8_pack(s->u8s8, n, k, 1, w->codes, s->stride_n, 0, s->stride_k, packed);
+    nw_plan_packed(p, node->in[1]);
     s->u8s8_args.packed = packed;
     return NW_OK;
 }
 
 static nw_status static_float(nw_planner *p, const nw_node *node, matmul_state *s) {
     size_t n = (size_t)s->g.n, k = (size_t)s->g.k;
-    nw_tensor real;
+    nw_tensor real = p->graph->values[node->in[1]].constant->tensor;
     void *packed;
-    NW_TRY(nw_tensor_to_f32(&p->scratch, &p->graph->values[node->in[1]].constant->tensor, &real));
+    if (real.qparam || real.format != NW_F32) NW_TRY(nw_tensor_to_f32(&p->scratch, &real, &real));
     NW_TRY(nw_plan_constant(p, nw_gemm_f32_packed_bytes(s->f32, n, k, 1), &packed));
     nw_gemm_f32_pack(s->f32, n, k, 1, real.data, s->stride_n, 0, s->stride_k, packed);
+    nw_plan_packed(p, node->in[1]);
     s->f32_args.packed = packed;
     return NW_OK;
 }

@@ -148,6 +148,8 @@ nw_status nw_plan_temporary(nw_planner *p, size_t bytes, int *buffer);
 nw_status nw_plan_constant(nw_planner *p, size_t bytes, void **data);
 /* Codes of value `to` on its grid, from a buffer of real numbers in the same layout. */
 nw_status nw_plan_quantize(nw_planner *p, const nw_node *node, int from, int to, nw_form form, int *buffer);
+/* Constant v is packed: the original will not be read again for this plan. */
+void nw_plan_packed(const nw_planner *p, int v);
 void nw_plan_touch(nw_planner *p, int buffer); /* alive until the latest step at least */
 /* Appends a step; state, in, out are copied into the plan's arena. */
 nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, const char *kernel,

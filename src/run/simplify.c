@@ -69,7 +69,8 @@ typedef struct affine {
 
 static const float *channel_values(const nw_graph *g, int id, size_t channels) {
     const nw_constant *c = nw_graph_constant(g, id);
-    if (!c || c->tensor.format != NW_F32 || c->tensor.qparam || nw_tensor_count(&c->tensor) != channels)
+    if (!c || c->tensor.format != NW_F32 || c->tensor.qparam || nw_tensor_count(&c->tensor) != channels ||
+        !nw_tensor_aligned(&c->tensor))
         return NULL;
     return c->tensor.data;
 }
@@ -118,10 +119,11 @@ static nw_status fold_affine(nw_graph *g, int layer_index, nw_node *bn, const af
     if (!channel_layout(layer, &wc->tensor, a->channels, &outer, &inner)) return NW_OK;
     if (nw_node_is(layer, "Gemm") && nw_node_float(layer, "beta", 1.0f) != 1.0f) return NW_OK;
 
-    nw_tensor w = wc->tensor, b = {.format = NW_F32, .rank = 1, .dims = {(int64_t)a->channels}};
+    nw_tensor w = wc->tensor, old, b = {.format = NW_F32, .rank = 1, .dims = {(int64_t)a->channels}};
     NW_TRY(nw_tensor_alloc(scratch, &w));
     NW_TRY(nw_tensor_alloc(scratch, &b));
-    const float *from = wc->tensor.data;
+    NW_TRY(nw_tensor_to_f32(scratch, &wc->tensor, &old));
+    const float *from = old.data;
     float *to = w.data, *shift = b.data;
     for (size_t c = 0; c < a->channels; c++) {
         /* In double: one rounding, like the parameters' own. */
