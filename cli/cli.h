@@ -44,7 +44,7 @@ typedef struct settings {
         *range;
     const char *elementwise, *products, *embeddings, *recurrent, *quantize_inputs, *bias_correction;
     int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights;
-    int float_bias, dynamic_rows, quantize_outputs, known_ranges;
+    int float_bias, dynamic_rows, quantize_outputs, known_ranges, measure;
     size_t block;
     double percentile, sigma, momentum;
     text_list exclude, only;

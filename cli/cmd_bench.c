@@ -15,7 +15,9 @@ static const option options_bench[] = {
     {"runs", 0, OPTION_COUNT, "N", FIELD(runs), "timed runs (default: about two seconds of them)", NULL, 0},
     {"warmup", 0, OPTION_COUNT, "N", FIELD(warmup), "runs before timing starts (default 3)", NULL, 0},
     {"profile", 0, OPTION_FLAG, NULL, FIELD(profile),
-     "the time of every step, with its kernel and the reason where it is not integer", NULL, 0},
+     "the time of every step, its share of this machine's peak, its kernel, and the reason where it is not "
+     "integer",
+     NULL, 0},
     {0},
 };
 

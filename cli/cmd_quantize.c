@@ -94,6 +94,10 @@ static const option options_layers[] = {
      "auto|off|on", 0},
     {"quantize-outputs", 0, OPTION_FLAG, NULL, FIELD(quantize_outputs), "the model's own outputs too", NULL,
      0},
+    {"measure", 0, OPTION_FLAG, NULL, FIELD(measure),
+     "time every layer both ways and leave in float what integers would slow down on this machine (with "
+     "--threads as in later use)",
+     NULL, 0},
     {0},
 };
 
@@ -161,6 +165,7 @@ static int options_of(const settings *s, nw_quantize_options *o) {
         .only = s->only.items,
         .batch = s->batch,
         .save_as = s->output,
+        .measure = s->measure,
     };
     int code = EXIT_DONE;
     if (s->range && !parse_range(s->range, &o->range_low, &o->range_high))
@@ -220,6 +225,8 @@ const command command_quantize = {
          {"narrow quantize model.onnx -o small.onnx -c photos/ --preprocess imagenet --exclude '/head/*' "
           "--exclude Softmax",
           "parts stay in float"},
+         {"narrow quantize model.onnx -o small.onnx -c photos/ --preprocess imagenet --measure",
+          "and so does whatever integers would slow down here"},
          {"narrow quantize model.onnx -o small.onnx --weights-only --weights s4 --block 32",
           "4-bit weights, no data needed"}},
     .run = quantize,

@@ -108,6 +108,39 @@ kernels() {
     [ $f = 0 ]
 }
 
+# Cross-compiled for 64-bit ARM and run by qemu: every kernel of every instruction set; on processors without the newer
+# ones, what is chosen there; and int8 models, whose outputs must have the bytes that they have here.
+arm64() {
+    local build=build/arm64 cpu level filter p=0 f=0 out line
+    if [ "$(uname -m)" = aarch64 ] || ! command -v qemu-aarch64-static >/dev/null ||
+        ! command -v aarch64-linux-gnu-gcc >/dev/null ||
+        [ ! -f /usr/lib/aarch64-linux-gnu/pkgconfig/libprotobuf-c.pc ]; then
+        printf 'SKIPPED arm64: no cross compiler, qemu and libraries (tools/setup.sh arm)\narm64: 0 passed, 0 failed, 1 skipped\n'
+        return
+    fi
+    tools/build.sh arm64 || return 1
+    while read -r cpu level filter; do
+        out=$(timeout 900 qemu-aarch64-static -cpu "$cpu" $build/check --seed 4 --filter "$filter")
+        line=$(tail -n 1 <<<"$out")
+        echo "$cpu: $line"
+        sed -n "s/^FAIL /FAILED $cpu /p" <<<"$out"
+        p=$((p + $(sed -n 's/^\([0-9]*\) passed.*/\1/p' <<<"$line" | grep . || echo 0)))
+        if [[ $line != *" 0 failed (up to $level)" ]]; then
+            f=$((f + 1))
+            echo "FAILED arm64 check on $cpu: $line"
+        fi
+    done <<<"max neoni8mm
+cortex-a76 neondot __neon
+cortex-a72 neon __neon"
+    out=$(python3 tests/arm/bits.py $build)
+    echo "$out"
+    line=$(tail -n 1 <<<"$out")
+    p=$((p + $(sed -n 's/.*: \([0-9]*\) passed.*/\1/p' <<<"$line" | grep . || echo 0)))
+    [[ $line == *" 0 failed"* ]] || f=$((f + 1))
+    echo "arm64: $p passed, $f failed"
+    [ $f = 0 ]
+}
+
 conformance() {
     local tar=$NARROW_DATA/conformance/onnx-backend-tests.tar.xz folder=build/conformance-data
     if [ ! -f "$tar" ]; then
@@ -170,9 +203,11 @@ suite accuracy python3 tests/accuracy/accuracy.py $($long && echo --all)
 suite interop with_python interop tests/interop/quantized.py $($long && echo --all)
 suite fuzz fuzz
 suite clang build clang
+suite arm64 arm64
 if $long; then
     for isa in scalar avx2; do suite "conformance-$isa" conformance --isa $isa; done
     suite conformance-debug env NARROW_BUILD_DIR="$PWD/$debug" "$debug/conformance" build/conformance-data --limit 600
+    suite arm64-golden qemu-aarch64-static build/arm64/golden "$NARROW_DATA"
     suite fuzzing tools/fuzz.sh 120
 fi
 

@@ -230,11 +230,13 @@ typedef struct nw_quantize_options {
     const char *const *only;    /* patterns: no other layer is quantized */
     size_t batch;               /* samples per calibration run; 0: chosen */
     const char *save_as; /* the quantized model is written here too; its report then has both file sizes */
+    int measure; /* times the layers both ways and leaves in float what integers would slow down on this machine, with the
+                    environment's threads and instruction set. Not for mode "weights" */
 } nw_quantize_options;
 
 /* Post-training quantization; `model` stays as it is. data: what calibration reads, from its beginning; may
  * be NULL for the modes that measure nothing. *quantized is the model as a file would hold it. report NULL:
- * not wanted; it says what was quantized, what was left in float and why. Deterministic. */
+ * not wanted; it says what was quantized, what was left in float and why. Deterministic but for `measure`. */
 NW_API nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quantize_options *options,
                                    nw_model **quantized, nw_report **report);
 

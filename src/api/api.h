@@ -53,6 +53,7 @@ static inline nw_result nw_misuse(nw_env *env, const char *what) {
     return nw_result_of(nw_fail(&env->ctx, NW_E_ARGUMENT, "%s", what));
 }
 void nw_env_progress(const nw_env *env, const char *what, size_t done, size_t total);
+int nw_env_threads(const nw_env *env); /* that runs use, at least 1 */
 void nw_env_write(const nw_env *env, nw_record *record); /* what times depend on: threads, instruction set */
 
 /* An empty report with the fields that all have: command, version. */
@@ -106,6 +107,11 @@ void nw_feeder_free(nw_feeder *feeder); /* a zeroed one is fine */
 /* feeds[model->input_count], memory from `arena` where elements are converted or (a model of fixed batch)
  * repeated to fill it up. */
 nw_status nw_feeder_feed(const nw_feeder *feeder, const nw_batch *batch, nw_arena *arena, nw_feed *feeds);
+/* Inputs of a run without data: feeds[model->input_count]. inputs [count], by name, give shapes and perhaps data; the others
+ * get the model's shape, with `batch` (0: 1) where the first dimension is free. Without data: the same random numbers
+ * everywhere, in `arena`. */
+nw_status nw_feeds_made_up(const nw_model *model, size_t count, const nw_array *inputs, size_t batch,
+                           nw_arena *arena, nw_feed *feeds);
 /* Samples per run: the model's own number, else `wanted`, else as many as make about 2 MB, at most 32. */
 size_t nw_feeder_batch(const nw_feeder *feeder, const nw_data *data, size_t wanted);
 

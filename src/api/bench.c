@@ -1,77 +1,13 @@
 /* bench.c: latency and memory without data: inputs of given shapes filled with random numbers. */
 #include "api/api.h"
+#include "kern/peak.h"
 
-#include <inttypes.h>
 #include <math.h>
-#include <string.h>
 
 #define MOST_RUNS   1000
 #define LEAST_RUNS  10
 #define AUTO_MS     2000.0
 #define AUTO_WARMUP 3
-
-/* The shape and, when given, the data of input i. */
-static nw_status input_of(const nw_model *model, size_t i, size_t count, const nw_array *inputs, size_t batch,
-                          nw_tensor *t) {
-    nw_context *ctx = &model->env->ctx;
-    const nw_array *port = &model->inputs[i], *given = NULL;
-    for (size_t k = 0; k < count; k++) {
-        const char *name = inputs[k].name;
-        if (name ? strcmp(name, port->name) == 0 : model->input_count == 1) given = &inputs[k];
-    }
-    const nw_array *from = given ? given : port;
-    *t = (nw_tensor){.format = (nw_format)(given && given->data ? given->type : port->type),
-                     .rank = from->rank};
-    if (from->rank < 0 || t->format == NW_NONE)
-        return nw_fail(ctx, NW_E_ARGUMENT,
-                       "%s: the shape of input \"%s\" is not known: give it with --shape %s=…", model->path,
-                       port->name, port->name);
-    for (int d = 0; d < from->rank; d++) {
-        t->dims[d] = from->dims[d] < 0 && d == 0 ? (int64_t)(batch ? batch : 1) : from->dims[d];
-        if (t->dims[d] < 0)
-            return nw_fail(ctx, NW_E_ARGUMENT,
-                           "%s: dimension %d of input \"%s\" is not fixed: give the shape with "
-                           "--shape %s=…",
-                           model->path, d, port->name, port->name);
-    }
-    t->data = given ? given->data : NULL;
-    return nw_tensor_check(ctx, t);
-}
-
-/* xorshift64*: the same numbers everywhere. Floats in [−1, 1), integers 0 or 1: indices must stay in range.
- */
-static void fill(nw_tensor *t) {
-    uint64_t x = 0x9E3779B97F4A7C15u;
-    for (size_t i = 0, n = nw_tensor_count(t); i < n; i++) {
-        x ^= x >> 12;
-        x ^= x << 25;
-        x ^= x >> 27;
-        uint64_t bits = x * 0x2545F4914F6CDD1Du;
-        if (nw_format_is_float(t->format))
-            nw_store_f64(t->format, t->data, i, (double)(int64_t)bits / 0x1p63);
-        else
-            nw_store_s64(t->format, t->data, i, (int64_t)(bits >> 63));
-    }
-}
-
-static nw_status prepare(const nw_model *model, size_t count, const nw_array *inputs, size_t batch,
-                         nw_arena *arena, nw_feed *feeds) {
-    for (size_t i = 0; i < model->input_count; i++) {
-        nw_tensor t;
-        NW_TRY(input_of(model, i, count, inputs, batch, &t));
-        nw_kind kind = nw_format_kind(t.format);
-        if (kind == NW_KIND_STRING || kind == NW_KIND_COMPLEX)
-            return nw_fail(&model->env->ctx, NW_E_UNSUPPORTED,
-                           "%s: input \"%s\" is %s, which cannot be made up", model->path,
-                           model->inputs[i].name, nw_format_name(t.format));
-        if (!t.data) {
-            NW_TRY(nw_tensor_alloc(arena, &t));
-            fill(&t);
-        }
-        feeds[i] = (nw_feed){model->inputs[i].name, t};
-    }
-    return NW_OK;
-}
 
 static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs,
                            const nw_measure_options *o, nw_arena *results, nw_latency *latency) {
@@ -99,11 +35,57 @@ static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *ar
     return NW_OK;
 }
 
-/* Steps of the plan with the mean of their times over some runs. */
+/* ---- where the time goes ----------------------------------------------------------------------------- */
+
 #define PROFILED_RUNS 20
 
+/* What the threads could do per second, if nothing but multiply-adds took time. 0: not known. */
+typedef struct peak {
+    double float_ops, integer_ops;
+} peak;
+
+static peak measure_peak(const nw_env *env, nw_record *r) {
+    const double threads = nw_env_threads(env);
+    const peak p = {threads * nw_peak_measure(env->isa, false), threads * nw_peak_measure(env->isa, true)};
+    nw_record_number(r, "peak_float_gops", NULL, NW_UNIT_NUMBER, p.float_ops > 0 ? p.float_ops / 1e9 : NAN);
+    nw_record_number(r, "peak_integer_gops", NULL, NW_UNIT_NUMBER,
+                     p.integer_ops > 0 ? p.integer_ops / 1e9 : NAN);
+    if (p.float_ops > 0 && p.integer_ops > 0)
+        nw_record_textf(r, NULL, "peak",
+                        "%.0f GFLOP/s on floats, %.0f GOP/s on 8-bit integers, %.0f thread%s",
+                        p.float_ops / 1e9, p.integer_ops / 1e9, threads, threads > 1 ? "s" : "");
+    return p;
+}
+
+/* The time that the step's products need at the peak, as a share of the time they took. NaN: it has none. */
+static double share_of_peak(const nw_work *work, const peak *p, double seconds) {
+    if (work->float_ops + work->integer_ops <= 0) return NAN;
+    double least = 0;
+    if (work->float_ops > 0) least += work->float_ops / p->float_ops;
+    if (work->integer_ops > 0) least += work->integer_ops / p->integer_ops;
+    return isfinite(least) && seconds > 0 ? least / seconds : NAN;
+}
+
+static void write_step(nw_record *r, const nw_step_info *step, double ms, double total, const peak *p) {
+    char text[192] = "";
+    const double ops = step->work.float_ops + step->work.integer_ops;
+    nw_record *item = nw_record_item(r, "steps", "Time per step", NW_LAYOUT_ROWS);
+    nw_record_number(item, "milliseconds", "time", NW_UNIT_MS, ms);
+    nw_record_number(item, "share", "share", NW_UNIT_SHARE, ms / total);
+    nw_record_number(item, "gops", "GOP/s", NW_UNIT_NUMBER,
+                     ops > 0 && ms > 0 ? round(ops / ms / 1e5) / 10 : NAN);
+    nw_record_number(item, "peak_share", "of peak", NW_UNIT_SHARE, share_of_peak(&step->work, p, ms / 1e3));
+    nw_record_text(item, "operator", "operator", step->op[0] ? step->op : "(convert)");
+    nw_record_text(item, "name", "named", step->name);
+    nw_record_text(item, "kernel", "kernel", step->kernel);
+    if (step->output.format != NW_NONE) nw_tensor_describe(&step->output, text, sizeof text);
+    nw_record_text(item, "output", "output", text);
+    nw_record_text(item, "reason", "why", step->reason);
+}
+
+/* Steps of the plan with the least of their times over some runs. */
 static nw_status profile(nw_runner *runner, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs,
-                         nw_record *r) {
+                         const peak *p, nw_record *r) {
     nw_session *session = runner->session;
     nw_step_info step;
     int count = 0;
@@ -118,34 +100,25 @@ static nw_status profile(nw_runner *runner, const nw_feed *feeds, nw_arena *aren
         nw_arena_reset(&results);
         status = nw_runner_run(runner, runner->model->input_count, feeds, &results, outputs);
         for (int i = 0; i < count && nw_session_step(session, i, &step); i++)
-            ms[i] += step.milliseconds / PROFILED_RUNS;
+            ms[i] = run ? fmin(ms[i], step.milliseconds) : step.milliseconds;
     }
     nw_arena_free(&results);
     for (int i = 0; i < count; i++) total += ms[i];
-    for (int i = 0; i < count && nw_session_step(session, i, &step); i++) {
-        char text[192] = "";
-        nw_record *item = nw_record_item(r, "steps", "Time per step", NW_LAYOUT_ROWS);
-        nw_record_number(item, "milliseconds", "time", NW_UNIT_MS, ms[i]);
-        nw_record_number(item, "share", "share", NW_UNIT_SHARE, ms[i] / total);
-        nw_record_text(item, "operator", "operator", step.op[0] ? step.op : "(convert)");
-        nw_record_text(item, "name", "named", step.name);
-        nw_record_text(item, "kernel", "kernel", step.kernel);
-        if (step.output.format != NW_NONE) nw_tensor_describe(&step.output, text, sizeof text);
-        nw_record_text(item, "output", "output", text);
-        nw_record_text(item, "reason", "why", step.reason);
-    }
+    for (int i = 0; i < count && nw_session_step(session, i, &step); i++)
+        write_step(r, &step, ms[i], total, p);
     return status;
 }
 
 static nw_status bench(const nw_model *model, size_t count, const nw_array *inputs,
-                       const nw_measure_options *o, double *first_ms, nw_record *r) {
+                       const nw_measure_options *o, const peak *p, double *first_ms, nw_record *r) {
     nw_runner *runner = NULL;
     nw_latency latency;
     nw_arena own, counted;
     nw_arena_init(&own, &model->env->ctx);
     nw_feed *feeds = nw_arena_array(&own, model->input_count, sizeof *feeds);
     nw_tensor *outputs = nw_arena_array(&own, model->output_count, sizeof *outputs);
-    nw_status status = feeds && outputs ? prepare(model, count, inputs, o->batch, &own, feeds) : NW_E_MEMORY;
+    nw_status status =
+        feeds && outputs ? nw_feeds_made_up(model, count, inputs, o->batch, &own, feeds) : NW_E_MEMORY;
     if (status == NW_OK) status = nw_runner_new(model, &runner);
     if (status == NW_OK) {
         nw_arena_init(&counted, &runner->ctx);
@@ -175,7 +148,7 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
     }
     if (status == NW_OK && o->profile) {
         nw_arena_init(&counted, &runner->ctx);
-        status = profile(runner, feeds, &counted, outputs, r);
+        status = profile(runner, feeds, &counted, outputs, p, r);
         nw_arena_free(&counted);
     }
     nw_runner_free(runner);
@@ -186,6 +159,7 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
 nw_result nw_benchmark(size_t count, const nw_model *const *models, size_t input_count,
                        const nw_array *inputs, const nw_measure_options *options, nw_report **report) {
     static const nw_measure_options defaults;
+    const nw_measure_options *o = options ? options : &defaults;
     if (!count || !models || !models[0]) return NW_ERROR_ARGUMENT;
     nw_env *env = models[0]->env;
     for (size_t m = 0; m < count; m++)
@@ -196,9 +170,10 @@ nw_result nw_benchmark(size_t count, const nw_model *const *models, size_t input
     if (status != NW_OK) return nw_result_of(status);
     nw_record *r = &made->sheet->root;
     nw_env_write(env, r);
+    const peak p = o->profile ? measure_peak(env, r) : (peak){0};
     double first_ms = 0;
     for (size_t m = 0; status == NW_OK && m < count; m++)
-        status = bench(models[m], input_count, inputs, options ? options : &defaults, &first_ms,
+        status = bench(models[m], input_count, inputs, o, &p, &first_ms,
                        nw_record_item(r, "models", "", NW_LAYOUT_COLUMNS));
     return nw_report_finish(made, status, report);
 }

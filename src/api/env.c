@@ -127,9 +127,13 @@ void nw_env_progress(const nw_env *env, const char *what, size_t done, size_t to
     if (env->progress) env->progress(env->progress_user, what, done, total);
 }
 
+int nw_env_threads(const nw_env *env) {
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return env->threads ? env->threads : cores > 0 ? (int)cores : 1;
+}
+
 void nw_env_write(const nw_env *env, nw_record *record) {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    nw_record_number(record, "threads", NULL, NW_UNIT_COUNT, env->threads ? env->threads : (double)cores);
+    nw_record_number(record, "threads", NULL, NW_UNIT_COUNT, nw_env_threads(env));
     nw_record_text(record, "isa", NULL, nw_isa_name(nw_isa_limit(env->isa)));
 }
 

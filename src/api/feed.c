@@ -1,4 +1,4 @@
-/* feed.c: from the samples of a data set to the inputs of a model. */
+/* feed.c: what goes into a model: the samples of a data set, or made-up numbers. */
 #include "api/api.h"
 
 #include <inttypes.h>
@@ -138,4 +138,69 @@ size_t nw_feeder_batch(const nw_feeder *feeder, const nw_data *data, size_t want
     }
     size_t batch = AUTO_BYTES / bytes;
     return batch < 1 ? 1 : batch > AUTO_MOST ? AUTO_MOST : batch;
+}
+
+/* ---- made-up inputs ---------------------------------------------------------------------------------- */
+
+/* The shape and, when given, the data of input i. */
+static nw_status input_of(const nw_model *model, size_t i, size_t count, const nw_array *inputs, size_t batch,
+                          nw_tensor *t) {
+    nw_context *ctx = &model->env->ctx;
+    const nw_array *port = &model->inputs[i], *given = NULL;
+    for (size_t k = 0; k < count; k++) {
+        const char *name = inputs[k].name;
+        if (name ? strcmp(name, port->name) == 0 : model->input_count == 1) given = &inputs[k];
+    }
+    const nw_array *from = given ? given : port;
+    *t = (nw_tensor){.format = (nw_format)(given && given->data ? given->type : port->type),
+                     .rank = from->rank};
+    if (from->rank < 0 || t->format == NW_NONE)
+        return nw_fail(ctx, NW_E_ARGUMENT,
+                       "%s: the shape of input \"%s\" is not known: give it with --shape %s=…", model->path,
+                       port->name, port->name);
+    for (int d = 0; d < from->rank; d++) {
+        t->dims[d] = from->dims[d] < 0 && d == 0 ? (int64_t)(batch ? batch : 1) : from->dims[d];
+        if (t->dims[d] < 0)
+            return nw_fail(ctx, NW_E_ARGUMENT,
+                           "%s: dimension %d of input \"%s\" is not fixed: give the shape with "
+                           "--shape %s=…",
+                           model->path, d, port->name, port->name);
+    }
+    t->data = given ? given->data : NULL;
+    return nw_tensor_check(ctx, t);
+}
+
+/* xorshift64*: the same numbers everywhere. Floats in [−1, 1), integers 0 or 1: indices must stay in range.
+ */
+static void fill(nw_tensor *t) {
+    uint64_t x = 0x9E3779B97F4A7C15u;
+    for (size_t i = 0, n = nw_tensor_count(t); i < n; i++) {
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        uint64_t bits = x * 0x2545F4914F6CDD1Du;
+        if (nw_format_is_float(t->format))
+            nw_store_f64(t->format, t->data, i, (double)(int64_t)bits / 0x1p63);
+        else
+            nw_store_s64(t->format, t->data, i, (int64_t)(bits >> 63));
+    }
+}
+
+nw_status nw_feeds_made_up(const nw_model *model, size_t count, const nw_array *inputs, size_t batch,
+                           nw_arena *arena, nw_feed *feeds) {
+    for (size_t i = 0; i < model->input_count; i++) {
+        nw_tensor t;
+        NW_TRY(input_of(model, i, count, inputs, batch, &t));
+        nw_kind kind = nw_format_kind(t.format);
+        if (kind == NW_KIND_STRING || kind == NW_KIND_COMPLEX)
+            return nw_fail(&model->env->ctx, NW_E_UNSUPPORTED,
+                           "%s: input \"%s\" is %s, which cannot be made up", model->path,
+                           model->inputs[i].name, nw_format_name(t.format));
+        if (!t.data) {
+            NW_TRY(nw_tensor_alloc(arena, &t));
+            fill(&t);
+        }
+        feeds[i] = (nw_feed){model->inputs[i].name, t};
+    }
+    return NW_OK;
 }

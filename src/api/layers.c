@@ -160,7 +160,8 @@ static nw_status match(inspection *in) {
 
 /* ---- watching ---------------------------------------------------------------------------------------- */
 
-static void watch_reference(void *user, int value, const nw_tensor *t) {
+static void watch_reference(void *user, int value, const nw_tensor *t, bool last) {
+    (void)last;
     inspection *in = user;
     int index = in->layer_of[0][value];
     if (index < 0 || in->status != NW_OK) return;
@@ -185,7 +186,8 @@ static void watch_reference(void *user, int value, const nw_tensor *t) {
     }
 }
 
-static void watch_quantized(void *user, int value, const nw_tensor *t) {
+static void watch_quantized(void *user, int value, const nw_tensor *t, bool last) {
+    (void)last;
     inspection *in = user;
     int index = in->layer_of[1][value];
     if (index < 0) return;
@@ -201,7 +203,8 @@ static nw_status start(inspection *in, int m) {
     int *values = nw_arena_array(&in->arena, in->count, sizeof *values);
     if (!values) return NW_E_MEMORY;
     for (size_t i = 0; i < in->count; i++) values[i] = m ? in->layers[i].other_value : in->layers[i].value;
-    return nw_session_set_taps(in->sessions[m], in->count, values, m ? watch_quantized : watch_reference, in);
+    return nw_session_set_taps(in->sessions[m], in->count, values, false, m ? watch_quantized : watch_reference,
+                               in);
 }
 
 static nw_status run(inspection *in, int m, const nw_batch *batch) {
@@ -337,7 +340,7 @@ static nw_status write_grid(inspection *in, const layer *l, nw_record *r) {
     if (nw_fakequant_qparam(in->graphs[1], l->grid, &in->batch, &p, &dynamic) != NW_OK) return NW_OK;
     nw_record_text(r, "activation_type", "output", nw_format_name(p.format));
     if (dynamic || p.groups == 0) return NW_OK;
-    nw_record_number(r, "activation_scale", NULL, NW_UNIT_NUMBER, p.scales[0]);
+    nw_record_number(r, "activation_scale", NULL, NW_UNIT_NUMBER, nw_qparam_scale(&p, 0));
     nw_record_number(r, "activation_zero_point", NULL, NW_UNIT_COUNT, nw_qparam_zero(&p, 0));
     return NW_OK;
 }

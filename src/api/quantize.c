@@ -154,6 +154,36 @@ static void write_left(nw_record *r, const nw_quant_report *q) {
     }
 }
 
+static void write_timing(nw_record *item, const nw_quant_timing *t) {
+    nw_record_text(item, "name", "timed together", t->name);
+    nw_record_text(item, "op", "operator", t->op);
+    nw_record_number(item, "layers", "layers", NW_UNIT_COUNT, (double)t->layers);
+    nw_record_number(item, "float_ms", "float", NW_UNIT_MS, t->float_ms);
+    nw_record_number(item, "integer_ms", "integer", NW_UNIT_MS, t->integer_ms);
+    nw_record_flag(item, "left_in_float", "left in float", t->left);
+}
+
+/* Where the model was timed: what that decided, and what it says of the whole. */
+static void write_timings(nw_record *r, const nw_env *env, const nw_quant_report *q) {
+    if (q->ms <= 0) return;
+    nw_env_write(env, r);
+    nw_record_number(r, "run_ms_float", "a run: in float", NW_UNIT_MS, q->float_ms);
+    nw_record_number(r, "run_ms_all_integer", "all on integers", NW_UNIT_MS, q->all_integer_ms);
+    nw_record_number(r, "run_ms", "as written", NW_UNIT_MS, q->ms);
+    nw_record_flag(r, "slower_than_float", NULL, q->ms > q->float_ms);
+    if (q->ms > q->float_ms)
+        nw_record_text(r, NULL, "note",
+                       "slower than the float model on this machine: it is smaller, not faster");
+    for (size_t i = 0; i < q->timing_count; i++)
+        if (q->timings[i].left)
+            write_timing(
+                nw_record_item(r, NULL, "Left in float: integers would slow it down", NW_LAYOUT_ROWS),
+                &q->timings[i]);
+    nw_record_list(r, "timings", "Layers, timed", NW_LAYOUT_DETAILS);
+    for (size_t i = 0; i < q->timing_count; i++)
+        write_timing(nw_record_item(r, "timings", "Layers, timed", NW_LAYOUT_DETAILS), &q->timings[i]);
+}
+
 static void write_layers(nw_record *r, const nw_quant_report *q) {
     write_left(r, q);
     nw_record_list(r, "layers", "Layers", NW_LAYOUT_DETAILS);
@@ -252,10 +282,51 @@ static nw_status drop_idle_inputs(nw_graph *graph) {
     return nw_graph_prune(graph);
 }
 
-static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_options *q,
-                          nw_quant_style style, const char *save_as, nw_model **out,
+/* What the model is timed with: the first sample of the data, else made-up numbers. Copies, in `arena`. */
+static nw_status timed_inputs(const nw_model *model, nw_data *data, nw_arena *arena, nw_feed *feeds) {
+    if (!data) {
+        nw_status status = nw_feeds_made_up(model, 0, NULL, 1, arena, feeds);
+        return status == NW_OK ? NW_OK : nw_fail_where(&model->env->ctx, status, "measuring without data");
+    }
+    nw_feeder feeder;
+    nw_batch batch;
+    NW_TRY(nw_feeder_init(&feeder, model, data));
+    nw_status status = nw_dataset_next(data->dataset, 1, &batch);
+    if (status == NW_OK) status = nw_feeder_feed(&feeder, &batch, arena, feeds);
+    for (size_t i = 0; status == NW_OK && i < model->input_count; i++) {
+        nw_tensor *t = &feeds[i].tensor;
+        const void *from = t->data;
+        status = nw_tensor_alloc(arena, t);
+        if (status == NW_OK && nw_tensor_bytes(t)) memcpy(t->data, from, nw_tensor_bytes(t));
+    }
+    nw_feeder_free(&feeder);
+    return status == NW_OK ? nw_dataset_rewind(data->dataset) : status;
+}
+
+static nw_status quantize_graph(const nw_model *model, nw_graph *graph, nw_data *data,
+                                const nw_quant_options *q, bool measure, nw_quant_report **report) {
+    nw_context *ctx = &model->env->ctx;
+    nw_quant_options options = *q;
+    nw_arena arena;
+    nw_arena_init(&arena, ctx);
+    nw_status status = NW_OK;
+    if (measure) {
+        nw_feed *feeds = nw_arena_array(&arena, model->input_count, sizeof *feeds);
+        status = feeds ? timed_inputs(model, data, &arena, feeds) : NW_E_MEMORY;
+        options.timed = feeds;
+        options.timed_count = model->input_count;
+    }
+    if (status == NW_OK)
+        status = nw_quantize_graph(ctx, graph, data ? data->dataset : NULL, &options, report);
+    nw_arena_free(&arena);
+    return status;
+}
+
+static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantize_options *o,
+                          const nw_quant_options *q, nw_quant_style style, nw_model **out,
                           nw_quant_report **report) {
     nw_context *ctx = &model->env->ctx;
+    const char *save_as = o->save_as;
     nw_graph *graph;
     nw_model *made;
     uint64_t bytes = 0;
@@ -263,7 +334,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quant_o
     NW_TRY(nw_model_prepare(model, ctx, &graph));
     if (is_quantized(graph))
         nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
-    nw_status status = nw_quantize_graph(ctx, graph, data ? data->dataset : NULL, q, report);
+    nw_status status = quantize_graph(model, graph, data, q, o->measure != 0, report);
     if (status == NW_OK) status = drop_idle_inputs(graph);
     if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style);
     if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
@@ -293,7 +364,7 @@ nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quant
     nw_report *sheet = NULL;
     nw_status status = internal(env, o, &q, &style);
     if (status == NW_OK && report) status = nw_report_new(env, "quantize", &sheet);
-    if (status == NW_OK) status = quantize(model, data, &q, style, o->save_as, &made, report ? &done : NULL);
+    if (status == NW_OK) status = quantize(model, data, o, &q, style, &made, report ? &done : NULL);
     if (status == NW_OK && report) {
         nw_record *r = &sheet->sheet->root;
         nw_record_text(r, "model", "model", model->path);
@@ -305,6 +376,7 @@ nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quant
         }
         write_overview(r, done);
         write_cost(r, model, made, started);
+        write_timings(r, env, done);
         write_layers(r, done);
         write_weights(r, done);
         write_activations(r, done);

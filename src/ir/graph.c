@@ -53,17 +53,7 @@ void nw_graph_free(nw_graph *g) {
 nw_status nw_graph_copy_qparam(nw_graph *g, const nw_qparam *p, const nw_qparam **out) {
     nw_qparam *copy = nw_arena_alloc(&g->arena, sizeof *copy);
     CHECK(copy);
-    *copy = *p;
-    float *scales = nw_arena_array(&g->arena, p->groups, sizeof *scales);
-    CHECK(scales);
-    memcpy(scales, p->scales, p->groups * sizeof *scales);
-    copy->scales = scales;
-    if (p->zeros) {
-        int32_t *zeros = nw_arena_array(&g->arena, p->groups, sizeof *zeros);
-        CHECK(zeros);
-        memcpy(zeros, p->zeros, p->groups * sizeof *zeros);
-        copy->zeros = zeros;
-    }
+    NW_TRY(nw_qparam_copy(&g->arena, p, copy));
     *out = copy;
     return NW_OK;
 }
@@ -590,6 +580,26 @@ nw_status nw_node_set_ints(nw_graph *g, nw_node *node, const char *name, const i
     a->ints = copy;
     a->count = count;
     return NW_OK;
+}
+
+nw_status nw_node_set_floats(nw_graph *g, nw_node *node, const char *name, const float *values, size_t count) {
+    nw_attr *a;
+    float *copy = nw_arena_array(&g->arena, count, sizeof *copy);
+    CHECK(copy);
+    if (count) memcpy(copy, values, count * sizeof *copy);
+    NW_TRY(new_attr(g, node, name, NW_ATTR_FLOATS, &a));
+    a->floats = copy;
+    a->count = count;
+    return NW_OK;
+}
+
+void nw_node_succeed(nw_node *from, nw_node *to) {
+    to->attrs = from->attrs;
+    to->attr_count = from->attr_count;
+    to->doc = from->doc;
+    from->attrs = NULL;
+    from->attr_count = 0;
+    from->dead = true;
 }
 
 bool nw_node_is(const nw_node *node, const char *op_type) {

@@ -197,7 +197,10 @@ nw_status nw_node_set_float(nw_graph *graph, nw_node *node, const char *name, fl
 nw_status nw_node_set_string(nw_graph *graph, nw_node *node, const char *name, const char *value);
 nw_status nw_node_set_ints(nw_graph *graph, nw_node *node, const char *name, const int64_t *values,
                            size_t count);
+nw_status nw_node_set_floats(nw_graph *graph, nw_node *node, const char *name, const float *values, size_t count);
 void nw_node_remove_attr(nw_node *node, const char *name);
+/* `to` takes the place of `from`, which dies: it gets the attributes and the doc string. */
+void nw_node_succeed(nw_node *from, nw_node *to);
 
 static inline int nw_node_in(const nw_node *node, int i) {
     return i < node->in_count ? node->in[i] : NW_ABSENT;

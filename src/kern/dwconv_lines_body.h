@@ -1,13 +1,15 @@
 /* dwconv_lines_body.h: depthwise convolution u8·s8 under small square windows, line by line. Included once
  * per ISA, by a file compiled for it that defines, before including this,
  *     LINES_KERNEL             the function's name
- *     LANES                    128-bit lanes of a register (2 or 4): a block is 16·LANES channels
+ *     LANES                    128-bit lanes of a register (1, 2 or 4): a block is 16·LANES channels
  *     reg                      a register of integers
  *     load_codes, store_codes  16·LANES/P bytes, n of them, from or to each of P places
  *     lanes_of                 a register from LANES pieces of 16 bytes
  *     interleave               four rows of codes → 4 registers, four bytes of a channel side by side
  *     expand                   packed weights → weights for dot, 64 bytes apart, where they are or in `to`
  *     dot                      acc + Σ a·w over four bytes
+ *     start_of                 what sums begin with: the bias, and what dot leaves out of `steps` weights 4·64 bytes
+ *                              apart
  *     codes_of, code_limits    sums → codes
  *     look_up_rows             a table, on codes in memory
  *     epilogue_of              nw_epilogue__word
@@ -286,7 +288,8 @@ static bool is_direct(const nw_epilogue *e, size_t c0, size_t n) {
 static void prepare(const nw_dwconv_u8s8_args *args, size_t c0, char *to, block *b) {
     static const int32_t none[BLOCK_CHANNELS];
     const nw_epilogue *e = &args->epilogue;
-    const size_t steps = dw_steps(((const dw_header *)args->packed)->form, args->taps);
+    const dw_form *form = &((const dw_header *)args->packed)->form;
+    const size_t steps = dw_steps(*form, args->taps);
     const int8_t *packed = dw_weights(args->packed, args->channels, args->taps, c0 / DW_BLOCK);
     b->c0 = c0;
     b->n = args->channels - c0 < BLOCK_CHANNELS ? args->channels - c0 : BLOCK_CHANNELS;
@@ -295,6 +298,8 @@ static void prepare(const nw_dwconv_u8s8_args *args, size_t c0, char *to, block 
     b->w = expand(packed + c0 % DW_BLOCK, 4 * steps, b->P, to);
     b->direct = is_direct(e, c0, b->n);
     permuted(b->direct && e->bias ? e->bias + c0 : none, b->n, b->P, b->bias);
+    for (size_t q = 0; q < 4; q++)
+        b->bias[q] = start_of(b->bias[q], b->w + 64 * q, form->kernel * form->groups);
     if (b->direct) permuted(e->scale + c0, b->n, b->P, b->scale);
 }
 

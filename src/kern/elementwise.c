@@ -21,6 +21,12 @@ void nw_elementwise_select(nw_isa ceiling, nw_elementwise *out) {
 #include "kern/elementwise.def"
         },
 #undef NW_ELEMENTWISE
+#elif defined(__aarch64__)
+#define NW_ELEMENTWISE(name, type) nw_##name##__neon,
+        {
+#include "kern/elementwise.def"
+        },
+#undef NW_ELEMENTWISE
 #endif
     };
 #define NW_ELEMENTWISE_ISA(isa, word) NW_ISA_##isa,

@@ -7,6 +7,7 @@
 
 #include "kern/isa.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -76,6 +77,16 @@ typedef float nw_weigh_f32_fn(size_t n, const float *x, float scale, const float
 typedef void nw_layernorm_f32_fn(size_t n, const float *x, const float *gamma, const float *beta, float eps,
                                  float *y);
 
+/* One step of n recurrent cells, from the gates' shares x (of the input) and r (of the state), gates one
+ * behind the other, n each. σ and tanh as above, every other operation rounded once, in this order.
+ *   lstm  x, r [4n] in the order i, o, f, c̃:
+ *         c = (σ(x_f + r_f)·c) + (σ(x_i + r_i)·tanh(x_c + r_c)),  h = σ(x_o + r_o)·tanh(c)
+ *   gru   x, r [3n] in the order z, r, h̃; z = σ(x_z + r_z):
+ *         h = ((1 − z)·tanh(x_h + σ(x_r + r_r)·r_h)) + (z·h), or tanh(x_h + r_h) unless after_reset
+ * c and h are read and written in place (lstm only writes h); they overlap nothing else. */
+typedef void nw_lstm_f32_fn(size_t n, const float *x, const float *r, float *c, float *h);
+typedef void nw_gru_f32_fn(size_t n, bool after_reset, const float *x, const float *r, float *h);
+
 /* The functions chosen for one ISA ceiling: `nw_elementwise ew; nw_elementwise_select(isa, &ew);
  * ew.add_u8(…)`. */
 typedef struct nw_elementwise {
@@ -88,12 +99,14 @@ void nw_elementwise_select(nw_isa ceiling, nw_elementwise *out);
 
 #if defined(__x86_64__)
 #define NW_ELEMENTWISE_ISAS(X) X(SCALAR, scalar) X(AVX2, avx2) X(AVX512VNNI, avx512vnni)
+#elif defined(__aarch64__)
+#define NW_ELEMENTWISE_ISAS(X) X(SCALAR, scalar) X(NEON, neon)
 #else
 #define NW_ELEMENTWISE_ISAS(X) X(SCALAR, scalar)
 #endif
 
 #define NW_ELEMENTWISE(name, type)                                                                           \
-    nw_##type##_fn nw_##name##__scalar, nw_##name##__avx2, nw_##name##__avx512vnni;
+    nw_##type##_fn nw_##name##__scalar, nw_##name##__avx2, nw_##name##__avx512vnni, nw_##name##__neon;
 #include "kern/elementwise.def"
 #undef NW_ELEMENTWISE
 

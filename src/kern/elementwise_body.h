@@ -405,3 +405,42 @@ void NW_KERNEL(layernorm_f32)(size_t n, const float *x, const float *gamma, cons
         normalize(NW_LANES, x + i, mean, factor, gamma ? gamma + i : NULL, beta ? beta + i : NULL, y + i);
     if (i < n) normalize(n - i, x + i, mean, factor, gamma ? gamma + i : NULL, beta ? beta + i : NULL, y + i);
 }
+
+/* ---- recurrent cells ----------------------------------------------------------------------------------- */
+
+/* The sum of both shares of gate g, elements [at, at + count). */
+NW_INLINE vec gate_of(size_t g, size_t n, size_t at, size_t count, const float *x, const float *r) {
+    return load(x + g * n + at, count) + load(r + g * n + at, count);
+}
+
+NW_INLINE void lstm_cells(size_t n, size_t at, size_t count, const float *x, const float *r, float *c,
+                          float *h) {
+    const vec in = vec_sigmoid(gate_of(0, n, at, count, x, r));
+    const vec out = vec_sigmoid(gate_of(1, n, at, count, x, r));
+    const vec forget = vec_sigmoid(gate_of(2, n, at, count, x, r));
+    const vec fresh = vec_tanh(gate_of(3, n, at, count, x, r));
+    const vec cell = forget * load(c + at, count) + in * fresh;
+    store(c + at, count, cell);
+    store(h + at, count, out * vec_tanh(cell));
+}
+
+void NW_KERNEL(lstm_f32)(size_t n, const float *x, const float *r, float *c, float *h) {
+    size_t i = 0;
+    for (; i + NW_LANES <= n; i += NW_LANES) lstm_cells(n, i, NW_LANES, x, r, c, h);
+    if (i < n) lstm_cells(n, i, n - i, x, r, c, h);
+}
+
+NW_INLINE void gru_cells(size_t n, bool after_reset, size_t at, size_t count, const float *x, const float *r,
+                         float *h) {
+    const vec update = vec_sigmoid(gate_of(0, n, at, count, x, r));
+    vec share = load(r + 2 * n + at, count);
+    if (after_reset) share *= vec_sigmoid(gate_of(1, n, at, count, x, r));
+    const vec fresh = vec_tanh(load(x + 2 * n + at, count) + share);
+    store(h + at, count, (1.0f - update) * fresh + update * load(h + at, count));
+}
+
+void NW_KERNEL(gru_f32)(size_t n, bool after_reset, const float *x, const float *r, float *h) {
+    size_t i = 0;
+    for (; i + NW_LANES <= n; i += NW_LANES) gru_cells(n, after_reset, i, NW_LANES, x, r, h);
+    if (i < n) gru_cells(n, after_reset, i, n - i, x, r, h);
+}

@@ -1,7 +1,7 @@
-/* elementwise_lanes.h: registers of NW_LANES floats for elementwise_body.h, which includes it and nothing
- * else may: whole and partial loads and stores, and what crosses lanes. A count is 1 … NW_LANES: of a
- * partial register only the first `count` lanes touch memory, the others load as 0. Must not include
- * anything but kern/. */
+/* elementwise_lanes.h: registers of NW_LANES floats for elementwise_body.h and stats_body.h, which include it
+ * and nothing else may: whole and partial loads and stores, and what crosses lanes. A count is 1 … NW_LANES:
+ * of a partial register only the first `count` lanes touch memory, the others load as 0. Must not include
+ * anything but kern/. NW_NEON: the four lanes are NEON's. */
 #include "kern/unroll.h"
 
 #include <stddef.h>
@@ -9,6 +9,8 @@
 #include <string.h>
 #if NW_LANES > 4
 #include <immintrin.h>
+#elif defined(NW_NEON)
+#include <arm_neon.h>
 #endif
 
 typedef float vec __attribute__((vector_size(4 * NW_LANES)));
@@ -97,6 +99,11 @@ NW_INLINE vec load(const float *x, size_t count) {
     v = (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), x);
 #elif NW_LANES == 8
     v = (vec)_mm256_maskload_ps(x, (__m256i)lanes_below(count));
+#elif defined(NW_NEON)
+    const float32x4_t none = vdupq_n_f32(0);
+    if (count == 1) return (vec)vld1q_lane_f32(x, none, 0);
+    v = (vec)vcombine_f32(vld1_f32(x), vget_low_f32(none));
+    if (count == 3) v = (vec)vld1q_lane_f32(x + 2, (float32x4_t)v, 2);
 #else
     for (size_t j = 0; j < count; j++) v[j] = x[j];
 #endif
@@ -112,6 +119,13 @@ NW_INLINE void store(float *y, size_t count, vec v) {
     _mm512_mask_storeu_ps(y, (__mmask16)((1u << count) - 1), (__m512)v);
 #elif NW_LANES == 8
     _mm256_maskstore_ps(y, (__m256i)lanes_below(count), (__m256)v);
+#elif defined(NW_NEON)
+    if (count == 1) {
+        vst1q_lane_f32(y, (float32x4_t)v, 0);
+        return;
+    }
+    vst1_f32(y, vget_low_f32((float32x4_t)v));
+    if (count == 3) vst1q_lane_f32(y + 2, (float32x4_t)v, 2);
 #else
     for (size_t j = 0; j < count; j++) y[j] = v[j];
 #endif
@@ -123,7 +137,10 @@ NW_INLINE void store(float *y, size_t count, vec v) {
  * total in all lanes. */
 NW_INLINE vec exchanged(vec v, int distance) {
     const ivec from = lane_numbers() ^ distance;
-#if NW_LANES == 16
+#if defined(NW_NEON)
+    (void)from;
+    return (vec)(distance == 1 ? vrev64q_f32((float32x4_t)v) : vextq_f32((float32x4_t)v, (float32x4_t)v, 2));
+#elif NW_LANES == 16
     return (vec)_mm512_permutexvar_ps((__m512i)from, (__m512)v);
 #elif NW_LANES == 8
     return (vec)_mm256_permutevar8x32_ps((__m256)v, (__m256i)from);

@@ -1,6 +1,7 @@
 /* gemm.c: choosing a kernel, packing weights, and the loops around tiles. Must not include anything but
  * kern/. */
 #include "kern/gemm.h"
+#include "kern/unroll.h"
 
 #include <string.h>
 
@@ -9,7 +10,7 @@
 static const nw_gemm_f32_kernel f32_kernels[] = {
 #define NW_GEMM_F32(isa, word, mr, nr, half)                                                                 \
     {"gemm_f32__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_f32__##word},
-#define NW_GEMM_U8S8(isa, word, mr, nr, half)
+#define NW_GEMM_U8S8(isa, word, mr, nr, half, group, shift)
 #include "kern/gemm.def"
 #undef NW_GEMM_F32
 #undef NW_GEMM_U8S8
@@ -17,8 +18,9 @@ static const nw_gemm_f32_kernel f32_kernels[] = {
 
 static const nw_gemm_u8s8_kernel u8s8_kernels[] = {
 #define NW_GEMM_F32(isa, word, mr, nr, half)
-#define NW_GEMM_U8S8(isa, word, mr, nr, half)                                                                \
-    {"gemm_u8s8__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_u8s8__##word, nw_gemm_row_sums__##word},
+#define NW_GEMM_U8S8(isa, word, mr, nr, half, group, shift)                                                  \
+    {"gemm_u8s8__" #word,     NW_ISA_##isa, mr, nr, half, group, shift, nw_gemm_u8s8__##word,                \
+     nw_gemm_row_sums__##word},
 #include "kern/gemm.def"
 #undef NW_GEMM_F32
 #undef NW_GEMM_U8S8
@@ -44,8 +46,10 @@ const nw_gemm_u8s8_kernel *nw_gemm_u8s8_select(nw_isa ceiling) {
 
 /* Columns are cut into panels of nr; the last one is as wide as it must be, in steps of `half`. In a panel:
  *   f32    [tap][k][column]
- *   u8s8   [tap][k/4 rounded up][column][4], the missing k being 0
- * so that a kernel reads its panel from start to end. Panel p starts at p·nr·taps·depth elements. */
+ *   u8s8   [tap][k/group rounded up][column][group], the missing k being 0; before that, if the kernel has a
+ *          shift, shift·Σ_t Σ_k W as int32 [column]
+ * so that a kernel reads its panel from start to end. Panel p starts at p·nr·depth elements, where depth is
+ * what a panel holds per column: k·taps and what is added to it. */
 static size_t round_up(size_t x, size_t step) {
     return (x + step - 1) / step * step;
 }
@@ -67,8 +71,17 @@ size_t nw_gemm_f32_packed_bytes(const nw_gemm_f32_kernel *kernel, size_t n, size
     return packed_bytes(n, kernel->half, k, taps, sizeof(float));
 }
 
+/* Bytes per column of a panel; 0 on overflow. */
+static size_t u8s8_depth(const nw_gemm_u8s8_kernel *kernel, size_t k, size_t taps) {
+    size_t depth;
+    if (k > SIZE_MAX - kernel->group || __builtin_mul_overflow(round_up(k, kernel->group), taps, &depth) ||
+        depth > SIZE_MAX - sizeof(int32_t))
+        return 0;
+    return kernel->shift ? depth + sizeof(int32_t) : depth;
+}
+
 size_t nw_gemm_u8s8_packed_bytes(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps) {
-    return packed_bytes(n, kernel->half, k > SIZE_MAX - 3 ? k : round_up(k, 4), taps, 1);
+    return packed_bytes(n, kernel->half, u8s8_depth(kernel, k, taps), 1, 1);
 }
 
 /* One panel of one tap: out[k][column]. Reads along what lies together in memory; elements may lie unaligned. */
@@ -102,19 +115,53 @@ void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size
     }
 }
 
+/* shift·Σ W of a panel's columns, from the `groups` of k that were packed behind them. */
+static void pack_head(int32_t shift, size_t width, size_t groups, size_t group, int8_t *panel) {
+    const int8_t *w = panel + width * sizeof(int32_t);
+    uint32_t sums[NW_GEMM_MAX_NR] = {0}; /* they wrap */
+    for (size_t g = 0; g < groups; g++, w += group * width)
+        for (size_t j = 0; j < width; j++)
+            for (size_t i = 0; i < group; i++) sums[j] += (uint32_t)w[group * j + i];
+    for (size_t j = 0; j < width; j++) sums[j] *= (uint32_t)shift;
+    memcpy(panel, sums, width * sizeof *sums);
+}
+
+/* A group of up to `group` k, `depth` of which exist, of each of a panel's columns. Products of two activations
+ * pack while they run: their usual orders, k or the columns side by side, are worth loops of their own. */
+NW_INLINE void pack_group(const int8_t *w, size_t stride_n, size_t stride_k, size_t columns, size_t width,
+                          size_t depth, int8_t *out, const size_t group) {
+    const bool whole = columns == width && depth >= group;
+    if (whole && stride_k == 1) {
+        for (size_t j = 0; j < width; j++) memcpy(out + group * j, w + j * stride_n, group);
+    } else if (whole && stride_n == 1) {
+        NW_INDEPENDENT
+        for (size_t j = 0; j < width; j++)
+            for (size_t i = 0; i < group; i++) out[group * j + i] = w[i * stride_k + j];
+    } else {
+        for (size_t j = 0; j < width; j++)
+            for (size_t i = 0; i < group; i++)
+                out[group * j + i] = j < columns && i < depth ? w[j * stride_n + i * stride_k] : 0;
+    }
+}
+
 void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps, const int8_t *w,
                        size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
+    const size_t group = kernel->group;
     int8_t *out = packed;
     for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
         size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
         size_t width = panel_width(columns, kernel->nr, kernel->half);
+        int8_t *panel = out;
+        if (kernel->shift) out += width * sizeof(int32_t);
         for (size_t t = 0; t < taps; t++)
-            for (size_t k0 = 0; k0 < k; k0 += 4, out += 4 * width) {
+            for (size_t k0 = 0; k0 < k; k0 += group, out += group * width) {
                 const int8_t *from = w + n0 * stride_n + t * stride_tap + k0 * stride_k;
-                for (size_t j = 0; j < width; j++)
-                    for (size_t i = 0; i < 4; i++)
-                        out[4 * j + i] = j < columns && k0 + i < k ? from[j * stride_n + i * stride_k] : 0;
+                if (group == 4)
+                    pack_group(from, stride_n, stride_k, columns, width, k - k0, out, 4);
+                else
+                    pack_group(from, stride_n, stride_k, columns, width, k - k0, out, 8);
             }
+        if (kernel->shift) pack_head(kernel->shift, width, taps * (round_up(k, group) / group), group, panel);
     }
 }
 
@@ -216,7 +263,7 @@ void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args
                       size_t n0, size_t n1) {
     const void *buffer[POINTERS];
     int32_t sums[BLOCK_ROWS];
-    const size_t nr = kernel->nr, depth = round_up(args->k, 4) * args->taps;
+    const size_t nr = kernel->nr, depth = u8s8_depth(kernel, args->k, args->taps);
     const size_t size = nw_epilogue_size(args->epilogue.out);
     const blocking b = block_of(kernel->mr, args->k, args->taps, &args->rows);
     nw_gemm_u8s8_tile tile = {

@@ -73,7 +73,7 @@ typedef struct nw_gemm_f32_kernel {
 } nw_gemm_f32_kernel;
 
 #define NW_GEMM_F32(isa, word, mr, nr, half) nw_gemm_f32_fn nw_gemm_f32__##word;
-#define NW_GEMM_U8S8(isa, word, mr, nr, half)
+#define NW_GEMM_U8S8(isa, word, mr, nr, half, group, shift)
 #include "kern/gemm.def"
 #undef NW_GEMM_F32
 #undef NW_GEMM_U8S8
@@ -134,12 +134,16 @@ typedef struct nw_gemm_u8s8_kernel {
     const char *name;
     nw_isa isa;
     size_t mr, nr, half;
+    size_t group; /* how many k of a column are packed side by side: 4 or 8 */
+    /* The kernel multiplies with a − shift, and begins its sums with the shift·ΣW packed before each panel. 0:
+     * nothing there. */
+    int32_t shift;
     nw_gemm_u8s8_fn *run;
     nw_gemm_row_sums_fn *row_sums;
 } nw_gemm_u8s8_kernel;
 
 #define NW_GEMM_F32(isa, word, mr, nr, half)
-#define NW_GEMM_U8S8(isa, word, mr, nr, half)                                                                \
+#define NW_GEMM_U8S8(isa, word, mr, nr, half, group, shift)                                                  \
     nw_gemm_u8s8_fn nw_gemm_u8s8__##word;                                                                    \
     nw_gemm_row_sums_fn nw_gemm_row_sums__##word;
 #include "kern/gemm.def"

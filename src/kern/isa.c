@@ -33,6 +33,18 @@ static uint32_t ask(void) {
         set |= 1u << NW_ISA_AVX512VNNI;
     return set;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+static uint32_t ask(void) {
+    uint32_t set = 1u << NW_ISA_SCALAR;
+    const bool neon = getauxval(AT_HWCAP) & HWCAP_ASIMD, dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    if (neon) set |= 1u << NW_ISA_NEON;
+    if (neon && dot) set |= 1u << NW_ISA_NEONDOT;
+    if (neon && dot && (getauxval(AT_HWCAP2) & HWCAP2_I8MM)) set |= 1u << NW_ISA_NEONI8MM;
+    return set;
+}
 #else
 static uint32_t ask(void) {
     return 1u << NW_ISA_SCALAR;

@@ -5,13 +5,23 @@
 
 #include <stdbool.h>
 
-/* Levels in the order of preference. A later level runs instead of an earlier one wherever a family has a
- * kernel for it. The word is what --isa accepts and what follows __ in kernel names. */
+/* Levels of this architecture in the order of preference. A later level runs instead of an earlier one
+ * wherever a family has a kernel for it. The word is what --isa accepts and what follows __ in kernel names. */
+#if defined(__x86_64__)
 #define NW_ISA_LIST(X)                                                                                       \
     X(SCALAR, scalar)         /* plain C */                                                                  \
     X(AVX2, avx2)             /* AVX2, FMA, F16C */                                                          \
     X(AVXVNNI, avxvnni)       /* the above and AVX-VNNI: u8·s8 dot products on 256 bits */                  \
     X(AVX512VNNI, avx512vnni) /* AVX-512 F, BW, VL, DQ, VNNI */
+#elif defined(__aarch64__)
+#define NW_ISA_LIST(X)                                                                                       \
+    X(SCALAR, scalar)     /* plain C */                                                                      \
+    X(NEON, neon)         /* Armv8-A with Advanced SIMD: every AArch64 processor that runs Linux */          \
+    X(NEONDOT, neondot)   /* the above and FEAT_DotProd: s8·s8 dot products (Cortex-A55, A75 and later) */  \
+    X(NEONI8MM, neoni8mm) /* the above and FEAT_I8MM: u8·s8 products of 2×8 matrices (Cortex-A510, X2 …) */
+#else
+#define NW_ISA_LIST(X) X(SCALAR, scalar) /* plain C */
+#endif
 
 typedef enum nw_isa {
 #define NW_ISA_ENUM(id, word) NW_ISA_##id,

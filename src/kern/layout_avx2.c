@@ -1,7 +1,7 @@
 /* layout_avx2.c: transposes in registers: 16×16 bytes, 8×8 words, a few rows of any length; the reference does the edges.
  * Must not include anything but kern/. */
 #if defined(__x86_64__)
-#include "kern/layout.h"
+#include "kern/layout_blocks.h"
 #include "kern/unroll.h"
 
 #include <immintrin.h>
@@ -109,28 +109,6 @@ NW_INLINE size_t interleave_b32(const uint32_t *src, size_t ld_src, size_t cols,
     return c;
 }
 
-/* Tall blocks: a few columns at a time over all rows would touch a line of dst once per block of rows;
- * going down the rows first fills dst's lines while they are in cache. */
-#define TRANSPOSE(name, type, block, step, interleave, edge)                                                 \
-    void name(size_t rows, size_t cols, const void *src, size_t ld_src, void *dst, size_t ld_dst) {          \
-        const type *from = src;                                                                              \
-        type *to = dst;                                                                                      \
-        if (rows >= 2 && rows <= 4 && ld_dst == rows) {                                                      \
-            size_t done = rows == 2   ? interleave(from, ld_src, cols, to, 2)                                \
-                          : rows == 3 ? interleave(from, ld_src, cols, to, 3)                                \
-                                      : interleave(from, ld_src, cols, to, 4);                               \
-            from += done, to += done * ld_dst, cols -= done;                                                 \
-        }                                                                                                    \
-        const size_t whole_rows = rows / step * step, whole_cols = cols / step * step;                       \
-        for (size_t c = 0; c < whole_cols; c += step)                                                        \
-            for (size_t r = 0; r < whole_rows; r += step)                                                    \
-                block(from + r * ld_src + c, ld_src, to + c * ld_dst + r, ld_dst);                           \
-        if (whole_rows < rows)                                                                               \
-            edge(rows - whole_rows, whole_cols, from + whole_rows * ld_src, ld_src, to + whole_rows,         \
-                 ld_dst);                                                                                    \
-        if (whole_cols < cols)                                                                               \
-            edge(rows, cols - whole_cols, from + whole_cols, ld_src, to + whole_cols * ld_dst, ld_dst);      \
-    }
 TRANSPOSE(nw_transpose_b8__avx2, uint8_t, block_16x16, 16, interleave_b8, nw_transpose_b8__scalar)
 TRANSPOSE(nw_transpose_b32__avx2, uint32_t, block_8x8, 8, interleave_b32, nw_transpose_b32__scalar)
 #else

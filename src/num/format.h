@@ -14,7 +14,8 @@ typedef enum nw_format {
 #define NW_FORMAT(id, name, bits, kind, onnx) NW_##id = onnx,
 #include "num/formats.def"
 #undef NW_FORMAT
-    NW_FORMAT_COUNT
+    NW_FORMAT_COUNT,
+    NW_FORMAT_OWN = 64 /* from here on ONNX has no such type; numbers in between are no format */
 } nw_format;
 
 typedef enum nw_kind {
@@ -24,7 +25,8 @@ typedef enum nw_kind {
     NW_KIND_UINT,
     NW_KIND_BOOL,
     NW_KIND_COMPLEX,
-    NW_KIND_STRING
+    NW_KIND_STRING,
+    NW_KIND_INDEX /* a position in a table that comes with the codes */
 } nw_kind;
 
 /* An element of NW_STR: bytes owned elsewhere, not zero-terminated. */
@@ -35,7 +37,9 @@ typedef struct nw_str {
 
 const char *nw_format_name(nw_format format);  /* "none" for NW_NONE or out of range */
 nw_format nw_format_by_name(const char *name); /* NW_NONE when unknown */
-nw_format nw_format_from_onnx(int data_type);  /* NW_NONE when unknown; the inverse is the enum's own value */
+nw_format
+nw_format_from_onnx(int data_type); /* NW_NONE when unknown; the inverse is the enum's own value below
+                                                * NW_FORMAT_OWN */
 nw_kind nw_format_kind(nw_format format);
 int nw_format_bits(nw_format format); /* 0 for NW_NONE */
 
@@ -45,13 +49,19 @@ static inline bool nw_format_is_float(nw_format f) {
 static inline bool nw_format_is_integer(nw_format f) {
     return nw_format_kind(f) == NW_KIND_SINT || nw_format_kind(f) == NW_KIND_UINT;
 }
+/* Formats that scales of grids are stored in. */
+static inline bool nw_format_is_scale(nw_format f) {
+    return f == NW_F32 || f == NW_F16 || f == NW_BF16 || f == NW_F8E8M0;
+}
 
 /* Bytes of `count` elements (sub-byte formats round up). False on overflow or for NW_NONE. */
 bool nw_format_bytes(nw_format format, size_t count, size_t *bytes);
 
-/* The integer range of an integer (or bool) format, e.g. −128, 127; s64 and u64 are clamped to int64. */
+/* The integer range of an integer, bool or index format, e.g. −128, 127; s64 and u64 are clamped to int64. */
 int64_t nw_format_min(nw_format format);
 int64_t nw_format_max(nw_format format);
+/* The largest finite number of a float format of at most 16 bits; 0 for others. */
+double nw_format_largest(nw_format format);
 
 /* Element i of `data` as a double or an int64 (floats truncate towards zero and saturate; NaN gives 0). Real formats
  * only: not strings or complex numbers. */
@@ -70,6 +80,11 @@ void nw_store_s64(nw_format format, void *data, size_t i, int64_t x);
 void nw_decode_f32(nw_format format, const void *data, size_t first, size_t count, float *out);
 size_t nw_encode_f32(nw_format format, const float *in, size_t count, void *data, size_t first);
 
+/* Runs of codes of at most 16 bits, packed: elements first … first + count of `data`, signed formats sign-extended.
+ * Storing keeps the low bits, and the neighbours in a shared byte. */
+void nw_load_codes(nw_format format, const void *data, size_t first, size_t count, int32_t *codes);
+void nw_store_codes(nw_format format, void *data, size_t first, size_t count, const uint16_t *codes);
+
 uint16_t nw_f16_from_f32(float x);
 float nw_f16_to_f32(uint16_t h);
 uint16_t nw_bf16_from_f32(float x);
@@ -78,6 +93,14 @@ static inline float nw_bf16_to_f32(uint16_t h) {
         uint32_t u;
         float f;
     } bits = {(uint32_t)h << 16};
+    return bits.f;
+}
+/* 2^(code − 127); 255 is NaN. */
+static inline float nw_e8m0_to_f32(uint8_t code) {
+    union {
+        uint32_t u;
+        float f;
+    } bits = {code == 255 ? 0x7fc00000u : code ? (uint32_t)code << 23 : 0x400000u};
     return bits.f;
 }
 

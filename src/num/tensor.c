@@ -84,3 +84,15 @@ nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out) 
     *out = real;
     return NW_OK;
 }
+
+nw_status nw_tensor_transpose_codes(nw_arena *arena, const nw_tensor *t, nw_tensor *out) {
+    size_t a = (size_t)t->dims[1], b = (size_t)t->dims[2], matrix = a * b;
+    *out = (nw_tensor){.format = t->format, .rank = 3, .dims = {t->dims[0], t->dims[2], t->dims[1]}};
+    NW_TRY(nw_tensor_alloc(arena, out));
+    const uint8_t *from = t->data;
+    uint8_t *to = out->data;
+    for (int64_t n = 0; n < t->dims[0]; n++, from += matrix, to += matrix)
+        for (size_t i = 0; i < a; i++)
+            for (size_t j = 0; j < b; j++) to[j * a + i] = from[i * b + j];
+    return NW_OK;
+}

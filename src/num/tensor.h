@@ -15,7 +15,7 @@ typedef struct nw_tensor {
     int rank;         /* 0 … NW_MAX_RANK; 0 is a scalar of one element */
     int64_t dims[NW_MAX_RANK];
     void *data;              /* NULL when only the shape is known */
-    const nw_qparam *qparam; /* NULL: elements are the values; else value = scale·(code − zero) */
+    const nw_qparam *qparam; /* NULL: elements are the values; else value = scale·(code − zero) or scale·level[code] */
 } nw_tensor;
 
 /* Product of dims; every tensor made by this library fits in size_t (nw_tensor_check). */
@@ -47,5 +47,8 @@ bool nw_tensor_aligned(const nw_tensor *t);
 /* The real values of t as f32 in the arena, aligned: dequantizes when t has a qparam, converts other formats. When t is
  * plain f32 already, and aligned, *out shares its data. */
 nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out);
+
+/* Plain 8-bit codes [n, a, b] as [n, b, a] in the arena, without a qparam. */
+nw_status nw_tensor_transpose_codes(nw_arena *arena, const nw_tensor *t, nw_tensor *out);
 
 #endif

@@ -196,10 +196,14 @@ static nw_status export_node(nw_arena *arena, const nw_graph *g, const nw_node *
     p->n_output = (size_t)n->out_count;
     NW_TRY(names_of(arena, g, n->in, n->in_count, &p->input));
     NW_TRY(names_of(arena, g, n->out, n->out_count, &p->output));
-    p->n_attribute = (size_t)n->attr_count;
+    nw_str unknown = n->unknown;
     NEW_ARRAY(arena, p->attribute, n->attr_count);
-    for (int i = 0; i < n->attr_count; i++) NW_TRY(export_attr(arena, &n->attrs[i], &p->attribute[i]));
-    return nw_export_unknown(arena, n->unknown, &p->base);
+    for (int i = 0; i < n->attr_count; i++)
+        if (nw_is_metadata(&n->attrs[i]))
+            NW_TRY(nw_export_metadata(arena, &n->attrs[i], &unknown));
+        else
+            NW_TRY(export_attr(arena, &n->attrs[i], &p->attribute[p->n_attribute++]));
+    return nw_export_unknown(arena, unknown, &p->base);
 }
 
 static nw_status export_graph(nw_arena *arena, const nw_graph *g, Onnx__GraphProto **out) {
@@ -282,9 +286,10 @@ static void release_raw(const nw_graph *g, Onnx__GraphProto *p) {
     for (int n = 0; n < g->node_count && at < p->n_node; n++) {
         if (g->nodes[n].dead) continue;
         Onnx__NodeProto *node = p->node[at++];
-        for (int a = 0; node && node->attribute && a < g->nodes[n].attr_count; a++) {
+        for (int a = 0, written = 0; node && node->attribute && a < g->nodes[n].attr_count; a++) {
             const nw_attr *attr = &g->nodes[n].attrs[a];
-            Onnx__AttributeProto *proto = node->attribute[a];
+            if (nw_is_metadata(attr)) continue;
+            Onnx__AttributeProto *proto = node->attribute[written++];
             if (!proto) continue;
             if (attr->kind == NW_ATTR_RAW)
                 onnx__attribute_proto__free_unpacked(proto, NULL);

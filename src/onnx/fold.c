@@ -108,9 +108,7 @@ static nw_status add_fakequant(folder *f, const nw_node *like, int x, const grid
     g->values[*out].format = NW_F32;
     nw_node *node;
     NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", like->name, 3, in, 1, out, &node));
-    NW_TRY(nw_node_set_string(g, node, "format", nw_format_name(q->format)));
-    if (q->p.grain == NW_GRAIN_AXIS) NW_TRY(nw_node_set_int(g, node, "axis", q->p.axis));
-    return NW_OK;
+    return nw_fakequant_write(g, node, &q->p);
 }
 
 /* A constant of codes as a packed constant of real numbers. */
@@ -163,13 +161,7 @@ static nw_status finish(folder *f, int from, const char *type, int in_count, con
     nw_node *node;
     const char *name = g->nodes[from].name;
     NW_TRY(nw_graph_add_node(g, "", type, name, in_count, in, 1, &out, &node));
-    nw_node *source = &g->nodes[from];
-    node->attrs = source->attrs; /* moved: the old node dies */
-    node->attr_count = source->attr_count;
-    node->doc = source->doc;
-    source->attrs = NULL;
-    source->attr_count = 0;
-    source->dead = true;
+    nw_node_succeed(&g->nodes[from], node);
     nw_node_remove_attr(node, "channels_last");
     nw_node_remove_attr(node, "opset");
     g->values[out].format = NW_F32;
@@ -187,7 +179,7 @@ static nw_status real_bias(folder *f, int codes, const grid *x, const grid *w, i
     float *scales = nw_arena_array(&f->arena, n ? n : 1, sizeof *scales);
     if (!scales) return NW_E_MEMORY;
     if (w->p.groups != 1 && w->p.groups != n) *ok = false;
-    for (size_t i = 0; i < n && *ok; i++) scales[i] = x->p.scales[0] * w->p.scales[w->p.groups == 1 ? 0 : i];
+    for (size_t i = 0; i < n && *ok; i++) scales[i] = nw_qparam_scale(&x->p, 0) * nw_qparam_scale(&w->p, w->p.groups == 1 ? 0 : i);
     if (!*ok) return NW_OK;
     bool axis = c->tensor.rank == 1 && n > 1 && w->p.groups > 1;
     grid q = {NW_S32,
@@ -359,12 +351,7 @@ static nw_status fold_move(folder *f, int index, bool *ok) {
     nw_node *fresh;
     NW_TRY(nw_graph_add_node(g, g->nodes[index].domain, g->nodes[index].op_type, g->nodes[index].name,
                              g->nodes[index].in_count, in, 1, &out, &fresh));
-    nw_node *source = &g->nodes[index];
-    fresh->attrs = source->attrs;
-    fresh->attr_count = source->attr_count;
-    source->attrs = NULL;
-    source->attr_count = 0;
-    source->dead = true;
+    nw_node_succeed(&g->nodes[index], fresh);
     f->real[y] = out;
     f->grids[y] = f->grids[x];
     *ok = true;
@@ -427,11 +414,89 @@ static nw_status fold_dynamic_product(folder *f, int index, bool *ok) {
     return NW_OK;
 }
 
+/* The grid of W or R of DynamicQuantizeLSTM once it is [directions, rows, k]: scales at input s [directions] or [directions,
+ * rows], zero points behind them. Directions that agree share their scales; else every row has one: blocks as long as a row. */
+static nw_status read_recurrent_grid(folder *f, const nw_node *node, const nw_tensor *codes, int s,
+                                     nw_qparam *p, bool *ok) {
+    const nw_constant *scale = nw_graph_constant(f->g, nw_node_in(node, s)),
+                      *zero = nw_graph_constant(f->g, nw_node_in(node, s + 1));
+    size_t directions = (size_t)codes->dims[0], rows = (size_t)codes->dims[2];
+    *ok = scale && zero && scale->tensor.format == NW_F32 && !scale->tensor.qparam && !zero->tensor.qparam;
+    if (!*ok) return NW_OK;
+    size_t count = nw_tensor_count(&scale->tensor), each = directions ? count / directions : 0;
+    *ok = zero->tensor.format == codes->format && nw_tensor_count(&zero->tensor) == count && each > 0 &&
+          count == directions * each && (each == 1 || each == rows);
+    if (!*ok) return NW_OK;
+    bool alike = true;
+    for (size_t i = each; i < count && alike; i++)
+        alike = nw_tensor_f64(&scale->tensor, i) == nw_tensor_f64(&scale->tensor, i - each) &&
+                nw_tensor_s64(&zero->tensor, i) == nw_tensor_s64(&zero->tensor, i - each);
+    size_t groups = alike ? each : directions * rows, repeat = alike || each > 1 ? 1 : rows;
+    float *scales = nw_arena_array(&f->arena, groups, sizeof *scales);
+    int32_t *zeros = nw_arena_array(&f->arena, groups, sizeof *zeros);
+    if (!scales || !zeros) return NW_E_MEMORY;
+    for (size_t i = 0; i < groups && *ok; i++) {
+        scales[i] = (float)nw_tensor_f64(&scale->tensor, i / repeat);
+        zeros[i] = (int32_t)nw_tensor_s64(&zero->tensor, i / repeat);
+        *ok = scales[i] > 0 && isfinite(scales[i]);
+    }
+    *p = (nw_qparam){.format = codes->format,
+                     .grain = !alike     ? NW_GRAIN_BLOCK
+                              : each > 1 ? NW_GRAIN_AXIS
+                                         : NW_GRAIN_TENSOR,
+                     .axis = alike ? each > 1 : 2,
+                     .block = alike ? 0 : codes->dims[1],
+                     .groups = groups,
+                     .scales = scales,
+                     .zeros = zeros,
+                     .qmin = (int32_t)nw_format_min(codes->format),
+                     .qmax = (int32_t)nw_format_max(codes->format)};
+    return NW_OK;
+}
+
+/* W or R of DynamicQuantizeLSTM, codes [directions, k, rows], as a packed constant [directions, rows, k]. */
+static nw_status add_recurrent(folder *f, const nw_node *node, int i, int s, int *out, bool *ok) {
+    const nw_constant *c = nw_graph_constant(f->g, nw_node_in(node, i));
+    nw_qparam q;
+    *ok = c && !c->tensor.qparam && c->tensor.rank == 3 && nw_tensor_count(&c->tensor) > 0 &&
+          (c->tensor.format == NW_U8 || c->tensor.format == NW_S8);
+    if (*ok) NW_TRY(read_recurrent_grid(f, node, &c->tensor, s, &q, ok));
+    if (!*ok) return NW_OK;
+    nw_tensor t;
+    NW_TRY(nw_tensor_transpose_codes(&f->arena, &c->tensor, &t));
+    t.qparam = &q;
+    return nw_graph_add_constant_copy(f->g, f->g->values[node->in[i]].name, &t, out);
+}
+
+/* DynamicQuantizeLSTM: LSTM on a FakeQuant that finds its scale, whose state is quantized while running. */
+static nw_status fold_dynamic_lstm(folder *f, int index, bool *ok) {
+    nw_graph *g = f->g;
+    const nw_node *node = &g->nodes[index];
+    int x = nw_node_in(node, 0), in[8], count = 8;
+    for (int i = 0; i < 8; i++) in[i] = nw_node_in(node, i);
+    while (count > 3 && in[count - 1] < 0) count--;
+    *ok = x >= 0;
+    if (*ok) NW_TRY(add_recurrent(f, node, 1, 8, &in[1], ok));
+    if (*ok) NW_TRY(add_recurrent(f, node, 2, 10, &in[2], ok));
+    if (!*ok) return NW_OK;
+    nw_node *fresh;
+    const char *name = nw_arena_printf(&f->arena, "%s_dq", g->values[x].name);
+    NW_TRY(nw_graph_add_value(g, name, &in[0]));
+    g->values[in[0]].format = NW_F32;
+    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", NULL, 1, &x, 1, &in[0], &fresh));
+    NW_TRY(nw_node_set_string(g, fresh, "format", "u8"));
+    node = &g->nodes[index];
+    NW_TRY(nw_graph_add_node(g, "", "LSTM", node->name, count, in, node->out_count, node->out, &fresh));
+    nw_node_succeed(&g->nodes[index], fresh);
+    return nw_node_set_string(g, fresh, NW_STATE_FORMAT, "u8");
+}
+
 static nw_status fold_node(folder *f, int index) {
     const nw_node *node = &f->g->nodes[index];
     bool ok;
-    if (node->out_count < 1 || node->out[0] < 0) return NW_OK;
     const char *ms = "com.microsoft";
+    if (is_op(node, ms, "DynamicQuantizeLSTM")) return fold_dynamic_lstm(f, index, &ok);
+    if (node->out_count < 1 || node->out[0] < 0) return NW_OK;
     if (is_linear(node, "QuantizeLinear")) return fold_quantize(f, index, &ok);
     if (is_linear(node, "DequantizeLinear")) return fold_dequantize(f, index, &ok);
     if (is_op(node, "", "QLinearConv")) return fold_weighted(f, index, "Conv", 0, 6, 8, &ok);

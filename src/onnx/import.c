@@ -255,7 +255,7 @@ static nw_status import_node(nw_import *im, nw_graph *g, const Onnx__NodeProto *
             node->attr_count = (int)i + 1; /* released with the graph, also when it failed halfway */
         if (status != NW_OK) return nw_fail_where(im->ctx, status, "%s \"%s\"", p->op_type, label);
     }
-    return NW_OK;
+    return nw_import_metadata(g, node);
 }
 
 static nw_status import_initializers(nw_import *im, nw_graph *g, const Onnx__GraphProto *proto) {

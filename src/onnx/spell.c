@@ -69,7 +69,10 @@ static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int 
                           spelled *out) {
     nw_graph *g = s->g;
     const nw_constant *have = nw_graph_constant(g, out->scale);
-    nw_tensor scale = {.format = NW_F32, .data = (void *)(uintptr_t)p->scales};
+    float *scales = nw_arena_array(&s->arena, p->groups, sizeof *scales);
+    if (!scales) return NW_E_MEMORY;
+    for (size_t i = 0; i < p->groups; i++) scales[i] = nw_qparam_scale(p, i);
+    nw_tensor scale = {.format = NW_F32, .data = scales};
     if (p->grain == NW_GRAIN_AXIS) {
         scale.rank = 1;
         scale.dims[0] = (int64_t)p->groups;
@@ -139,8 +142,8 @@ static const nw_node *only_reader(const speller *s, int v) {
 
 /* A clamp that the codes' own range makes: Relu where the lowest code means 0 or more, Clip likewise on both sides. */
 static bool absorbed(const speller *s, const nw_node *node, const nw_qparam *p) {
-    float lowest = p->scales[0] * (float)(p->qmin - nw_qparam_zero(p, 0));
-    float highest = p->scales[0] * (float)(p->qmax - nw_qparam_zero(p, 0));
+    float lowest = nw_qparam_scale(p, 0) * (float)(p->qmin - nw_qparam_zero(p, 0));
+    float highest = nw_qparam_scale(p, 0) * (float)(p->qmax - nw_qparam_zero(p, 0));
     if (nw_node_is(node, "Relu")) return lowest >= 0;
     if (!nw_node_is(node, "Clip")) return false;
     float lo = nw_node_float(node, "min", -INFINITY), hi = nw_node_float(node, "max", INFINITY);
@@ -201,7 +204,7 @@ static nw_status push_bias(speller *s, int v, const nw_qparam *x, const nw_qpara
     q.format = NW_S32;
     NW_TRY(nw_tensor_alloc(&s->arena, &q));
     for (size_t i = 0; i < nw_tensor_count(&q); i++) {
-        double unit = (double)x->scales[0] * (double)w->scales[w->groups == 1 ? 0 : i];
+        double unit = (double)nw_qparam_scale(x, 0) * (double)nw_qparam_scale(w, w->groups == 1 ? 0 : i);
         nw_store_f64(NW_S32, q.data, i, (double)((const float *)c->tensor.data)[i] / unit);
     }
     return add_named(s->g, s->g->values[v].name, "_q", &q, &in[(*count)++]);
@@ -219,19 +222,13 @@ static nw_status replace(speller *s, int index, const nw_node *through, const nw
         all[n++] = s->of[y].zero;
     }
     for (int i = 0; i < count; i++) all[n++] = in[i];
-    g->nodes[index].dead = true;
     if (through) ((nw_node *)(uintptr_t)through)->dead = true;
     ((nw_node *)(uintptr_t)fq)->dead = true;
     NW_TRY(nw_graph_add_value(g, codes_name, &codes));
     g->values[codes].format = s->of[y].p->format;
     nw_node *node;
     NW_TRY(nw_graph_add_node(g, domain, type, g->nodes[index].name, n, all, 1, &codes, &node));
-    nw_node *source = &g->nodes[index];
-    node->attrs = source->attrs;
-    node->attr_count = source->attr_count;
-    node->doc = source->doc;
-    source->attrs = NULL;
-    source->attr_count = 0;
+    nw_node_succeed(&g->nodes[index], node);
     s->of[y].codes = codes;
     return NW_OK;
 }
@@ -296,9 +293,67 @@ static nw_status spell_move(speller *s, int index) {
     return replace(s, index, NULL, fq, node->domain, node->op_type, node->in_count, in, false);
 }
 
+/* W or R of an LSTM as DynamicQuantizeLSTM has it: codes transposed to [directions, k, rows]; scales and zero points
+ * [directions] or [directions, rows]. */
+static nw_status push_recurrent(speller *s, int v, int *codes, int *scale, int *zero) {
+    nw_graph *g = s->g;
+    const nw_tensor *t = &g->values[v].constant->tensor;
+    const nw_qparam *p = t->qparam;
+    const char *name = g->values[v].name;
+    nw_tensor q, scales = {.format = NW_F32, .rank = p->groups > 1 ? 2 : 1, .dims = {t->dims[0], t->dims[1]}};
+    nw_tensor zeros = scales;
+    zeros.format = t->format;
+    NW_TRY(nw_tensor_transpose_codes(&s->arena, t, &q));
+    NW_TRY(nw_tensor_alloc(&s->arena, &scales));
+    NW_TRY(nw_tensor_alloc(&s->arena, &zeros));
+    for (size_t i = 0; i < nw_tensor_count(&scales); i++) {
+        ((float *)scales.data)[i] = nw_qparam_scale(p, i % p->groups);
+        nw_store_s64(t->format, zeros.data, i, nw_qparam_zero(p, i % p->groups));
+    }
+    NW_TRY(add_named(g, name, "_q", &q, codes));
+    NW_TRY(add_named(g, name, "_scale", &scales, scale));
+    return add_named(g, name, "_zero", &zeros, zero);
+}
+
+/* Whether a weight has the codes that DynamicQuantizeLSTM takes: several scales only without zero points. */
+static bool recurrent_codes(const speller *s, int v) {
+    const nw_constant *c = v < s->count ? nw_graph_constant(s->g, v) : NULL;
+    const nw_qparam *p = c ? c->tensor.qparam : NULL;
+    if (!byte_codes(p)) return false;
+    if (p->grain == NW_GRAIN_TENSOR) return true;
+    bool rows = (p->grain == NW_GRAIN_AXIS && p->axis == 1) ||
+                (p->grain == NW_GRAIN_BLOCK && p->axis == 2 && p->block >= c->tensor.dims[2]);
+    for (size_t i = 0; i < p->groups && rows; i++)
+        rows = nw_qparam_zero(p, i) == (p->format == NW_U8 ? 128 : 0);
+    return rows;
+}
+
+/* LSTM whose input and state are quantized while running. */
+static nw_status spell_lstm(speller *s, int index) {
+    nw_graph *g = s->g;
+    const nw_node *node = &g->nodes[index];
+    int x = nw_node_in(node, 0), maker = x >= 0 && x < s->count ? s->uses.producer[x] : NW_ABSENT, in[12];
+    if (maker < 0 || g->nodes[maker].op != &nw_op_narrow_FakeQuant || s->of[x].p || node->in_count < 3)
+        return NW_OK;
+    if (!nw_node_string_is(node, NW_STATE_FORMAT, "", "u8") || nw_node_int(node, "layout", 0)) return NW_OK;
+    if (!recurrent_codes(s, node->in[1]) || !recurrent_codes(s, node->in[2])) return NW_OK;
+    for (int i = 0; i < 8; i++) in[i] = nw_node_in(node, i);
+    in[0] = g->nodes[maker].in[0];
+    NW_TRY(push_recurrent(s, node->in[1], &in[1], &in[8], &in[9]));
+    NW_TRY(push_recurrent(s, node->in[2], &in[2], &in[10], &in[11]));
+    nw_node *fresh;
+    NW_TRY(nw_graph_add_node(g, MS, "DynamicQuantizeLSTM", node->name, 12, in, node->out_count, node->out,
+                             &fresh));
+    nw_node_succeed(&g->nodes[index], fresh);
+    nw_node_remove_attr(fresh, NW_STATE_FORMAT);
+    nw_node_remove_attr(fresh, "layout");
+    return NW_OK;
+}
+
 static nw_status spell_operator(speller *s, int index) {
     const nw_node *node = &s->g->nodes[index];
     if (nw_graph_opset(s->g, "") < 10) return NW_OK; /* QLinearConv and QLinearMatMul are of opset 10 */
+    if (nw_node_is(node, "LSTM")) return spell_lstm(s, index);
     for (int i = 0; i < node->out_count; i++)
         if (node->out[i] < 0 || (i > 0 && nw_uses_count(&s->uses, node->out[i]) > 0)) return NW_OK;
     if (nw_node_is(node, "Conv")) return spell_weighted(s, index, "", "QLinearConv");
@@ -316,6 +371,15 @@ static nw_status spell_operator(speller *s, int index) {
 
 /* ---- the whole graph --------------------------------------------------------------------------------------------- */
 
+/* Constants whose codes ONNX has no type for become real numbers. */
+static nw_status expand_table(speller *s, int v) {
+    const nw_tensor *t = &s->g->values[v].constant->tensor;
+    if (t->format < NW_FORMAT_OWN) return NW_OK;
+    nw_tensor real;
+    NW_TRY(nw_tensor_to_f32(&s->arena, t, &real));
+    return nw_graph_set_constant_copy(s->g, v, &real);
+}
+
 /* Grids of all FakeQuants (their initializers) and of all packed constants. */
 static nw_status collect(speller *s) {
     nw_graph *g = s->g;
@@ -326,9 +390,13 @@ static nw_status collect(speller *s) {
         bool dynamic;
         if (!p) return NW_E_MEMORY;
         NW_TRY(nw_fakequant_qparam(g, node, &s->arena, p, &dynamic));
+        if (p->levels.count)
+            return nw_fail(g->ctx, NW_E_UNSUPPORTED,
+                           "FakeQuant \"%s\": ONNX has no operator for %s codes of activations",
+                           nw_node_label(g, node), nw_format_name(p->format));
         s->of[node->out[0]].p = dynamic ? NULL : p;
         s->of[node->out[0]].scale = nw_node_in(node, 1);
-        if (dynamic && (p->format != NW_U8 || p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
+        if (dynamic && (p->format != NW_U8 || nw_qparam_scale_format(p) != NW_F32 || p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
                            "FakeQuant \"%s\": scales found at run time can be written as ONNX for u8 per "
                            "tensor, from opset 11 on",
@@ -336,6 +404,7 @@ static nw_status collect(speller *s) {
     }
     for (int v = 0; v < s->count; v++)
         if (g->values[v].constant) {
+            NW_TRY(expand_table(s, v));
             s->of[v].p = g->values[v].constant->tensor.qparam;
             s->of[v].scale = NW_ABSENT;
         }

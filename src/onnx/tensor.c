@@ -1,5 +1,7 @@
 #include "onnx/tensor.h"
 
+#include "op/quantize.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -295,4 +297,73 @@ nw_status nw_export_unknown(nw_arena *arena, nw_str blob, ProtobufCMessage *mess
     message->n_unknown_fields = count;
     message->unknown_fields = fields;
     return NW_OK;
+}
+
+/* ---- metadata of nodes ------------------------------------------------------------------------------------------- */
+
+#define METADATA_PROPS 9 /* of NodeProto: a StringStringEntryProto each */
+
+bool nw_is_metadata(const nw_attr *attr) {
+    return attr->kind == NW_ATTR_STRING && strcmp(attr->name, NW_STATE_FORMAT) == 0;
+}
+
+/* A length and so many bytes, as protobuf writes them; *at moves behind. */
+static bool read_bytes(const char **at, const char *end, nw_str *out) {
+    size_t size = 0;
+    for (int shift = 0;; shift += 7) {
+        if (*at == end || shift > 28) return false;
+        unsigned byte = (unsigned char)*(*at)++;
+        size |= (size_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) break;
+    }
+    if (size > (size_t)(end - *at)) return false;
+    *out = (nw_str){*at, size};
+    *at += size;
+    return true;
+}
+
+/* A StringStringEntryProto with its length before it; absent strings are empty. */
+static bool read_entry(const char *at, size_t size, nw_str *key, nw_str *value) {
+    nw_str entry;
+    *key = *value = (nw_str){"", 0};
+    if (!read_bytes(&at, at + size, &entry)) return false;
+    const char *end = entry.data + entry.size;
+    for (at = entry.data; at < end;) {
+        int tag = *at++; /* fields 1 and 2, both strings */
+        if ((tag != 0x0a && tag != 0x12) || !read_bytes(&at, end, tag == 0x0a ? key : value)) return false;
+    }
+    return true;
+}
+
+static bool is_state_format(nw_str key) {
+    return key.size == strlen(NW_STATE_FORMAT) && memcmp(key.data, NW_STATE_FORMAT, key.size) == 0;
+}
+
+nw_status nw_import_metadata(nw_graph *g, nw_node *node) {
+    char *blob = (char *)(uintptr_t)node->unknown.data; /* nw_import_unknown's: ours to change */
+    size_t kept = 0, size = 0;
+    blob_head head;
+    for (size_t at = 0; at < node->unknown.size; at += size) {
+        nw_str key, value;
+        memcpy(&head, blob + at, sizeof head);
+        size = sizeof head + head.size;
+        if (head.tag == METADATA_PROPS && head.wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED &&
+            read_entry(blob + at + sizeof head, head.size, &key, &value) && is_state_format(key)) {
+            const char *text = nw_arena_strndup(&g->arena, value.data, value.size);
+            if (!text) return NW_E_MEMORY;
+            NW_TRY(nw_node_set_string(g, node, NW_STATE_FORMAT, text));
+            continue;
+        }
+        memmove(blob + kept, blob + at, size);
+        kept += size;
+    }
+    node->unknown.size = kept;
+    return NW_OK;
+}
+
+nw_status nw_export_metadata(nw_arena *arena, const nw_attr *attr, nw_str *blob) {
+    Onnx__StringStringEntryProto entry = ONNX__STRING_STRING_ENTRY_PROTO__INIT;
+    entry.key = (char *)(uintptr_t)attr->name;
+    entry.value = (char *)(uintptr_t)attr->s.data;
+    return nw_import_keep(arena, METADATA_PROPS, &entry.base, blob);
 }

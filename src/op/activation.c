@@ -62,7 +62,13 @@ static nw_status gelu_eval(nw_op_call *call) {
     return nw_unary_eval(call, exact ? &ms_Gelu_rule : &gelu_tanh_rule);
 }
 
-const nw_op nw_op_Gelu = {"Gelu", "", NW_OP_UNARY, gelu_infer, gelu_eval, nw_roles_unary_float};
+const nw_op nw_op_Gelu = {.name = "Gelu",
+                          .domain = "",
+                          .flags = NW_OP_UNARY,
+                          .infer = gelu_infer,
+                          .eval = gelu_eval,
+                          .roles = nw_roles_unary_float,
+                          .grad = nw_grad_unary};
 
 /* y = gelu(x + bias), bias [last dimension of x], optional in FastGelu. */
 static nw_status bias_gelu_infer(nw_op_call *call) {
@@ -97,8 +103,33 @@ static nw_status FastGelu_eval(nw_op_call *call) {
     return bias_gelu_eval(call, &gelu_tanh_rule);
 }
 
-const nw_op nw_op_ms_BiasGelu = {"BiasGelu", MS, 0, BiasGelu_infer, BiasGelu_eval, nw_roles_unary_float};
-const nw_op nw_op_ms_FastGelu = {"FastGelu", MS, 0, bias_gelu_infer, FastGelu_eval, nw_roles_unary_float};
+/* dx = dy·gelu'(x + bias), dbias = Σ dx */
+static nw_status gelu_of_sum_grad(nw_grad_call *c, const char *function) {
+    int x = nw_grad_in(c, 0), bias = nw_grad_in(c, 1);
+    if (bias >= 0) x = nw_grad_op2(c, "Add", x, bias);
+    c->dx[0] = nw_grad_slope(c, function, x, c->dy[0]);
+    if (nw_grad_wants(c, 1)) c->dx[1] = nw_grad_sum_to(c, c->dx[0], bias);
+    return c->status;
+}
+static nw_status bias_gelu_grad(nw_grad_call *c) {
+    return gelu_of_sum_grad(c, "Gelu");
+}
+static nw_status fast_gelu_grad(nw_grad_call *c) {
+    return gelu_of_sum_grad(c, "FastGelu");
+}
+
+const nw_op nw_op_ms_BiasGelu = {.name = "BiasGelu",
+                                 .domain = MS,
+                                 .infer = BiasGelu_infer,
+                                 .eval = BiasGelu_eval,
+                                 .roles = nw_roles_unary_float,
+                                 .grad = bias_gelu_grad};
+const nw_op nw_op_ms_FastGelu = {.name = "FastGelu",
+                                 .domain = MS,
+                                 .infer = bias_gelu_infer,
+                                 .eval = FastGelu_eval,
+                                 .roles = nw_roles_unary_float,
+                                 .grad = fast_gelu_grad};
 
 /* ---- Shrink -------------------------------------------------------------------------------------------- */
 
@@ -159,7 +190,33 @@ static nw_status prelu_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_PRelu = {"PRelu", "", NW_OP_BINARY, prelu_infer, prelu_eval, nw_roles_unary_float};
+/* y = x, or s·x below 0: dx = dy, or dy·s; ds = Σ dy·x over what is below 0. */
+static nw_status prelu_grad(nw_grad_call *c) {
+    int x = nw_grad_in(c, 0), slope = nw_grad_in(c, 1), dy = c->dy[0];
+    const nw_op_call *call = nw_grad_forward(c);
+    if (!call) return c->status;
+    nw_tensor aligned = aligned_slope(call);
+    int s = nw_grad_reshape(c, slope, aligned.rank, aligned.dims);
+    int below = nw_grad_op2(c, "Less", x, nw_grad_number(c, x, 0));
+    if (nw_grad_wants(c, 0)) {
+        nw_grad_begin(c, "", "Where", 3, (int[]){below, nw_grad_op2(c, "Mul", dy, s), dy});
+        c->dx[0] = nw_grad_end(c);
+    }
+    if (nw_grad_wants(c, 1)) {
+        int product = nw_grad_op2(c, "Mul", dy, x);
+        nw_grad_begin(c, "", "Where", 3, (int[]){below, product, nw_grad_number(c, x, 0)});
+        c->dx[1] = nw_grad_reshape_like(c, nw_grad_sum_to(c, nw_grad_end(c), s), slope);
+    }
+    return c->status;
+}
+
+const nw_op nw_op_PRelu = {.name = "PRelu",
+                           .domain = "",
+                           .flags = NW_OP_BINARY,
+                           .infer = prelu_infer,
+                           .eval = prelu_eval,
+                           .roles = nw_roles_unary_float,
+                           .grad = prelu_grad};
 
 /* ---- Clip: y = min(max(x, lo), hi); attributes before opset 11, optional scalar inputs since ----------- */
 
@@ -202,7 +259,31 @@ static nw_status clip_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Clip = {"Clip", "", NW_OP_UNARY, clip_infer, clip_eval, nw_roles_unary_float};
+/* dx = dy where lo ≤ x ≤ hi, 0 elsewhere. The limits must be constants. */
+static nw_status clip_grad(nw_grad_call *c) {
+    const char *const names[] = {NULL, "min", "max"};
+    nw_grad_begin(c, "ai.narrow", "UnaryGrad", 2, (int[]){nw_grad_in(c, 0), c->dy[0]});
+    nw_grad_copy_attrs(c);
+    nw_grad_set_string(c, "function", "Clip");
+    for (int i = 1; i <= 2; i++) {
+        nw_tensor limit = nw_grad_tensor(c, nw_grad_in(c, i));
+        if (limit.format == NW_NONE) continue;
+        if (!limit.data)
+            nw_grad_fail(c, NW_E_UNSUPPORTED, "its %s is computed; only constants can be trained through",
+                         names[i]);
+        if (limit.data) nw_grad_set_float(c, names[i], (float)nw_tensor_f64(&limit, 0));
+    }
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+const nw_op nw_op_Clip = {.name = "Clip",
+                          .domain = "",
+                          .flags = NW_OP_UNARY,
+                          .infer = clip_infer,
+                          .eval = clip_eval,
+                          .roles = nw_roles_unary_float,
+                          .grad = clip_grad};
 
 /* ---- Dropout: in inference a copy; the mask says that everything was kept ------------------------------ */
 
@@ -233,4 +314,15 @@ static nw_status dropout_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Dropout = {"Dropout", "", 0, dropout_infer, dropout_eval, nw_roles_view};
+/* What eval refuses, it never does: y = x. */
+static nw_status dropout_grad(nw_grad_call *c) {
+    c->dx[0] = nw_grad_op1(c, "Identity", c->dy[0]);
+    return c->status;
+}
+
+const nw_op nw_op_Dropout = {.name = "Dropout",
+                             .domain = "",
+                             .infer = dropout_infer,
+                             .eval = dropout_eval,
+                             .roles = nw_roles_view,
+                             .grad = dropout_grad};

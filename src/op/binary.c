@@ -44,12 +44,34 @@ static void roles_both(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
-NW_BINARY_OP(Add, roles_both, nw_binary_add)
-NW_BINARY_OP(Sub, NULL, sub_rule)
-NW_BINARY_OP(Mul, roles_both, nw_binary_mul)
-NW_BINARY_OP(BitwiseAnd, NULL, and_rule)
-NW_BINARY_OP(BitwiseOr, NULL, or_rule)
-NW_BINARY_OP(BitwiseXor, NULL, xor_rule)
+/* Every operand gets dy, summed over the axes along which it was repeated. */
+static nw_status add_grad(nw_grad_call *c) {
+    for (int i = 0; i < c->node->in_count; i++)
+        if (c->wanted[i]) c->dx[i] = nw_grad_sum_to(c, c->dy[0], c->node->in[i]);
+    return c->status;
+}
+
+/* da = dy, db = −dy */
+static nw_status sub_grad(nw_grad_call *c) {
+    add_grad(c);
+    if (c->wanted[1]) c->dx[1] = nw_grad_op1(c, "Neg", c->dx[1]);
+    return c->status;
+}
+
+/* da = dy·b, db = dy·a */
+static nw_status mul_grad(nw_grad_call *c) {
+    for (int i = 0; i < 2; i++)
+        if (c->wanted[i])
+            c->dx[i] = nw_grad_sum_to(c, nw_grad_op2(c, "Mul", c->dy[0], c->node->in[1 - i]), c->node->in[i]);
+    return c->status;
+}
+
+NW_BINARY_OP(Add, roles_both, add_grad, nw_binary_add)
+NW_BINARY_OP(Sub, NULL, sub_grad, sub_rule)
+NW_BINARY_OP(Mul, roles_both, mul_grad, nw_binary_mul)
+NW_BINARY_OP(BitwiseAnd, NULL, NULL, and_rule)
+NW_BINARY_OP(BitwiseOr, NULL, NULL, or_rule)
+NW_BINARY_OP(BitwiseXor, NULL, NULL, xor_rule)
 
 /* ---- Div and Mod --------------------------------------------------------------------------------------- */
 
@@ -78,7 +100,22 @@ static nw_status div_eval(nw_op_call *call) {
     return nw_binary_eval(call, &div_rule);
 }
 
-const nw_op nw_op_Div = {"Div", "", NW_OP_BINARY, div_infer, div_eval, NULL};
+/* y = a/b: da = dy/b, db = −dy·y/b */
+static nw_status div_grad(nw_grad_call *c) {
+    int a = nw_grad_in(c, 0), b = nw_grad_in(c, 1), quotient = nw_grad_op2(c, "Div", c->dy[0], b);
+    if (c->wanted[0]) c->dx[0] = nw_grad_sum_to(c, quotient, a);
+    if (c->wanted[1])
+        c->dx[1] =
+            nw_grad_op1(c, "Neg", nw_grad_sum_to(c, nw_grad_op2(c, "Mul", quotient, nw_grad_out(c, 0)), b));
+    return c->status;
+}
+
+const nw_op nw_op_Div = {.name = "Div",
+                         .domain = "",
+                         .flags = NW_OP_BINARY,
+                         .infer = div_infer,
+                         .eval = div_eval,
+                         .grad = div_grad};
 
 /* The remainder with the divisor's sign (Python's %). */
 static int64_t floor_mod_s64(int64_t p, int64_t q) {
@@ -111,7 +148,8 @@ static nw_status mod_eval(nw_op_call *call) {
     return nw_binary_eval(call, nw_node_int(call->node, "fmod", 0) ? &truncated_rule : &floor_rule);
 }
 
-const nw_op nw_op_Mod = {"Mod", "", NW_OP_BINARY, mod_infer, mod_eval, NULL};
+const nw_op nw_op_Mod = {
+    .name = "Mod", .domain = "", .flags = NW_OP_BINARY, .infer = mod_infer, .eval = mod_eval};
 
 /* ---- BitShift: shifts beyond the width leave only the sign --------------------------------------------- */
 
@@ -134,7 +172,8 @@ static nw_status shift_eval(nw_op_call *call) {
     return nw_binary_eval(call, left ? &left_rule : &right_rule);
 }
 
-const nw_op nw_op_BitShift = {"BitShift", "", NW_OP_BINARY, shift_infer, shift_eval, NULL};
+const nw_op nw_op_BitShift = {
+    .name = "BitShift", .domain = "", .flags = NW_OP_BINARY, .infer = shift_infer, .eval = shift_eval};
 
 /* ---- Pow: z has x's type; the exponent may have another ------------------------------------------------ */
 
@@ -195,7 +234,36 @@ static nw_status pow_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Pow = {"Pow", "", NW_OP_BINARY, pow_infer, pow_eval, NULL};
+/* z = x^e: dx = dy·e·x^(e−1); de = dy·z·ln x, where x > 0. */
+static nw_status pow_grad(nw_grad_call *c) {
+    int x = nw_grad_in(c, 0), e = nw_grad_in(c, 1), z = nw_grad_out(c, 0), dy = c->dy[0];
+    nw_tensor exponent = nw_grad_tensor(c, e);
+    if (c->wanted[0]) {
+        int real = nw_grad_cast(c, e, nw_grad_tensor(c, x).format), slope;
+        if (exponent.data && nw_tensor_count(&exponent) == 1 && nw_tensor_f64(&exponent, 0) == 2)
+            slope = nw_grad_scale(c, x, 2);
+        else
+            slope =
+                nw_grad_op2(c, "Mul", real,
+                            nw_grad_op2(c, "Pow", x, nw_grad_op2(c, "Sub", real, nw_grad_number(c, x, 1))));
+        c->dx[0] = nw_grad_sum_to(c, nw_grad_op2(c, "Mul", dy, slope), x);
+    }
+    if (c->wanted[1]) {
+        int positive = nw_grad_op2(c, "Greater", x, nw_grad_number(c, x, 0));
+        nw_grad_begin(c, "", "Where", 3, (int[]){positive, x, nw_grad_number(c, x, 1)}); /* ln 1 = 0 */
+        int log = nw_grad_op1(c, "Log", nw_grad_end(c));
+        int de = nw_grad_sum_to(c, nw_grad_op2(c, "Mul", dy, nw_grad_op2(c, "Mul", z, log)), e);
+        c->dx[1] = nw_grad_cast(c, de, exponent.format);
+    }
+    return c->status;
+}
+
+const nw_op nw_op_Pow = {.name = "Pow",
+                         .domain = "",
+                         .flags = NW_OP_BINARY,
+                         .infer = pow_infer,
+                         .eval = pow_eval,
+                         .grad = pow_grad};
 
 /* ---- Max, Min, Sum, Mean of any number of inputs ------------------------------------------------------- */
 
@@ -256,7 +324,29 @@ static nw_status mean_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Max = {"Max", "", 0, max_infer, max_eval, NULL};
-const nw_op nw_op_Min = {"Min", "", 0, min_infer, min_eval, NULL};
-const nw_op nw_op_Sum = {"Sum", "", 0, sum_infer, sum_eval, NULL};
-const nw_op nw_op_Mean = {"Mean", "", 0, sum_infer, mean_eval, NULL};
+/* The gradient goes to the inputs that equal the result, in equal shares. */
+static nw_status extreme_grad(nw_grad_call *c) {
+    int y = nw_grad_out(c, 0), count = c->node->in_count,
+        *mask = nw_arena_array(c->scratch, (size_t)count, sizeof *mask);
+    if (!mask) return NW_E_MEMORY;
+    for (int i = 0; i < count; i++) mask[i] = nw_grad_equal(c, c->node->in[i], y, y);
+    int share = nw_grad_op2(c, "Div", c->dy[0], nw_grad_sum(c, count, mask));
+    for (int i = 0; i < count; i++)
+        if (c->wanted[i]) c->dx[i] = nw_grad_sum_to(c, nw_grad_op2(c, "Mul", share, mask[i]), c->node->in[i]);
+    return c->status;
+}
+
+const nw_op nw_op_Max = {
+    .name = "Max", .domain = "", .infer = max_infer, .eval = max_eval, .grad = extreme_grad};
+const nw_op nw_op_Min = {
+    .name = "Min", .domain = "", .infer = min_infer, .eval = min_eval, .grad = extreme_grad};
+static nw_status mean_grad(nw_grad_call *c) {
+    int share = nw_grad_scale(c, c->dy[0], 1.0 / c->node->in_count);
+    for (int i = 0; i < c->node->in_count; i++)
+        if (c->wanted[i]) c->dx[i] = nw_grad_sum_to(c, share, c->node->in[i]);
+    return c->status;
+}
+
+const nw_op nw_op_Sum = {.name = "Sum", .domain = "", .infer = sum_infer, .eval = sum_eval, .grad = add_grad};
+const nw_op nw_op_Mean = {
+    .name = "Mean", .domain = "", .infer = sum_infer, .eval = mean_eval, .grad = mean_grad};

@@ -70,5 +70,20 @@ static nw_status cast_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Cast = {"Cast", "", NW_OP_RAW, cast_infer, cast_eval, NULL};
-const nw_op nw_op_CastLike = {"CastLike", "", NW_OP_RAW, cast_like_infer, cast_eval, NULL};
+static nw_status cast_grad(nw_grad_call *c) {
+    c->dx[0] = nw_grad_cast(c, c->dy[0], nw_grad_tensor(c, nw_grad_in(c, 0)).format);
+    return c->status;
+}
+
+const nw_op nw_op_Cast = {.name = "Cast",
+                          .domain = "",
+                          .flags = NW_OP_RAW,
+                          .infer = cast_infer,
+                          .eval = cast_eval,
+                          .grad = cast_grad};
+const nw_op nw_op_CastLike = {.name = "CastLike",
+                              .domain = "",
+                              .flags = NW_OP_RAW,
+                              .infer = cast_like_infer,
+                              .eval = cast_eval,
+                              .grad = cast_grad};

@@ -12,21 +12,21 @@
 COMPARE_RUNS(greater, >)
 static const nw_binary greater_rule = {NW_FLOATS(greater), .s64 = greater_s64, .u64 = greater_u64,
                                        .to_bool = true};
-NW_BINARY_OP(Greater, NULL, greater_rule)
+NW_BINARY_OP(Greater, NULL, NULL, greater_rule)
 
 COMPARE_RUNS(at_least, >=)
 static const nw_binary at_least_rule = {NW_FLOATS(at_least), .s64 = at_least_s64, .u64 = at_least_u64,
                                         .to_bool = true};
-NW_BINARY_OP(GreaterOrEqual, NULL, at_least_rule)
+NW_BINARY_OP(GreaterOrEqual, NULL, NULL, at_least_rule)
 
 COMPARE_RUNS(less, <)
 static const nw_binary less_rule = {NW_FLOATS(less), .s64 = less_s64, .u64 = less_u64, .to_bool = true};
-NW_BINARY_OP(Less, NULL, less_rule)
+NW_BINARY_OP(Less, NULL, NULL, less_rule)
 
 COMPARE_RUNS(at_most, <=)
 static const nw_binary at_most_rule = {NW_FLOATS(at_most), .s64 = at_most_s64, .u64 = at_most_u64,
                                        .to_bool = true};
-NW_BINARY_OP(LessOrEqual, NULL, at_most_rule)
+NW_BINARY_OP(LessOrEqual, NULL, NULL, at_most_rule)
 
 static bool same_text(nw_str p, nw_str q) {
     return p.size == q.size && (p.size == 0 || memcmp(p.data, q.data, p.size) == 0);
@@ -37,19 +37,19 @@ NW_BINARY_RUN(equal_flag, uint8_t, uint8_t, !p == !q)
 NW_BINARY_RUN(equal_text, nw_str, uint8_t, same_text(p, q))
 static const nw_binary equal_rule = {NW_FLOATS(equal),   .s64 = equal_s64,   .u64 = equal_u64,
                                      .flag = equal_flag, .text = equal_text, .to_bool = true};
-NW_BINARY_OP(Equal, NULL, equal_rule)
+NW_BINARY_OP(Equal, NULL, NULL, equal_rule)
 
 NW_BINARY_RUN(and_flag, uint8_t, uint8_t, p &&q)
 static const nw_binary and_rule = {.flag = and_flag};
-NW_BINARY_OP(And, NULL, and_rule)
+NW_BINARY_OP(And, NULL, NULL, and_rule)
 
 NW_BINARY_RUN(or_flag, uint8_t, uint8_t, p || q)
 static const nw_binary or_rule = {.flag = or_flag};
-NW_BINARY_OP(Or, NULL, or_rule)
+NW_BINARY_OP(Or, NULL, NULL, or_rule)
 
 NW_BINARY_RUN(xor_flag, uint8_t, uint8_t, !p != !q)
 static const nw_binary xor_rule = {.flag = xor_flag};
-NW_BINARY_OP(Xor, NULL, xor_rule)
+NW_BINARY_OP(Xor, NULL, NULL, xor_rule)
 
 /* ---- Where: moves elements by their size, whatever they mean ------------------------------------------- */
 
@@ -129,4 +129,20 @@ static nw_status where_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Where = {"Where", "", NW_OP_RAW, where_infer, where_eval, NULL};
+/* da = dy where the condition holds, db = dy elsewhere. */
+static nw_status where_grad(nw_grad_call *c) {
+    for (int i = 1; i < 3; i++) {
+        if (!c->wanted[i]) continue;
+        int zero = nw_grad_number(c, c->dy[0], 0), dy = c->dy[0];
+        nw_grad_begin(c, "", "Where", 3, (int[]){nw_grad_in(c, 0), i == 1 ? dy : zero, i == 1 ? zero : dy});
+        c->dx[i] = nw_grad_sum_to(c, nw_grad_end(c), c->node->in[i]);
+    }
+    return c->status;
+}
+
+const nw_op nw_op_Where = {.name = "Where",
+                           .domain = "",
+                           .flags = NW_OP_RAW,
+                           .infer = where_infer,
+                           .eval = where_eval,
+                           .grad = where_grad};

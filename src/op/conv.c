@@ -1,5 +1,6 @@
 /* conv.c: Conv and ConvTranspose in float, as matrix products over columns. */
 #include "op/conv.h"
+#include "op/grad.h"
 #include "op/matmul.h"
 #include "op/real.h"
 
@@ -123,8 +124,136 @@ static void conv_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
-const nw_op nw_op_Conv = {
-    .name = "Conv", .domain = "", .infer = conv_infer, .eval = conv_eval, .roles = conv_roles};
+/* ---- gradients ----------------------------------------------------------------------------------------- */
+
+/* ConvWeightGrad: inputs: x [N, C, …], dy [N, M, …]; output: dw [M, C/group, kernel…], the gradient of the
+ * weight of the Conv that has these attributes (explicit pads): dw[m][k] = Σ
+ * dy[n][m][column]·columns(x[n])[k][column]. */
+
+static nw_status weight_grad_geometry(const nw_op_call *call, nw_tensor *w, nw_conv_geometry *g) {
+    const nw_tensor *x, *dy;
+    int64_t groups, kernel[3];
+    NW_TRY(nw_call_require_real(call, 0, &x));
+    NW_TRY(nw_call_require_real(call, 1, &dy));
+    NW_TRY(nw_call_expect_rank(call, x, "the input", 3, 5));
+    NW_TRY(nw_call_expect_rank(call, dy, "the gradient", x->rank, x->rank));
+    NW_TRY(nw_call_int_attr(call, "group", 1, 1, (int64_t)1 << 30, &groups));
+    NW_TRY(nw_call_ints_attr(call, "kernel_shape", x->rank - 2, 1, 1, (int64_t)1 << 30, kernel));
+    *w =
+        (nw_tensor){.format = nw_real_format(x), .rank = x->rank, .dims = {dy->dims[1], x->dims[1] / groups}};
+    for (int d = 2; d < x->rank; d++) w->dims[d] = kernel[d - 2];
+    NW_TRY(nw_conv_geometry_of(call, x, w, g));
+    nw_tensor y = {.rank = 0};
+    y.rank = nw_conv_out_dims(g, y.dims);
+    if (!nw_tensor_same_shape(&y, dy))
+        return nw_call_fail(call, NW_E_SHAPE,
+                            "the gradient does not have the shape of the convolution's result");
+    return NW_OK;
+}
+
+static nw_status weight_grad_infer(nw_op_call *call) {
+    nw_conv_geometry g;
+    nw_tensor w;
+    NW_TRY(weight_grad_geometry(call, &w, &g));
+    return nw_call_set_like(call, 0, &w);
+}
+
+static nw_status weight_grad_eval(nw_op_call *call) {
+    nw_conv_geometry g;
+    nw_tensor shape;
+    NW_TRY(weight_grad_geometry(call, &shape, &g));
+    const float *x, *dy;
+    float *dw, *col;
+    NW_TRY(nw_call_f32(call, 0, &x));
+    NW_TRY(nw_call_f32(call, 1, &dy));
+    NW_TRY(nw_call_f32_out(call, 0, &dw));
+    int64_t c = g.in_channels / g.groups, m = g.out_channels / g.groups;
+    int64_t k = c * volume(g.kernel), in = volume(g.in), out = volume(g.out), limit = nw_conv_tile_limit(k);
+    memset(dw, 0, (size_t)(g.out_channels * k) * sizeof *dw);
+    NW_TRY(nw_call_scratch(call, (size_t)(k * limit), &col));
+    for (int64_t i = 0; i < g.batch * g.groups; i++)
+        for (nw_conv_tile tile = {0}; nw_conv_next_tile(&g, limit, &tile);) {
+            int64_t n = nw_conv_tile_columns(&tile);
+            nw_conv_columns(&g, sizeof *x, c, x + i * c * in, &tile, col);
+            nw_product p = {.m = m,
+                            .n = k,
+                            .k = n,
+                            .a_row = out,
+                            .a_k = 1,
+                            .b_k = 1,
+                            .b_column = n,
+                            .y_row = k,
+                            .accumulate = true};
+            nw_product_f32(&p, dy + i * m * out + nw_conv_tile_first(&g, &tile), col,
+                           dw + i % g.groups * m * k);
+        }
+    nw_call_f32_done(call, 0, dw);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_ConvWeightGrad = {
+    .name = "ConvWeightGrad", .domain = "ai.narrow", .infer = weight_grad_infer, .eval = weight_grad_eval};
+
+/* The window of g as attributes of the node begun last, its padding spelled out. */
+static void set_window(nw_grad_call *c, const nw_conv_geometry *g) {
+    size_t s = (size_t)g->spatial, skip = 3 - s;
+    int64_t pads[6];
+    for (size_t a = 0; a < s; a++) {
+        pads[a] = g->pad_begin[skip + a];
+        pads[s + a] = g->pad_end[skip + a];
+    }
+    nw_grad_set_int(c, "group", g->groups);
+    nw_grad_set_ints(c, "kernel_shape", s, g->kernel + skip);
+    nw_grad_set_ints(c, "strides", s, g->stride + skip);
+    nw_grad_set_ints(c, "dilations", s, g->dilation + skip);
+    nw_grad_set_ints(c, "pads", 2 * s, pads);
+}
+
+static int weight_grad(nw_grad_call *c, const nw_conv_geometry *g, int x, int dy) {
+    nw_grad_begin(c, "ai.narrow", "ConvWeightGrad", 2, (int[]){x, dy});
+    set_window(c, g);
+    return nw_grad_end(c);
+}
+
+/* db = Σ dy over everything but the channels. */
+static int bias_grad(nw_grad_call *c, int dy) {
+    bool axes[NW_MAX_RANK] = {true, false, true, true, true};
+    return nw_grad_sum_axes(c, dy, axes, false);
+}
+
+/* Positions on an axis that no window of the Conv geometry g reaches, though its padding counts: what
+ * ConvTranspose calls output_padding. in + pad_begin + pad_end = stride·(out − 1) + extent + rest. */
+static int64_t rest_of(const nw_conv_geometry *g, int a) {
+    int64_t reach = g->stride[a] * (g->out[a] - 1) + (g->kernel[a] - 1) * g->dilation[a] + 1;
+    return g->in[a] + g->pad_begin[a] + g->pad_end[a] - reach;
+}
+
+/* dx = ConvTranspose(dy, w), dw = ConvWeightGrad(x, dy), db = Σ dy. */
+static nw_status conv_grad(nw_grad_call *c) {
+    int x = nw_grad_in(c, 0), w = nw_grad_in(c, 1), dy = c->dy[0];
+    const nw_op_call *call = nw_grad_forward(c);
+    if (!call) return c->status;
+    nw_conv_geometry g;
+    NW_TRY(nw_conv_geometry_of(call, call->in[0], call->in[1], &g));
+    if (c->wanted[0]) {
+        int64_t rest[3];
+        for (int a = 0; a < 3; a++) rest[a] = rest_of(&g, a);
+        nw_grad_begin(c, "", "ConvTranspose", 2, (int[]){dy, w});
+        set_window(c, &g);
+        nw_grad_set_ints(c, "output_padding", (size_t)g.spatial, rest + 3 - g.spatial);
+        c->dx[0] = nw_grad_end(c);
+    }
+    if (c->wanted[1]) c->dx[1] = weight_grad(c, &g, x, dy);
+    if (nw_grad_wants(c, 2)) c->dx[2] = bias_grad(c, dy);
+    return c->status;
+}
+
+const nw_op nw_op_Conv = {.name = "Conv",
+                          .domain = "",
+                          .infer = conv_infer,
+                          .eval = conv_eval,
+                          .roles = conv_roles,
+                          .grad = conv_grad};
 
 /* ---- ConvTranspose
  * ---------------------------------------------------------------------------------------------- */
@@ -176,8 +305,34 @@ static void conv_transpose_roles(const nw_node *node, nw_roles *roles) {
     roles->channel_axis[1] = 1;
 }
 
+/* The reverse of a ConvTranspose is a Conv whose padding at the end leaves nothing over: dx = Conv(dy, w),
+ * dw = ConvWeightGrad(dy, x), db = Σ dy. */
+static nw_status conv_transpose_grad(nw_grad_call *c) {
+    int x = nw_grad_in(c, 0), w = nw_grad_in(c, 1), dy = c->dy[0];
+    const nw_op_call *call = nw_grad_forward(c);
+    if (!call) return c->status;
+    nw_conv_geometry g;
+    NW_TRY(nw_conv_transpose_geometry_of(call, call->in[0], call->in[1], &g));
+    g = nw_conv_reverse(&g);
+    for (int a = 0; a < 3; a++) {
+        int64_t rest = rest_of(&g, a); /* of output_padding, or of pads that output_shape made up */
+        g.pad_end[a] = rest > g.pad_end[a] ? 0 : g.pad_end[a] - rest;
+        if (rest_of(&g, a) >= g.stride[a] || g.pad_end[a] < 0)
+            nw_grad_fail(c, NW_E_UNSUPPORTED, "its output_padding is larger than its stride");
+    }
+    if (c->wanted[0]) {
+        nw_grad_begin(c, "", "Conv", 2, (int[]){dy, w});
+        set_window(c, &g);
+        c->dx[0] = nw_grad_end(c);
+    }
+    if (c->wanted[1]) c->dx[1] = weight_grad(c, &g, dy, x);
+    if (nw_grad_wants(c, 2)) c->dx[2] = bias_grad(c, dy);
+    return c->status;
+}
+
 const nw_op nw_op_ConvTranspose = {.name = "ConvTranspose",
                                    .domain = "",
                                    .infer = conv_transpose_infer,
                                    .eval = conv_transpose_eval,
-                                   .roles = conv_transpose_roles};
+                                   .roles = conv_transpose_roles,
+                                   .grad = conv_transpose_grad};

@@ -1,4 +1,5 @@
 /* cumulate.c: running sums and products along an axis: CumSum, CumProd. */
+#include "op/grad.h"
 #include "op/index.h"
 #include "op/move.h"
 
@@ -62,5 +63,15 @@ static nw_status cum_prod_eval(nw_op_call *call) {
     return cumulate(call, true);
 }
 
-const nw_op nw_op_CumSum = {.name = "CumSum", .domain = "", .infer = cumulate_infer, .eval = cum_sum_eval};
+/* Element i adds to all sums behind it: the same from the other end. */
+static nw_status cum_sum_grad(nw_grad_call *c) {
+    nw_grad_begin(c, "", "CumSum", 2, (int[]){c->dy[0], nw_grad_in(c, 1)});
+    nw_grad_copy_attrs(c);
+    nw_grad_set_int(c, "reverse", nw_node_int(c->node, "reverse", 0) == 0);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+const nw_op nw_op_CumSum = {
+    .name = "CumSum", .domain = "", .infer = cumulate_infer, .eval = cum_sum_eval, .grad = cum_sum_grad};
 const nw_op nw_op_CumProd = {.name = "CumProd", .domain = "", .infer = cumulate_infer, .eval = cum_prod_eval};

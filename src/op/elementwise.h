@@ -4,6 +4,7 @@
 #ifndef NW_OP_ELEMENTWISE_H
 #define NW_OP_ELEMENTWISE_H
 
+#include "op/grad.h"
 #include "op/real.h"
 
 /* ---- broadcasting -------------------------------------------------------------------------------------- */
@@ -93,7 +94,13 @@ void nw_unary_apply(const nw_unary *op, const double *p, const nw_tensor *x, nw_
     static nw_status symbol##_eval(nw_op_call *call) {                                                       \
         return nw_unary_eval(call, &(rule));                                                                 \
     }                                                                                                        \
-    const nw_op nw_op_##symbol = {text, op_domain, NW_OP_UNARY, symbol##_infer, symbol##_eval, roles_fn};
+    const nw_op nw_op_##symbol = {.name = text,                                                              \
+                                  .domain = op_domain,                                                       \
+                                  .flags = NW_OP_UNARY,                                                      \
+                                  .infer = symbol##_infer,                                                   \
+                                  .eval = symbol##_eval,                                                     \
+                                  .roles = roles_fn,                                                         \
+                                  .grad = nw_grad_unary};
 
 /* ---- operators of two operands ------------------------------------------------------------------------- */
 
@@ -140,14 +147,20 @@ extern const nw_binary nw_binary_add, nw_binary_mul, nw_binary_min, nw_binary_ma
 #define NW_BINARY_FLOATS(name, expr)                                                                         \
     NW_BINARY_RUN(name##_f32, float, float, expr)                                                            \
     NW_BINARY_RUN(name##_f64, double, double, expr)
-#define NW_BINARY_OP(id, roles_fn, rule)                                                                     \
+#define NW_BINARY_OP(id, roles_fn, grad_fn, rule)                                                            \
     static nw_status id##_infer(nw_op_call *call) {                                                          \
         return nw_binary_infer(call, &(rule));                                                               \
     }                                                                                                        \
     static nw_status id##_eval(nw_op_call *call) {                                                           \
         return nw_binary_eval(call, &(rule));                                                                \
     }                                                                                                        \
-    const nw_op nw_op_##id = {#id, "", NW_OP_BINARY, id##_infer, id##_eval, roles_fn};
+    const nw_op nw_op_##id = {.name = #id,                                                                   \
+                              .domain = "",                                                                  \
+                              .flags = NW_OP_BINARY,                                                         \
+                              .infer = id##_infer,                                                           \
+                              .eval = id##_eval,                                                             \
+                              .roles = roles_fn,                                                             \
+                              .grad = grad_fn};
 
 /* ---- roles (op.h) -------------------------------------------------------------------------------------- */
 

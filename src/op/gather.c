@@ -1,7 +1,9 @@
 /* gather.c: operators that pick elements by index or condition: Gather, GatherElements, GatherND, Compress,
  * NonZero. */
+#include "op/grad.h"
 #include "op/index.h"
 #include "op/move.h"
+#include "op/real.h"
 
 #include <inttypes.h>
 
@@ -52,12 +54,88 @@ static void gather_roles(const nw_node *node, nw_roles *roles) {
     roles->in[0] = NW_ROLE_WEIGHT;
 }
 
+/* GatherGrad: inputs: indices, dy; attributes: axis, shape; output: dx of that shape, the slices of dy added
+ * where they were gathered from. In f32. */
+
+static nw_status gather_grad_infer(nw_op_call *call) {
+    const nw_tensor *indices, *dy;
+    const int64_t *shape;
+    size_t rank;
+    int axis;
+    NW_TRY(nw_call_require(call, 0, &indices));
+    NW_TRY(nw_call_require_real(call, 1, &dy));
+    NW_TRY(nw_call_expect_index(call, indices));
+    if (!nw_node_ints(call->node, "shape", &shape, &rank) || rank > NW_MAX_RANK)
+        return nw_call_fail(call, NW_E_FORMAT, "attribute shape is missing");
+    NW_TRY(nw_call_axis_attr(call, 0, (int)rank, &axis));
+    nw_tensor x = {.format = nw_real_format(dy)};
+    nw_tensor_set_shape(&x, (int)rank, shape);
+    size_t line = nw_dims_product(shape, 0, axis) * nw_dims_product(shape, axis + 1, (int)rank);
+    if (nw_tensor_count(dy) != line * nw_tensor_count(indices))
+        return nw_call_fail(call, NW_E_SHAPE, "the gradient does not fit the indices");
+    return nw_call_set_like(call, 0, &x);
+}
+
+static nw_status gather_grad_eval(nw_op_call *call) {
+    nw_tensor *out = &call->out[0];
+    int axis;
+    size_t *at, count = nw_tensor_count(call->in[0]);
+    const float *dy;
+    float *dx;
+    NW_TRY(nw_call_axis_attr(call, 0, out->rank, &axis));
+    NW_TRY(nw_call_indices(call, call->in[0], out->dims[axis], &at));
+    NW_TRY(nw_call_f32(call, 1, &dy));
+    NW_TRY(nw_call_f32_out(call, 0, &dx));
+    memset(dx, 0, nw_tensor_count(out) * sizeof *dx);
+    nw_axis_span span = nw_axis_span_of(out, axis);
+    for (size_t o = 0; o < span.outer && span.inner > 0; o++)
+        for (size_t i = 0; i < count; i++, dy += span.inner) {
+            float *to = dx + (o * span.length + at[i]) * span.inner;
+            for (size_t k = 0; k < span.inner; k++) to[k] += dy[k];
+        }
+    nw_call_f32_done(call, 0, dx);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_GatherGrad = {
+    .name = "GatherGrad", .domain = "ai.narrow", .infer = gather_grad_infer, .eval = gather_grad_eval};
+
+static nw_status gather_grad(nw_grad_call *c) {
+    nw_tensor x = nw_grad_tensor(c, nw_grad_in(c, 0));
+    nw_grad_begin(c, "ai.narrow", "GatherGrad", 2, (int[]){nw_grad_in(c, 1), c->dy[0]});
+    nw_grad_copy_attrs(c);
+    nw_grad_set_ints(c, "shape", (size_t)x.rank, x.dims);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+/* dx = dy scattered into zeros, added up, by the operator that is the reverse of this one. */
+static nw_status scatter_grad(nw_grad_call *c, const char *reverse) {
+    int zeros = nw_grad_zeros(c, nw_grad_in(c, 0));
+    nw_grad_begin(c, "", reverse, 3, (int[]){zeros, nw_grad_in(c, 1), c->dy[0]});
+    nw_grad_copy_attrs(c);
+    nw_grad_set_string(c, "reduction", "add");
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+static nw_status gather_elements_grad(nw_grad_call *c) {
+    return scatter_grad(c, "ScatterElements");
+}
+
+static nw_status gather_nd_grad(nw_grad_call *c) {
+    if (nw_node_int(c->node, "batch_dims", 0) != 0)
+        nw_grad_fail(c, NW_E_UNSUPPORTED, "batch_dims other than 0 cannot be trained through");
+    return scatter_grad(c, "ScatterND");
+}
+
 const nw_op nw_op_Gather = {.name = "Gather",
                             .domain = "",
                             .flags = NW_OP_RAW,
                             .infer = gather_infer,
                             .eval = gather_eval,
-                            .roles = gather_roles};
+                            .roles = gather_roles,
+                            .grad = gather_grad};
 
 /* ---- GatherElements ------------------------------------------------------------------------------------ */
 
@@ -99,7 +177,8 @@ const nw_op nw_op_GatherElements = {.name = "GatherElements",
                                     .flags = NW_OP_RAW,
                                     .infer = gather_elements_infer,
                                     .eval = gather_elements_eval,
-                                    .roles = nw_roles_moved};
+                                    .roles = nw_roles_moved,
+                                    .grad = gather_elements_grad};
 
 /* ---- GatherND ------------------------------------------------------------------------------------------ */
 
@@ -154,7 +233,8 @@ const nw_op nw_op_GatherND = {.name = "GatherND",
                               .flags = NW_OP_RAW,
                               .infer = gather_nd_infer,
                               .eval = gather_nd_eval,
-                              .roles = nw_roles_moved};
+                              .roles = nw_roles_moved,
+                              .grad = gather_nd_grad};
 
 /* ---- Compress ------------------------------------------------------------------------------------------ */
 

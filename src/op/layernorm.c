@@ -1,6 +1,7 @@
 /* layernorm.c: normalizations of rows, as transformers use them: LayerNormalization, RMSNormalization, and
  * onnxruntime's SimplifiedLayerNormalization, SkipLayerNormalization and SkipSimplifiedLayerNormalization.
  * Sums are in double. */
+#include "op/grad.h"
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -160,11 +161,109 @@ static nw_status layer_eval(nw_op_call *call) {
     return layer_run(call, true);
 }
 
+/* LayerNormalizationGrad: inputs: x, scale, dy; attributes: axis, epsilon, and centred (1; 0: RMS); outputs:
+ * dx, and dscale and dbias of a row's shape. With x̂ = (x − mean)·inv, g = dy·scale, and averages over the row:
+ *   dx = inv·(g − avg g − x̂·avg(g·x̂)), without avg g for RMS;
+ *   dscale = Σ dy·x̂, dbias = Σ dy over the rows. */
+
+static nw_status layer_grad_infer(nw_op_call *call) {
+    const nw_tensor *x, *dy;
+    int axis;
+    double epsilon;
+    NW_TRY(nw_call_require_real(call, 0, &x));
+    NW_TRY(nw_call_require_real(call, 2, &dy));
+    NW_TRY(read_row(call, x, &axis, &epsilon));
+    if (!nw_tensor_same_shape(x, dy))
+        return nw_call_fail(call, NW_E_SHAPE, "the gradient must have the input's shape");
+    nw_tensor row = row_shape(x, axis);
+    NW_TRY(expect_row(call, 1, "the scale", &row));
+    NW_TRY(nw_call_set_like(call, 0, x));
+    NW_TRY(nw_call_set(call, 1, nw_real_format(call->in[1]), x->rank - axis, x->dims + axis));
+    return nw_call_set(call, 2, nw_real_format(call->in[1]), x->rank - axis, x->dims + axis);
+}
+
+/* One row; dscale and dbias are added to. normal: room for x̂. */
+static void normalize_grad(const row_norm *n, const double *x, const double *dy, double *normal,
+                           double *dscale, double *dbias, double *dx) {
+    double mean, inv, sum = 0, product = 0, count = (double)n->size;
+    row_norm plain = *n;
+    plain.bias = NULL;
+    normalize(&plain, x, normal, &mean, &inv);
+    for (size_t i = 0; i < n->size; i++) {
+        normal[i] = (x[i] - mean) * inv;
+        double g = dy[i] * n->scale[i];
+        sum += g;
+        product += g * normal[i];
+        dscale[i] += dy[i] * normal[i];
+        dbias[i] += dy[i];
+    }
+    sum = n->centred ? sum / count : 0;
+    product /= count;
+    for (size_t i = 0; i < n->size; i++) dx[i] = inv * (dy[i] * n->scale[i] - sum - normal[i] * product);
+}
+
+static nw_status layer_grad_eval(nw_op_call *call) {
+    int axis;
+    row_norm n = {.centred = nw_node_int(call->node, "centred", 1) != 0};
+    const nw_tensor *x = call->in[0];
+    NW_TRY(read_row(call, x, &axis, &n.epsilon));
+    nw_tensor row = row_shape(x, axis);
+    n.size = nw_tensor_count(&row);
+    NW_TRY(load_row(call, 1, &row, &n.scale));
+    double *buffer;
+    NW_TRY(nw_call_scratch(call, n.size * 6, &buffer));
+    double *in = buffer, *dy = in + n.size, *normal = dy + n.size, *dx = normal + n.size;
+    double *dscale = dx + n.size, *dbias = dscale + n.size;
+    for (size_t i = 0; i < n.size; i++) dscale[i] = dbias[i] = 0;
+    size_t rows = n.size > 0 ? nw_tensor_count(x) / n.size : 0;
+    for (size_t r = 0; r < rows; r++) {
+        nw_load_run(x, r * n.size, n.size, in);
+        nw_load_run(call->in[2], r * n.size, n.size, dy);
+        normalize_grad(&n, in, dy, normal, dscale, dbias, dx);
+        if (nw_call_wants(call, 0)) nw_store_run(&call->out[0], r * n.size, n.size, dx);
+    }
+    if (nw_call_wants(call, 1)) nw_store_run(&call->out[1], 0, n.size, dscale);
+    if (nw_call_wants(call, 2)) nw_store_run(&call->out[2], 0, n.size, dbias);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_LayerNormalizationGrad = {.name = "LayerNormalizationGrad",
+                                                   .domain = "ai.narrow",
+                                                   .infer = layer_grad_infer,
+                                                   .eval = layer_grad_eval};
+
+/* Scale and bias may be smaller than a row, which repeats them. */
+static nw_status rows_grad(nw_grad_call *c, bool centred) {
+    for (int i = 1; i < c->node->out_count; i++)
+        if (c->dy[i] >= 0)
+            nw_grad_fail(c, NW_E_UNSUPPORTED, "the statistics, outputs 1 and 2, cannot be trained through");
+    if (nw_grad_dy(c, 0) < 0) return c->status;
+    bool outs[3] = {c->wanted[0], c->wanted[1], nw_grad_wants(c, 2)};
+    int ids[3];
+    nw_grad_begin(c, "ai.narrow", "LayerNormalizationGrad", 3,
+                  (int[]){nw_grad_in(c, 0), nw_grad_in(c, 1), c->dy[0]});
+    nw_grad_copy_attrs(c);
+    nw_grad_set_int(c, "centred", centred);
+    nw_grad_end_many(c, 3, outs, ids);
+    c->dx[0] = ids[0];
+    for (int i = 1; i < 3; i++)
+        if (outs[i]) c->dx[i] = nw_grad_sum_to(c, ids[i], nw_grad_in(c, i));
+    return c->status;
+}
+
+static nw_status layer_grad(nw_grad_call *c) {
+    return rows_grad(c, true);
+}
+static nw_status rms_grad(nw_grad_call *c) {
+    return rows_grad(c, false);
+}
+
 const nw_op nw_op_LayerNormalization = {.name = "LayerNormalization",
                                         .domain = "",
                                         .infer = layer_infer,
                                         .eval = layer_eval,
-                                        .roles = layer_roles};
+                                        .roles = layer_roles,
+                                        .grad = layer_grad};
 
 static nw_status rms_infer(nw_op_call *call) {
     NW_TRY(layer_infer(call));
@@ -176,8 +275,12 @@ static nw_status rms_eval(nw_op_call *call) {
     return layer_run(call, false);
 }
 
-const nw_op nw_op_RMSNormalization = {
-    .name = "RMSNormalization", .domain = "", .infer = rms_infer, .eval = rms_eval, .roles = layer_roles};
+const nw_op nw_op_RMSNormalization = {.name = "RMSNormalization",
+                                      .domain = "",
+                                      .infer = rms_infer,
+                                      .eval = rms_eval,
+                                      .roles = layer_roles,
+                                      .grad = rms_grad};
 
 /* onnxruntime's own, which it registers in ONNX's domain; its second output is the inverse deviation. */
 static nw_status simplified_infer(nw_op_call *call) {
@@ -191,12 +294,14 @@ const nw_op nw_op_SimplifiedLayerNormalization = {.name = "SimplifiedLayerNormal
                                                   .domain = "",
                                                   .infer = simplified_infer,
                                                   .eval = rms_eval,
-                                                  .roles = layer_roles};
+                                                  .roles = layer_roles,
+                                                  .grad = rms_grad};
 const nw_op nw_op_ms_SimplifiedLayerNormalization = {.name = "SimplifiedLayerNormalization",
                                                      .domain = "com.microsoft",
                                                      .infer = simplified_infer,
                                                      .eval = rms_eval,
-                                                     .roles = layer_roles};
+                                                     .roles = layer_roles,
+                                                     .grad = rms_grad};
 
 /* ---- Skip…: input, skip, gamma, [beta,] bias → output, mean, inv_std_var, input + skip + bias
  * --------------------- */

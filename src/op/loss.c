@@ -1,4 +1,5 @@
 /* loss.c: NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss, in double. */
+#include "op/grad.h"
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -78,8 +79,87 @@ static nw_status nll_eval(nw_op_call *call) {
     return reduce(call, &l, log_prob);
 }
 
-const nw_op nw_op_NegativeLogLikelihoodLoss = {
-    .name = "NegativeLogLikelihoodLoss", .domain = "", .infer = loss_infer, .eval = nll_eval};
+/* CrossEntropyGrad: inputs: scores, labels, weights?, dloss; attributes: reduction, ignore_index, and logits:
+ * the scores go through log softmax first; output: dscores. With w the weight of a sample's label (over Σ w
+ * for the mean), dl its dloss: dscores = −dl·w at the label and 0 elsewhere, or with logits
+ * dl·w·(softmax(scores) − one at the label). */
+
+static nw_status loss_grad_infer(nw_op_call *call) {
+    loss l;
+    NW_TRY(loss_of(call, &l));
+    const nw_tensor *labels = call->in[1];
+    NW_TRY(nw_call_expect_shape(call, 3, "the gradient", true, l.reduction == NONE ? labels->rank : 0,
+                                labels->dims));
+    return nw_call_set_like(call, 0, call->in[0]);
+}
+
+/* Weight of sample i, 0 when it is ignored. */
+static nw_status weight_of(const nw_op_call *call, const loss *l, size_t i, double *weight) {
+    int64_t label = nw_tensor_s64(call->in[1], i);
+    const nw_tensor *weights = nw_call_in(call, 2);
+    *weight = 0;
+    if (l->ignores && label == l->ignored) return NW_OK;
+    if (label < 0 || label >= l->classes)
+        return nw_call_fail(call, NW_E_SHAPE, "label %" PRId64 " is outside of the %" PRId64 " classes",
+                            label, l->classes);
+    *weight = weights ? nw_tensor_f64(weights, (size_t)label) : 1;
+    return NW_OK;
+}
+
+static nw_status loss_grad_eval(nw_op_call *call) {
+    loss l;
+    const double *x;
+    double *dx, *weight, sum = 0;
+    NW_TRY(loss_of(call, &l));
+    NW_TRY(nw_call_f64(call, 0, &x));
+    size_t count = nw_tensor_count(call->in[0]), samples = (size_t)(l.batch * l.inner);
+    bool logits = nw_node_int(call->node, "logits", 0) != 0;
+    NW_TRY(nw_call_scratch(call, count, &dx));
+    NW_TRY(nw_call_scratch(call, samples, &weight));
+    for (size_t i = 0; i < samples; i++) {
+        NW_TRY(weight_of(call, &l, i, &weight[i]));
+        sum += weight[i];
+    }
+    for (size_t i = 0; i < samples; i++) {
+        double factor = weight[i] * nw_tensor_f64(call->in[3], l.reduction == NONE ? i : 0), most = -INFINITY,
+               total = 0;
+        if (l.reduction == MEAN && weight[i] != 0) factor /= sum;
+        int64_t first = (int64_t)i / l.inner * l.classes * l.inner + (int64_t)i % l.inner,
+                end = first + l.classes * l.inner;
+        for (int64_t k = first; k < end && logits; k += l.inner) most = fmax(most, x[k]);
+        for (int64_t k = first; k < end && logits; k += l.inner) total += dx[k] = exp(x[k] - most);
+        for (int64_t k = first; k < end; k += l.inner) dx[k] = logits ? factor * dx[k] / total : 0;
+        if (weight[i] != 0) dx[first + nw_tensor_s64(call->in[1], i) * l.inner] -= factor;
+    }
+    nw_store_run(&call->out[0], 0, count, dx);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_CrossEntropyGrad = {
+    .name = "CrossEntropyGrad", .domain = "ai.narrow", .infer = loss_grad_infer, .eval = loss_grad_eval};
+
+static nw_status grad_of(nw_grad_call *c, bool logits) {
+    if (nw_grad_dy(c, 1) >= 0) nw_grad_fail(c, NW_E_UNSUPPORTED, "its output 1 cannot be trained through");
+    nw_grad_begin(c, "ai.narrow", "CrossEntropyGrad", 4,
+                  (int[]){nw_grad_in(c, 0), nw_grad_in(c, 1), nw_grad_in(c, 2), c->dy[0]});
+    nw_grad_copy_attrs(c);
+    nw_grad_set_int(c, "logits", logits);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+static nw_status nll_grad(nw_grad_call *c) {
+    return grad_of(c, false);
+}
+static nw_status cross_entropy_grad(nw_grad_call *c) {
+    return grad_of(c, true);
+}
+
+const nw_op nw_op_NegativeLogLikelihoodLoss = {.name = "NegativeLogLikelihoodLoss",
+                                               .domain = "",
+                                               .infer = loss_infer,
+                                               .eval = nll_eval,
+                                               .grad = nll_grad};
 
 /* ---- SoftmaxCrossEntropyLoss: the same of log softmax(scores), which is output 1
  * ---------------------------------- */
@@ -111,4 +191,5 @@ static nw_status cross_entropy_eval(nw_op_call *call) {
 const nw_op nw_op_SoftmaxCrossEntropyLoss = {.name = "SoftmaxCrossEntropyLoss",
                                              .domain = "",
                                              .infer = cross_entropy_infer,
-                                             .eval = cross_entropy_eval};
+                                             .eval = cross_entropy_eval,
+                                             .grad = cross_entropy_grad};

@@ -1,5 +1,6 @@
 /* matmul.c: MatMul, Gemm, and com.microsoft's FusedMatMul and MatMulNBits. */
 #include "op/matmul.h"
+#include "op/grad.h"
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -186,8 +187,61 @@ static void matmul_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
-const nw_op nw_op_MatMul = {
-    .name = "MatMul", .domain = "", .infer = matmul_infer, .eval = matmul_eval, .roles = matmul_roles};
+static int swap_last(nw_grad_call *c, int a) {
+    int64_t perm[NW_MAX_RANK];
+    int rank = nw_grad_tensor(c, a).rank;
+    for (int d = 0; d < rank; d++) perm[d] = d < rank - 2 ? d : 2 * rank - 3 - d;
+    return nw_grad_transpose(c, a, perm);
+}
+
+/* Gemm(a, b) without C. */
+static int gemm(nw_grad_call *c, int a, bool trans_a, int b, bool trans_b, float alpha) {
+    nw_grad_begin(c, "", "Gemm", 2, (int[]){a, b});
+    nw_grad_set_int(c, "transA", trans_a);
+    nw_grad_set_int(c, "transB", trans_b);
+    nw_grad_set_float(c, "alpha", alpha);
+    return nw_grad_end(c);
+}
+
+/* Y = A·B: dA = dY·Bᵀ, dB = Aᵀ·dY, summed over the batch axes along which the operand was repeated. One B for
+ * all is one product over all rows. */
+static nw_status matmul_grad(nw_grad_call *c) {
+    int a_id = nw_grad_in(c, 0), b_id = nw_grad_in(c, 1);
+    nw_tensor a = nw_grad_tensor(c, a_id), b = nw_grad_tensor(c, b_id),
+              y = nw_grad_tensor(c, nw_grad_out(c, 0));
+    int64_t rows[2] = {1, a.dims[0]}, columns[2] = {b.dims[0], 1};
+    if (b.rank == 1) { /* a column, and so is the result */
+        nw_tensor_set_shape(&b, 2, columns);
+        y.dims[y.rank++] = 1;
+    }
+    if (a.rank == 1) { /* a row */
+        nw_tensor_set_shape(&a, 2, rows);
+        y.dims[y.rank] = y.dims[y.rank - 1];
+        y.dims[y.rank++ - 1] = 1;
+    }
+    if (b.rank == 2) {
+        int64_t k = b.dims[0], n = b.dims[1], m = (int64_t)nw_dims_product(a.dims, 0, a.rank - 1);
+        int dy = nw_grad_reshape(c, c->dy[0], 2, (int64_t[]){m, n}), bm = nw_grad_reshape(c, b_id, 2, b.dims);
+        int am = nw_grad_reshape(c, a_id, 2, (int64_t[]){m, k});
+        if (c->wanted[0]) c->dx[0] = nw_grad_reshape_like(c, gemm(c, dy, false, bm, true, 1), a_id);
+        if (c->wanted[1]) c->dx[1] = nw_grad_reshape_like(c, gemm(c, am, true, dy, false, 1), b_id);
+        return c->status;
+    }
+    int dy = nw_grad_reshape(c, c->dy[0], y.rank, y.dims), am = nw_grad_reshape(c, a_id, a.rank, a.dims);
+    if (c->wanted[0]) {
+        int da = nw_grad_op2(c, "MatMul", dy, swap_last(c, b_id));
+        c->dx[0] = nw_grad_reshape_like(c, nw_grad_sum_to(c, da, am), a_id);
+    }
+    if (c->wanted[1]) c->dx[1] = nw_grad_sum_to(c, nw_grad_op2(c, "MatMul", swap_last(c, am), dy), b_id);
+    return c->status;
+}
+
+const nw_op nw_op_MatMul = {.name = "MatMul",
+                            .domain = "",
+                            .infer = matmul_infer,
+                            .eval = matmul_eval,
+                            .roles = matmul_roles,
+                            .grad = matmul_grad};
 
 /* y = alpha·a·b with optional transposition of the matrices. */
 static nw_status fused_matmul_infer(nw_op_call *call) {
@@ -280,8 +334,25 @@ static void gemm_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
-const nw_op nw_op_Gemm = {
-    .name = "Gemm", .domain = "", .infer = gemm_infer, .eval = gemm_eval, .roles = gemm_roles};
+/* Y = α·A'·B' + β·C, the primes being the optional transpositions: dA' = α·dY·B'ᵀ, dB' = α·A'ᵀ·dY, dC = β·Σ
+ * dY. */
+static nw_status gemm_grad(nw_grad_call *c) {
+    int a = nw_grad_in(c, 0), b = nw_grad_in(c, 1), dy = c->dy[0];
+    bool ta = nw_node_int(c->node, "transA", 0) != 0, tb = nw_node_int(c->node, "transB", 0) != 0;
+    float alpha = nw_node_float(c->node, "alpha", 1), beta = nw_node_float(c->node, "beta", 1);
+    if (c->wanted[0]) c->dx[0] = ta ? gemm(c, b, tb, dy, true, alpha) : gemm(c, dy, false, b, !tb, alpha);
+    if (c->wanted[1]) c->dx[1] = tb ? gemm(c, dy, true, a, ta, alpha) : gemm(c, a, !ta, dy, false, alpha);
+    if (nw_grad_wants(c, 2))
+        c->dx[2] = nw_grad_scale(c, nw_grad_sum_to(c, dy, nw_grad_in(c, 2)), (double)beta);
+    return c->status;
+}
+
+const nw_op nw_op_Gemm = {.name = "Gemm",
+                          .domain = "",
+                          .infer = gemm_infer,
+                          .eval = gemm_eval,
+                          .roles = gemm_roles,
+                          .grad = gemm_grad};
 
 /* ---- MatMulNBits
  * ------------------------------------------------------------------------------------------------ */

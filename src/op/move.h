@@ -40,10 +40,6 @@ static inline void nw_copy_element(size_t size, void *dst, size_t to, const void
     }
 }
 
-/* The format of the numbers t means: f32 when it is stored packed. */
-static inline nw_format nw_real_format(const nw_tensor *t) {
-    return t->qparam ? NW_F32 : t->format;
-}
 /* Bytes of one element; formats with several elements to a byte are refused. */
 nw_status nw_call_element_size(const nw_op_call *call, nw_format format, size_t *size);
 /* out[i] gets t's elements in this shape; its format must have whole bytes. */

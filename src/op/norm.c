@@ -1,5 +1,6 @@
 /* norm.c: normalizations over channels, images and neighbourhoods: BatchNormalization, InstanceNormalization,
  * GroupNormalization, LRN, LpNormalization, MeanVarianceNormalization. Sums are in double. */
+#include "op/grad.h"
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -71,7 +72,7 @@ static channels channels_of(const nw_op_call *call, const nw_tensor *x) {
 }
 
 static bool in_training(const nw_op_call *call) {
-    return call->version >= 14 && nw_node_int(call->node, "training_mode", 0) != 0;
+    return nw_node_int(call->node, "training_mode", 0) != 0; /* older versions know no such attribute */
 }
 
 static nw_status batch_infer(nw_op_call *call) {
@@ -136,11 +137,107 @@ static nw_status batch_eval(nw_op_call *call) {
     return NW_OK;
 }
 
+/* BatchNormalizationGrad: inputs: x, scale, dy, and in inference mode mean and var; outputs: dx, dscale,
+ * dbias. With x̂ = (x − mean)·inv, inv = 1/√(var + epsilon), and averages over all elements of the channel:
+ *   dbias = Σ dy, dscale = Σ dy·x̂, dx = scale·inv·(dy − avg dy − x̂·avg(dy·x̂));
+ * in inference mode dx = scale·inv·dy. Sums in double. */
+
+static nw_status batch_grad_infer(nw_op_call *call) {
+    const nw_tensor *x, *dy;
+    double epsilon;
+    NW_TRY(nw_call_require_real(call, 0, &x));
+    NW_TRY(nw_call_require_real(call, 2, &dy));
+    NW_TRY(nw_call_expect_rank(call, x, "the input", 1, NW_MAX_RANK));
+    NW_TRY(epsilon_of(call, &epsilon));
+    if (!nw_tensor_same_shape(x, dy))
+        return nw_call_fail(call, NW_E_SHAPE, "the gradient must have the input's shape");
+    int64_t count = (int64_t)channels_of(call, x).count;
+    NW_TRY(nw_call_expect_shape(call, 1, "the scale", true, 1, &count));
+    NW_TRY(nw_call_expect_shape(call, 3, "the mean", false, 1, &count));
+    NW_TRY(nw_call_expect_shape(call, 4, "the variance", nw_call_in(call, 3) != NULL, 1, &count));
+    NW_TRY(nw_call_set_like(call, 0, x));
+    NW_TRY(nw_call_set_like(call, 1, call->in[1]));
+    return nw_call_set_like(call, 2, call->in[1]);
+}
+
+/* dx = factor·(dy − shift − x̂·slope) over a run, x̂ = (x − mean)·inv. */
+static void batch_grad_run(size_t n, const float *x, const float *dy, float mean, float inv, float factor,
+                           float shift, float slope, float *dx) {
+    slope *= inv;
+    for (size_t i = 0; i < n; i++) dx[i] = factor * (dy[i] - shift - (x[i] - mean) * slope);
+}
+
+/* Σ dy and Σ dy·(x − mean) over a run. */
+static void batch_grad_sums(size_t n, const float *x, const float *dy, float mean, double *sum,
+                            double *product) {
+    for (size_t i = 0; i < n; i++) {
+        *sum += (double)dy[i];
+        *product += (double)(dy[i] * (x[i] - mean));
+    }
+}
+
+static nw_status batch_grad_eval(nw_op_call *call) {
+    const float *x, *dy;
+    float *dx;
+    channels s = channels_of(call, call->in[0]);
+    bool training = !nw_call_in(call, 3);
+    double epsilon, n = (double)(s.outer * s.inner);
+    NW_TRY(epsilon_of(call, &epsilon));
+    NW_TRY(nw_call_f32(call, 0, &x));
+    NW_TRY(nw_call_f32(call, 2, &dy));
+    NW_TRY(nw_call_f32_out(call, 0, &dx));
+    for (size_t c = 0; c < s.count; c++) {
+        double mean, variance, sum = 0, product = 0;
+        if (training) {
+            batch_moments(call->in[0], &s, c, &mean, &variance);
+        } else {
+            mean = nw_tensor_f64(call->in[3], c);
+            variance = nw_tensor_f64(call->in[4], c);
+        }
+        double inv = 1 / sqrt(variance + epsilon), factor = nw_tensor_f64(call->in[1], c) * inv;
+        for (size_t o = 0; o < s.outer; o++) {
+            size_t at = (o * s.count + c) * s.inner;
+            batch_grad_sums(s.inner, x + at, dy + at, (float)mean, &sum, &product);
+        }
+        product *= inv;
+        for (size_t o = 0; o < s.outer && dx; o++) {
+            size_t at = (o * s.count + c) * s.inner;
+            batch_grad_run(s.inner, x + at, dy + at, (float)mean, (float)inv, (float)factor,
+                           training ? (float)(sum / n) : 0, training ? (float)(product / n) : 0, dx + at);
+        }
+        if (nw_call_wants(call, 1)) nw_store_f64(call->out[1].format, call->out[1].data, c, product);
+        if (nw_call_wants(call, 2)) nw_store_f64(call->out[2].format, call->out[2].data, c, sum);
+    }
+    nw_call_f32_done(call, 0, dx);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_BatchNormalizationGrad = {.name = "BatchNormalizationGrad",
+                                                   .domain = "ai.narrow",
+                                                   .infer = batch_grad_infer,
+                                                   .eval = batch_grad_eval};
+
+/* Nothing flows through the running statistics. */
+static nw_status batch_grad(nw_grad_call *c) {
+    const nw_op_call *call = nw_grad_forward(c);
+    if (!call) return c->status;
+    bool training = in_training(call);
+    if (nw_grad_dy(c, 0) < 0) return NW_OK;
+    if (!training && (c->wanted[3] || c->wanted[4]))
+        nw_grad_fail(c, NW_E_UNSUPPORTED, "the mean and variance of inference mode cannot be trained");
+    nw_grad_begin(c, "ai.narrow", "BatchNormalizationGrad", training ? 3 : 5,
+                  (int[]){nw_grad_in(c, 0), nw_grad_in(c, 1), c->dy[0], nw_grad_in(c, 3), nw_grad_in(c, 4)});
+    nw_grad_copy_attrs(c);
+    nw_grad_end_many(c, 3, c->wanted, c->dx);
+    return c->status;
+}
+
 const nw_op nw_op_BatchNormalization = {.name = "BatchNormalization",
                                         .domain = "",
                                         .infer = batch_infer,
                                         .eval = batch_eval,
-                                        .roles = data_roles};
+                                        .roles = data_roles,
+                                        .grad = batch_grad};
 
 /* ---- InstanceNormalization, GroupNormalization: X [N, C, …], scale, bias
  * ----------------------------------------- */
@@ -190,11 +287,43 @@ static nw_status instance_eval(nw_op_call *call) {
     return grouped_eval(call, call->in[0]->dims[1], false);
 }
 
+/* x̂ = (x − mean)/σ over each group of each image, y = scale·x̂ + bias: as LayerNormalization of rows, one
+ * per group, whose output gradient is dy·scale; dscale = Σ dy·x̂, dbias = Σ dy. */
+static nw_status grouped_grad(nw_grad_call *c, int64_t groups) {
+    nw_tensor x = nw_grad_tensor(c, nw_grad_in(c, 0)), scale = nw_grad_tensor(c, nw_grad_in(c, 1));
+    int64_t batch = x.dims[0], parameters = scale.dims[0], size = (int64_t)nw_dims_product(x.dims, 1, x.rank);
+    if (nw_tensor_count(&x) == 0) return NW_OK;
+    const int64_t rows[2] = {batch * groups, size / groups}, each[3] = {batch, parameters, size / parameters};
+    const bool sum[NW_MAX_RANK] = {true, false, true};
+    int row = nw_grad_reshape(c, nw_grad_in(c, 0), 2, rows), dy = nw_grad_reshape(c, c->dy[0], 3, each);
+    int one = nw_grad_number(c, row, 1);
+    if (c->wanted[0]) {
+        int g = nw_grad_op2(c, "Mul", dy, nw_grad_channels(c, nw_grad_in(c, 1), 3));
+        nw_grad_begin(c, "ai.narrow", "LayerNormalizationGrad", 3,
+                      (int[]){row, one, nw_grad_reshape(c, g, 2, rows)});
+        nw_grad_set_float(c, "epsilon", nw_node_float(c->node, "epsilon", 1e-5f));
+        c->dx[0] = nw_grad_reshape_like(c, nw_grad_end(c), nw_grad_in(c, 0));
+    }
+    if (c->wanted[1]) {
+        nw_grad_begin(c, "", "LayerNormalization", 2, (int[]){row, one});
+        nw_grad_set_float(c, "epsilon", nw_node_float(c->node, "epsilon", 1e-5f));
+        int normal = nw_grad_reshape(c, nw_grad_end(c), 3, each);
+        c->dx[1] = nw_grad_sum_axes(c, nw_grad_op2(c, "Mul", dy, normal), sum, false);
+    }
+    if (c->wanted[2]) c->dx[2] = nw_grad_sum_axes(c, dy, sum, false);
+    return c->status;
+}
+
+static nw_status instance_grad(nw_grad_call *c) {
+    return grouped_grad(c, nw_grad_tensor(c, nw_grad_in(c, 0)).dims[1]);
+}
+
 const nw_op nw_op_InstanceNormalization = {.name = "InstanceNormalization",
                                            .domain = "",
                                            .infer = instance_infer,
                                            .eval = instance_eval,
-                                           .roles = data_roles};
+                                           .roles = data_roles,
+                                           .grad = instance_grad};
 
 static nw_status group_infer(nw_op_call *call) {
     int64_t groups;
@@ -206,11 +335,16 @@ static nw_status group_eval(nw_op_call *call) {
     return grouped_eval(call, nw_node_int(call->node, "num_groups", 0), call->version < 21);
 }
 
+static nw_status group_grad(nw_grad_call *c) {
+    return grouped_grad(c, nw_node_int(c->node, "num_groups", 1));
+}
+
 const nw_op nw_op_GroupNormalization = {.name = "GroupNormalization",
                                         .domain = "",
                                         .infer = group_infer,
                                         .eval = group_eval,
-                                        .roles = data_roles};
+                                        .roles = data_roles,
+                                        .grad = group_grad};
 
 /* ---- LRN: y = x / (bias + alpha/size · Σ x²)^beta, the sum over `size` neighbouring channels
  * ---------------------- */
@@ -296,8 +430,30 @@ static nw_status lp_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_LpNormalization = {
-    .name = "LpNormalization", .domain = "", .infer = lp_infer, .eval = lp_eval, .roles = data_roles};
+/* y = x/‖x‖: dx = (dy − s·Σ dy·y)/‖x‖, s = y for p = 2, sign x for p = 1; ‖x‖ ≠ 0. */
+static nw_status lp_grad(nw_grad_call *c) {
+    const nw_op_call *call = nw_grad_forward(c);
+    int axis, x = nw_grad_in(c, 0), y = nw_grad_out(c, 0);
+    int64_t p;
+    if (!call) return c->status;
+    NW_TRY(lp_parameters(call, call->in[0], &axis, &p));
+    bool axes[NW_MAX_RANK] = {false};
+    axes[axis] = true;
+    int dot = nw_grad_sum_axes(c, nw_grad_op2(c, "Mul", c->dy[0], y), axes, true);
+    nw_grad_begin(c, "", p == 1 ? "ReduceL1" : "ReduceL2", 1, &x);
+    nw_grad_set_ints(c, "axes", 1, &(int64_t){axis});
+    int norm = nw_grad_end(c), direction = p == 1 ? nw_grad_op1(c, "Sign", x) : y;
+    int along = nw_grad_op2(c, "Sub", c->dy[0], nw_grad_op2(c, "Mul", direction, dot));
+    c->dx[0] = nw_grad_op2(c, "Div", along, norm);
+    return c->status;
+}
+
+const nw_op nw_op_LpNormalization = {.name = "LpNormalization",
+                                     .domain = "",
+                                     .infer = lp_infer,
+                                     .eval = lp_eval,
+                                     .roles = data_roles,
+                                     .grad = lp_grad};
 
 /* ---- MeanVarianceNormalization: (x − mean)/(sqrt(var) + 1e-9), statistics over `axes`
  * ----------------------------- */

@@ -7,6 +7,7 @@
 #include "ir/graph.h"
 
 typedef struct nw_op_call nw_op_call;
+struct nw_grad_call;
 
 /* One evaluation or shape inference of one node, always on concrete shapes. */
 struct nw_op_call {
@@ -70,6 +71,9 @@ typedef struct nw_op {
     nw_status (*eval)(nw_op_call *call);
     /* Fills *roles (zeroed by the caller) for this node; NULL: nothing is quantized. */
     void (*roles)(const nw_node *node, nw_roles *roles);
+    /* Appends the nodes that compute the gradients of the inputs from those of the outputs (op/grad.h). NULL:
+     * the operator cannot be trained through. */
+    nw_status (*grad)(struct nw_grad_call *call);
 } nw_op;
 
 /* NULL when unknown. Domains "ai.onnx" and "" are the same. */
@@ -101,6 +105,10 @@ nw_status nw_call_fail(const nw_op_call *call, nw_status status, const char *for
         code_;                                                                                               \
     })
 
+/* The format of the numbers t means: f32 when it is stored packed. */
+static inline nw_format nw_real_format(const nw_tensor *t) {
+    return t->qparam ? NW_F32 : t->format;
+}
 /* Input i, or NULL when absent. */
 static inline const nw_tensor *nw_call_in(const nw_op_call *call, int i) {
     return i < call->in_count ? call->in[i] : NULL;

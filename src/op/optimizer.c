@@ -144,6 +144,8 @@ static nw_status momentum_infer(nw_op_call *call) {
 }
 
 #define TRAINING "ai.onnx.preview.training"
-const nw_op nw_op_Adagrad = {"Adagrad", TRAINING, 0, adagrad_infer, adagrad_eval, NULL};
-const nw_op nw_op_Adam = {"Adam", TRAINING, 0, adam_infer, adam_eval, NULL};
-const nw_op nw_op_Momentum = {"Momentum", TRAINING, 0, momentum_infer, momentum_eval, NULL};
+const nw_op nw_op_Adagrad = {
+    .name = "Adagrad", .domain = TRAINING, .infer = adagrad_infer, .eval = adagrad_eval};
+const nw_op nw_op_Adam = {.name = "Adam", .domain = TRAINING, .infer = adam_infer, .eval = adam_eval};
+const nw_op nw_op_Momentum = {
+    .name = "Momentum", .domain = TRAINING, .infer = momentum_infer, .eval = momentum_eval};

@@ -1,4 +1,5 @@
 /* pad.c: operators that add or cut a border: Pad, CenterCropPad. */
+#include "op/grad.h"
 #include "op/index.h"
 #include "op/move.h"
 
@@ -152,8 +153,26 @@ static nw_status pad_eval(nw_op_call *call) {
     return place(call, x, out, p.begin, element);
 }
 
+/* What was added is cut off again, what was cut off was worth nothing: a Pad by the negative. */
+static nw_status pad_grad(nw_grad_call *c) {
+    const nw_op_call *call = nw_grad_forward(c);
+    padding p;
+    int64_t pads[2 * NW_MAX_RANK];
+    if (!call) return c->status;
+    const nw_tensor *x = call->in[0];
+    NW_TRY(read_padding(call, x, &p));
+    if (p.mode != PAD_CONSTANT)
+        nw_grad_fail(c, NW_E_UNSUPPORTED, "only mode constant can be trained through");
+    for (int d = 0; d < x->rank; d++) {
+        pads[d] = -p.begin[d];
+        pads[x->rank + d] = -p.end[d];
+    }
+    c->dx[0] = nw_grad_op2(c, "Pad", c->dy[0], nw_grad_ints(c, 2 * x->rank, pads));
+    return c->status;
+}
+
 const nw_op nw_op_Pad = {
-    .name = "Pad", .domain = "", .flags = NW_OP_RAW, .infer = pad_infer, .eval = pad_eval};
+    .name = "Pad", .domain = "", .flags = NW_OP_RAW, .infer = pad_infer, .eval = pad_eval, .grad = pad_grad};
 
 /* ---- CenterCropPad ------------------------------------------------------------------------------------- */
 

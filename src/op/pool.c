@@ -1,5 +1,6 @@
 /* pool.c: MaxPool, AveragePool, LpPool, their global forms, and MaxUnpool. */
 #include "op/conv.h"
+#include "op/grad.h"
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -136,8 +137,19 @@ static void max_pool_roles(const nw_node *node, nw_roles *roles) {
     roles->same_grid = true;
 }
 
-const nw_op nw_op_MaxPool = {
-    .name = "MaxPool", .domain = "", .infer = max_pool_infer, .eval = max_pool_eval, .roles = max_pool_roles};
+static nw_status max_pool_grad(nw_grad_call *c) {
+    nw_grad_begin(c, "ai.narrow", "MaxPoolGrad", 2, (int[]){nw_grad_in(c, 0), c->dy[0]});
+    nw_grad_copy_attrs(c);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+const nw_op nw_op_MaxPool = {.name = "MaxPool",
+                             .domain = "",
+                             .infer = max_pool_infer,
+                             .eval = max_pool_eval,
+                             .roles = max_pool_roles,
+                             .grad = max_pool_grad};
 
 static nw_status real_pool_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -159,11 +171,21 @@ static void average_pool_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true;
 }
 
+static nw_status average_pool_grad(nw_grad_call *c) {
+    nw_tensor x = nw_grad_tensor(c, nw_grad_in(c, 0));
+    nw_grad_begin(c, "ai.narrow", "AveragePoolGrad", 1, c->dy);
+    nw_grad_copy_attrs(c);
+    nw_grad_set_ints(c, "shape", (size_t)x.rank, x.dims);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
 const nw_op nw_op_AveragePool = {.name = "AveragePool",
                                  .domain = "",
                                  .infer = real_pool_infer,
                                  .eval = average_pool_eval,
-                                 .roles = average_pool_roles};
+                                 .roles = average_pool_roles,
+                                 .grad = average_pool_grad};
 
 static nw_status read_p(const nw_op_call *call, double *p) {
     int64_t power;
@@ -186,6 +208,115 @@ static nw_status lp_pool_eval(nw_op_call *call) {
 }
 
 const nw_op nw_op_LpPool = {.name = "LpPool", .domain = "", .infer = lp_pool_infer, .eval = lp_pool_eval};
+
+/* ---- gradients of windows
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* MaxPoolGrad: inputs: x, dy; output: dx, each dy added to the element that its window chose.
+ * AveragePoolGrad: input: dy; output: dx of the shape in attribute `shape`, each dy spread evenly over its
+ * window. Both have the pooling's attributes. In f32. */
+
+/* Adds dy, the gradient of the window at o, to the elements of dx that it came from. r: reach_of(o). */
+static void spread_window(const pool *p, const float *x, const int64_t o[3], const reach *r, float dy,
+                          float *dx) {
+    const nw_conv_geometry *g = &p->g;
+    if (r->inside == 0) return;
+    float share = dy / (float)(p->include_pad ? r->counted : r->inside), best = -INFINITY;
+    int64_t t[3], winner = tap_position(g, o, r->first, false);
+    for (t[0] = r->first[0]; t[0] < r->last[0]; t[0]++)
+        for (t[1] = r->first[1]; t[1] < r->last[1]; t[1]++) {
+            t[2] = r->first[2];
+            int64_t at = tap_position(g, o, t, false);
+            for (; t[2] < r->last[2]; t[2]++, at += g->dilation[2]) {
+                if (p->kind == POOL_AVERAGE) {
+                    dx[at] += share;
+                } else if (x[at] > best || isnan(x[at])) {
+                    best = x[at];
+                    winner = at;
+                }
+            }
+        }
+    if (p->kind == POOL_MAX) dx[winner] += dy;
+}
+
+static nw_status spread_run(nw_op_call *call, const pool *p, const float *x, const float *dy) {
+    const nw_conv_geometry *g = &p->g;
+    size_t in = (size_t)(g->in[0] * g->in[1] * g->in[2]),
+           windows = (size_t)(g->out[0] * g->out[1] * g->out[2]);
+    int64_t o[3];
+    float *dx;
+    reach *reaches; /* of all windows: the same in every channel */
+    NW_TRY(nw_call_f32_out(call, 0, &dx));
+    NW_TRY(nw_call_scratch(call, windows, &reaches));
+    memset(dx, 0, nw_tensor_count(&call->out[0]) * sizeof *dx);
+    for (size_t c = 0; c < (size_t)(g->batch * g->out_channels); c++) {
+        const reach *r = reaches;
+        for (o[0] = 0; o[0] < g->out[0]; o[0]++)
+            for (o[1] = 0; o[1] < g->out[1]; o[1]++)
+                for (o[2] = 0; o[2] < g->out[2]; o[2]++, r++) {
+                    if (c == 0) reaches[r - reaches] = reach_of(g, o);
+                    spread_window(p, x ? x + c * in : NULL, o, r, *dy++, dx + c * in);
+                }
+    }
+    nw_call_f32_done(call, 0, dx);
+    return NW_OK;
+}
+
+/* dy, input i, must have the shape of the pooling's result. */
+static nw_status expect_pooled(const nw_op_call *call, int i, const nw_conv_geometry *g) {
+    int64_t dims[5];
+    int rank = nw_conv_out_dims(g, dims);
+    return nw_call_expect_shape(call, i, "the gradient", true, rank, dims);
+}
+
+static nw_status max_grad_infer(nw_op_call *call) {
+    const nw_tensor *x;
+    nw_conv_geometry g;
+    NW_TRY(nw_call_require_real(call, 0, &x));
+    NW_TRY(nw_pool_geometry_of(call, x, &g));
+    NW_TRY(expect_pooled(call, 1, &g));
+    return nw_call_set_like(call, 0, x);
+}
+
+static nw_status max_grad_eval(nw_op_call *call) {
+    pool p = {.kind = POOL_MAX};
+    const float *x, *dy;
+    NW_TRY(nw_pool_geometry_of(call, call->in[0], &p.g));
+    NW_TRY(nw_call_f32(call, 0, &x));
+    NW_TRY(nw_call_f32(call, 1, &dy));
+    return spread_run(call, &p, x, dy);
+}
+
+const nw_op nw_op_narrow_MaxPoolGrad = {
+    .name = "MaxPoolGrad", .domain = "ai.narrow", .infer = max_grad_infer, .eval = max_grad_eval};
+
+static nw_status average_grad_geometry(const nw_op_call *call, nw_tensor *x, nw_conv_geometry *g) {
+    const nw_tensor *dy;
+    NW_TRY(nw_call_require_real(call, 0, &dy));
+    *x = (nw_tensor){.format = nw_real_format(dy), .rank = dy->rank};
+    NW_TRY(nw_call_ints_attr(call, "shape", dy->rank, 1, 0, INT64_MAX, x->dims));
+    NW_TRY(nw_pool_geometry_of(call, x, g));
+    return expect_pooled(call, 0, g);
+}
+
+static nw_status average_grad_infer(nw_op_call *call) {
+    nw_tensor x;
+    nw_conv_geometry g;
+    NW_TRY(average_grad_geometry(call, &x, &g));
+    return nw_call_set_like(call, 0, &x);
+}
+
+static nw_status average_grad_eval(nw_op_call *call) {
+    pool p = {.kind = POOL_AVERAGE, .include_pad = nw_node_int(call->node, "count_include_pad", 0) != 0};
+    nw_tensor x;
+    const float *dy;
+    NW_TRY(average_grad_geometry(call, &x, &p.g));
+    NW_TRY(nw_call_f32(call, 0, &dy));
+    return spread_run(call, &p, NULL, dy);
+}
+
+const nw_op nw_op_narrow_AveragePoolGrad = {
+    .name = "AveragePoolGrad", .domain = "ai.narrow", .infer = average_grad_infer, .eval = average_grad_eval};
 
 /* ---- global: one window, any rank from 2
  * ------------------------------------------------------------------------- */
@@ -233,16 +364,32 @@ static nw_status global_lp_eval(nw_op_call *call) {
     return global_run(call, p);
 }
 
+static nw_status global_max_grad(nw_grad_call *c) {
+    const bool axes[NW_MAX_RANK] = {false, false, true, true, true, true, true, true};
+    c->dx[0] = nw_grad_extreme(c, nw_grad_in(c, 0), nw_grad_out(c, 0), c->dy[0], axes);
+    return c->status;
+}
+
+/* dx = dy/size everywhere. */
+static nw_status global_average_grad(nw_grad_call *c) {
+    nw_tensor x = nw_grad_tensor(c, nw_grad_in(c, 0));
+    double size = (double)nw_dims_product(x.dims, 2, x.rank);
+    c->dx[0] = nw_grad_expand(c, nw_grad_scale(c, c->dy[0], 1 / size), x.rank, x.dims);
+    return c->status;
+}
+
 const nw_op nw_op_GlobalMaxPool = {.name = "GlobalMaxPool",
                                    .domain = "",
                                    .infer = global_infer,
                                    .eval = global_max_eval,
-                                   .roles = max_pool_roles};
+                                   .roles = max_pool_roles,
+                                   .grad = global_max_grad};
 const nw_op nw_op_GlobalAveragePool = {.name = "GlobalAveragePool",
                                        .domain = "",
                                        .infer = global_infer,
                                        .eval = global_average_eval,
-                                       .roles = average_pool_roles};
+                                       .roles = average_pool_roles,
+                                       .grad = global_average_grad};
 const nw_op nw_op_GlobalLpPool = {
     .name = "GlobalLpPool", .domain = "", .infer = global_lp_infer, .eval = global_lp_eval};
 

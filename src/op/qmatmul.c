@@ -219,10 +219,12 @@ static nw_status to_float_eval(nw_op_call *call) {
     return add_bias(call, to_float_layout.bias, y);
 }
 
-const nw_op nw_op_MatMulInteger = {"MatMulInteger", "", 0, integer_infer, integer_eval, NULL};
-const nw_op nw_op_QLinearMatMul = {"QLinearMatMul", "", 0, qlinear_infer, qlinear_eval, NULL};
-const nw_op nw_op_ms_MatMulIntegerToFloat = {"MatMulIntegerToFloat", MS,  0, to_float_infer,
-                                             to_float_eval,          NULL};
+const nw_op nw_op_MatMulInteger = {
+    .name = "MatMulInteger", .domain = "", .infer = integer_infer, .eval = integer_eval};
+const nw_op nw_op_QLinearMatMul = {
+    .name = "QLinearMatMul", .domain = "", .infer = qlinear_infer, .eval = qlinear_eval};
+const nw_op nw_op_ms_MatMulIntegerToFloat = {
+    .name = "MatMulIntegerToFloat", .domain = MS, .infer = to_float_infer, .eval = to_float_eval};
 
 /* ---- DynamicQuantizeMatMul: A real, B, b_scale, b_zero_point?, bias? ----------------------------------- */
 
@@ -269,8 +271,8 @@ static nw_status dynamic_eval(nw_op_call *call) {
     return add_bias(call, 4, y);
 }
 
-const nw_op nw_op_ms_DynamicQuantizeMatMul = {"DynamicQuantizeMatMul", MS,           0,
-                                              dynamic_infer,           dynamic_eval, NULL};
+const nw_op nw_op_ms_DynamicQuantizeMatMul = {
+    .name = "DynamicQuantizeMatMul", .domain = MS, .infer = dynamic_infer, .eval = dynamic_eval};
 
 /* ---- QGemm: A, a_scale, a_zero, B, b_scale, b_zero, C? s32, y_scale?, y_zero? -------------------------- */
 
@@ -328,4 +330,4 @@ static nw_status gemm_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_ms_QGemm = {"QGemm", MS, 0, gemm_infer, gemm_eval, NULL};
+const nw_op nw_op_ms_QGemm = {.name = "QGemm", .domain = MS, .infer = gemm_infer, .eval = gemm_eval};

@@ -68,8 +68,10 @@ static nw_status mul_eval(nw_op_call *call) {
     return binary_eval(call, &nw_binary_mul);
 }
 
-const nw_op nw_op_ms_QLinearAdd = {"QLinearAdd", MS, 0, binary_infer, add_eval, NULL};
-const nw_op nw_op_ms_QLinearMul = {"QLinearMul", MS, 0, binary_infer, mul_eval, NULL};
+const nw_op nw_op_ms_QLinearAdd = {
+    .name = "QLinearAdd", .domain = MS, .infer = binary_infer, .eval = add_eval};
+const nw_op nw_op_ms_QLinearMul = {
+    .name = "QLinearMul", .domain = MS, .infer = binary_infer, .eval = mul_eval};
 
 /* ---- one operand: X, X_scale, X_zero, Y_scale, Y_zero -------------------------------------------------- */
 
@@ -97,8 +99,10 @@ static nw_status leaky_eval(nw_op_call *call) {
     return give_codes(call, 3, v);
 }
 
-const nw_op nw_op_ms_QLinearSigmoid = {"QLinearSigmoid", MS, 0, unary_infer, sigmoid_eval, NULL};
-const nw_op nw_op_ms_QLinearLeakyRelu = {"QLinearLeakyRelu", MS, 0, unary_infer, leaky_eval, NULL};
+const nw_op nw_op_ms_QLinearSigmoid = {
+    .name = "QLinearSigmoid", .domain = MS, .infer = unary_infer, .eval = sigmoid_eval};
+const nw_op nw_op_ms_QLinearLeakyRelu = {
+    .name = "QLinearLeakyRelu", .domain = MS, .infer = unary_infer, .eval = leaky_eval};
 
 /* Softmax over `axis`; over everything from `axis` on when the attribute opset says that it is a Softmax
  * before 13. */
@@ -136,7 +140,8 @@ static nw_status softmax_eval(nw_op_call *call) {
     return give_codes(call, 3, x.data);
 }
 
-const nw_op nw_op_ms_QLinearSoftmax = {"QLinearSoftmax", MS, 0, softmax_infer, softmax_eval, NULL};
+const nw_op nw_op_ms_QLinearSoftmax = {
+    .name = "QLinearSoftmax", .domain = MS, .infer = softmax_infer, .eval = softmax_eval};
 
 /* ---- QLinearConcat: Y_scale, Y_zero, then codes, scale, zero of each input ----------------------------- */
 
@@ -179,7 +184,8 @@ static nw_status concat_eval(nw_op_call *call) {
     return give_codes(call, 0, real);
 }
 
-const nw_op nw_op_ms_QLinearConcat = {"QLinearConcat", MS, 0, concat_infer, concat_eval, NULL};
+const nw_op nw_op_ms_QLinearConcat = {
+    .name = "QLinearConcat", .domain = MS, .infer = concat_infer, .eval = concat_eval};
 
 /* ---- pooling: X [N,C,…] or, with channels_last, [N,…,C] ------------------------------------------------ */
 
@@ -231,7 +237,7 @@ static nw_status global_eval(nw_op_call *call) {
 }
 
 const nw_op nw_op_ms_QLinearGlobalAveragePool = {
-    "QLinearGlobalAveragePool", MS, 0, global_infer, global_eval, NULL};
+    .name = "QLinearGlobalAveragePool", .domain = MS, .infer = global_infer, .eval = global_eval};
 
 /* Geometry of x with its channels first, whatever the layout. */
 static nw_status pool_geometry(const nw_op_call *call, nw_conv_geometry *g) {
@@ -299,4 +305,5 @@ static nw_status pool_eval(nw_op_call *call) {
     return give_codes(call, 3, mean);
 }
 
-const nw_op nw_op_ms_QLinearAveragePool = {"QLinearAveragePool", MS, 0, pool_infer, pool_eval, NULL};
+const nw_op nw_op_ms_QLinearAveragePool = {
+    .name = "QLinearAveragePool", .domain = MS, .infer = pool_infer, .eval = pool_eval};

@@ -144,10 +144,6 @@ static nw_status format_attr(const nw_op_call *call, const char *name, nw_format
 
 /* ---- QuantizeLinear: x, y_scale, y_zero_point? → y = saturate(rint(x / y_scale) + y_zero_point) -------- */
 
-static bool is_scale_format(nw_format f) {
-    return f == NW_F32 || f == NW_F16 || f == NW_BF16 || f == NW_F8E8M0;
-}
-
 static nw_status quantize_infer(nw_op_call *call) {
     const nw_tensor *x, *scale, *zero = nw_call_in(call, 2);
     nw_format out, precision;
@@ -158,7 +154,7 @@ static nw_status quantize_infer(nw_op_call *call) {
     if (from != NW_F32 && from != NW_F16 && from != NW_BF16 && from != NW_S32)
         return nw_call_fail(call, NW_E_TYPE, "it quantizes f32, f16, bf16 or s32, not %s",
                             nw_format_name(from));
-    if (!is_scale_format(step) && step != NW_S32)
+    if (!nw_format_is_scale(step) && step != NW_S32)
         return nw_call_fail(call, NW_E_TYPE, "its scale must be f32, f16 or bf16, it is %s",
                             nw_format_name(step));
     NW_TRY(format_attr(call, "output_dtype", zero ? zero->format : NW_U8, &out));
@@ -188,7 +184,7 @@ static nw_status divide(const nw_op_call *call, const nw_qparam *p, const nw_ten
             for (size_t i = 0; i < w.inner; i++) {
                 size_t at = (o * w.length + l) * w.inner + i,
                        g = blocks ? (o * blocks + l / w.block) * w.inner + i : l;
-                float q = from[at] / p->scales[g];
+                float q = from[at] / nw_qparam_scale(p, g);
                 if (precision == NW_F16) q = nw_f16_to_f32(nw_f16_from_f32(q));
                 if (precision == NW_BF16) q = nw_bf16_to_f32(nw_bf16_from_f32(q));
                 (*out)[at] = q;
@@ -238,7 +234,7 @@ static nw_status dequantize_infer(nw_op_call *call) {
     if (x->qparam || !is_code_format(x->format, true))
         return nw_call_fail(call, NW_E_TYPE, "%s is no type to dequantize from",
                             nw_format_name(nw_real_format(x)));
-    if (!is_scale_format(nw_real_format(scale)))
+    if (!nw_format_is_scale(nw_real_format(scale)))
         return nw_call_fail(call, NW_E_TYPE, "its scale must be f32, f16 or bf16, it is %s",
                             nw_format_name(scale->format));
     NW_TRY(format_attr(call, "output_dtype", nw_real_format(scale), &out));
@@ -264,12 +260,26 @@ static nw_status dequantize_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_QuantizeLinear = {"QuantizeLinear", "", NW_OP_RAW, quantize_infer, quantize_eval, NULL};
-const nw_op nw_op_DequantizeLinear = {"DequantizeLinear", "",  NW_OP_RAW, dequantize_infer,
-                                      dequantize_eval,    NULL};
-const nw_op nw_op_ms_QuantizeLinear = {"QuantizeLinear", MS, NW_OP_RAW, quantize_infer, quantize_eval, NULL};
-const nw_op nw_op_ms_DequantizeLinear = {"DequantizeLinear", MS,  NW_OP_RAW, dequantize_infer,
-                                         dequantize_eval,    NULL};
+const nw_op nw_op_QuantizeLinear = {.name = "QuantizeLinear",
+                                    .domain = "",
+                                    .flags = NW_OP_RAW,
+                                    .infer = quantize_infer,
+                                    .eval = quantize_eval};
+const nw_op nw_op_DequantizeLinear = {.name = "DequantizeLinear",
+                                      .domain = "",
+                                      .flags = NW_OP_RAW,
+                                      .infer = dequantize_infer,
+                                      .eval = dequantize_eval};
+const nw_op nw_op_ms_QuantizeLinear = {.name = "QuantizeLinear",
+                                       .domain = MS,
+                                       .flags = NW_OP_RAW,
+                                       .infer = quantize_infer,
+                                       .eval = quantize_eval};
+const nw_op nw_op_ms_DequantizeLinear = {.name = "DequantizeLinear",
+                                         .domain = MS,
+                                         .flags = NW_OP_RAW,
+                                         .infer = dequantize_infer,
+                                         .eval = dequantize_eval};
 
 /* ---- DynamicQuantizeLinear: x → y u8, y_scale f32, y_zero_point u8 ------------------------------------- */
 
@@ -302,4 +312,5 @@ static nw_status dynamic_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_DynamicQuantizeLinear = {"DynamicQuantizeLinear", "", 0, dynamic_infer, dynamic_eval, NULL};
+const nw_op nw_op_DynamicQuantizeLinear = {
+    .name = "DynamicQuantizeLinear", .domain = "", .infer = dynamic_infer, .eval = dynamic_eval};

@@ -4,14 +4,17 @@
 #ifndef NW_OP_QUANTIZE_H
 #define NW_OP_QUANTIZE_H
 
+#include "num/choose.h"
 #include "op/op.h"
 
 /* FakeQuant (domain "ai.narrow"): y = dequantize(quantize(x)), y real with x's shape.
- *   inputs: x; scale f32: [1] or a scalar, [C] along `axis`, or x's shape with dims[axis] divided by `block`,
- * rounded up; zero s32, scale's shape, optional (0) attributes: format (an nw_format name, required), axis
- * (absent or −1: per tensor), block (0: none), qmin, qmax (the format's range), per_row (below) Without a
- * scale the range of x is measured at run time: over the whole tensor, or per row of the last axis with
- * per_row = 1; asymmetric for unsigned formats, symmetric for signed ones and floats. */
+ *   inputs: x; scale f32, f16, bf16 or f8e8m0 (the grid's scale format): [1] or a scalar, [C] along `axis`, or x's shape
+ * with dims[axis] divided by `block`, rounded up; zero s32, scale's shape, optional (0)
+ *   attributes: format (an nw_format name, required), axis (absent or −1: per tensor), block (0: none), qmin, qmax (the
+ * format's range); levels and thresholds (floats, of index formats; thresholds: the midpoints), per_row and scale_format
+ * (below)
+ * Without a scale the range of x is measured at run time: over the whole tensor, or per row of the last axis with
+ * per_row = 1; asymmetric for unsigned formats, symmetric for the others; the scale is rounded up to scale_format (f32). */
 
 /* The grid of a FakeQuant node whose scale and zero point are constants of `graph`: *out, with its arrays in
  * `arena`. Without a scale *dynamic is set and *out has format, qmin and qmax but no groups; grain AXIS with
@@ -19,6 +22,19 @@
  * NW_E_SHAPE (in words) when it makes no sense. */
 nw_status nw_fakequant_qparam(const nw_graph *graph, const nw_node *node, nw_arena *arena, nw_qparam *out,
                               bool *dynamic);
+/* Sets the attributes that nw_fakequant_qparam reads. Scales and zero points are inputs: without them (groups 0) the scale
+ * format is an attribute too. */
+nw_status nw_fakequant_write(nw_graph *graph, nw_node *node, const nw_qparam *p);
+
+/* x restricted to a grid of p's format, qmin and qmax whose scale its own range decides: one run of a FakeQuant without a
+ * scale. out may be x. */
+void nw_fake_quantize_measured(const nw_qparam *p, size_t count, const float *x, float *out);
+
+/* Attribute of LSTM, GRU and RNN: the name of an integer format. What they multiply with R (the state h, and GRU's r ⊙ h) is
+ * restricted to a grid of this format at every step, measured for each sample, as a FakeQuant with per_row = 1 would. The
+ * restriction of X, W and R is theirs to state. Absent: real numbers. In ONNX files it is metadata of the node, which other
+ * runtimes ignore: they refuse attributes that they do not know. */
+#define NW_STATE_FORMAT "ai.narrow.state"
 
 /* ---- one scale and one zero point as inputs `scale` and `zero` (may be absent: 0) of an operator ------- */
 

@@ -1,5 +1,6 @@
 /* random.c: RandomUniform, RandomNormal, their …Like forms, Bernoulli and Multinomial. A seed attribute makes
- * the numbers repeat; without one every evaluation draws others. */
+ * the numbers repeat; without one every evaluation draws others. And ai.narrow.Dropout. */
+#include "op/grad.h"
 #include "op/real.h"
 
 #include <math.h>
@@ -91,10 +92,20 @@ static nw_status normal_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_RandomUniform = {"RandomUniform", "", NW_OP_RANDOM, shape_infer, uniform_eval, NULL};
-const nw_op nw_op_RandomUniformLike = {"RandomUniformLike", "", NW_OP_RANDOM, like_infer, uniform_eval, NULL};
-const nw_op nw_op_RandomNormal = {"RandomNormal", "", NW_OP_RANDOM, shape_infer, normal_eval, NULL};
-const nw_op nw_op_RandomNormalLike = {"RandomNormalLike", "", NW_OP_RANDOM, like_infer, normal_eval, NULL};
+const nw_op nw_op_RandomUniform = {
+    .name = "RandomUniform", .domain = "", .flags = NW_OP_RANDOM, .infer = shape_infer, .eval = uniform_eval};
+const nw_op nw_op_RandomUniformLike = {.name = "RandomUniformLike",
+                                       .domain = "",
+                                       .flags = NW_OP_RANDOM,
+                                       .infer = like_infer,
+                                       .eval = uniform_eval};
+const nw_op nw_op_RandomNormal = {
+    .name = "RandomNormal", .domain = "", .flags = NW_OP_RANDOM, .infer = shape_infer, .eval = normal_eval};
+const nw_op nw_op_RandomNormalLike = {.name = "RandomNormalLike",
+                                      .domain = "",
+                                      .flags = NW_OP_RANDOM,
+                                      .infer = like_infer,
+                                      .eval = normal_eval};
 
 /* ---- Bernoulli: y = 1 with probability x --------------------------------------------------------------- */
 
@@ -115,7 +126,55 @@ static nw_status bernoulli_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Bernoulli = {"Bernoulli", "", NW_OP_RANDOM, bernoulli_infer, bernoulli_eval, NULL};
+const nw_op nw_op_Bernoulli = {.name = "Bernoulli",
+                               .domain = "",
+                               .flags = NW_OP_RANDOM,
+                               .infer = bernoulli_infer,
+                               .eval = bernoulli_eval};
+
+/* ---- ai.narrow.Dropout: training's --------------------------------------------------------------------- */
+
+/* inputs: x, step (one integer); attributes: ratio in [0, 1), seed; y = x/(1 − ratio) where element i is
+ * kept, 0 with probability ratio. What is kept is a function of seed, step and i: the same step repeats bit
+ * by bit, and the gradient is the operator itself on dy. */
+
+static nw_status dropout_infer(nw_op_call *call) {
+    const nw_tensor *x, *step;
+    float ratio = nw_node_float(call->node, "ratio", 0.5f);
+    NW_TRY(nw_call_require_real(call, 0, &x));
+    NW_TRY(nw_call_require(call, 1, &step));
+    if (!nw_format_is_integer(step->format) || nw_tensor_count(step) != 1)
+        return nw_call_fail(call, NW_E_SHAPE, "the step must be one integer");
+    if (!(ratio >= 0 && ratio < 1))
+        return nw_call_fail(call, NW_E_ARGUMENT, "attribute ratio must be at least 0 and below 1");
+    return nw_call_set_like(call, 0, x);
+}
+
+static nw_status dropout_eval(nw_op_call *call) {
+    const float *x;
+    float *y, ratio = nw_node_float(call->node, "ratio", 0.5f), scale = 1 / (1 - ratio);
+    NW_TRY(nw_call_f32(call, 0, &x));
+    NW_TRY(nw_call_f32_out(call, 0, &y));
+    generator g = {(uint64_t)nw_node_int(call->node, "seed", 0)};
+    g.state = next_bits(&g) ^ (uint64_t)nw_tensor_s64(call->in[1], 0);
+    for (size_t i = 0, n = nw_tensor_count(&call->out[0]); i < n; i++)
+        y[i] = next_uniform(&g) < (double)ratio ? 0 : x[i] * scale;
+    nw_call_f32_done(call, 0, y);
+    return NW_OK;
+}
+
+static nw_status dropout_grad(nw_grad_call *c) {
+    nw_grad_begin(c, "ai.narrow", "Dropout", 2, (int[]){c->dy[0], nw_grad_in(c, 1)});
+    nw_grad_copy_attrs(c);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+const nw_op nw_op_narrow_Dropout = {.name = "Dropout",
+                                    .domain = "ai.narrow",
+                                    .infer = dropout_infer,
+                                    .eval = dropout_eval,
+                                    .grad = dropout_grad};
 
 /* ---- Multinomial: x [batch, classes] log-probabilities → y [batch, sample_size] classes ---------------- */
 
@@ -166,4 +225,8 @@ static nw_status multinomial_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Multinomial = {"Multinomial", "", NW_OP_RANDOM, multinomial_infer, multinomial_eval, NULL};
+const nw_op nw_op_Multinomial = {.name = "Multinomial",
+                                 .domain = "",
+                                 .flags = NW_OP_RANDOM,
+                                 .infer = multinomial_infer,
+                                 .eval = multinomial_eval};

@@ -6,11 +6,6 @@
 
 #include "op/op.h"
 
-/* Format of the values a tensor means: f32 for a packed constant. */
-static inline nw_format nw_real_format(const nw_tensor *t) {
-    return t->qparam ? NW_F32 : t->format;
-}
-
 /* ---- for infer: each fails naming the input
  * ------------------------------------------------------------------ */
 

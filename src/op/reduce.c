@@ -1,4 +1,5 @@
 /* reduce.c: the Reduce family: Sum, Mean, Max, Min, Prod, L1, L2, LogSum, LogSumExp, SumSquare. */
+#include "op/grad.h"
 #include "op/index.h"
 #include "op/move.h"
 
@@ -319,19 +320,107 @@ static void mean_roles(const nw_node *node, nw_roles *roles) {
     roles->in[0] = NW_ROLE_DATA;
 }
 
-const nw_op nw_op_ReduceSum = {.name = "ReduceSum", .domain = "", .infer = sum_infer, .eval = sum_eval};
-const nw_op nw_op_ReduceMean = {
-    .name = "ReduceMean", .domain = "", .infer = sum_infer, .eval = mean_eval, .roles = mean_roles};
-const nw_op nw_op_ReduceMax = {
-    .name = "ReduceMax", .domain = "", .infer = max_infer, .eval = max_eval, .roles = nw_roles_moved};
-const nw_op nw_op_ReduceMin = {
-    .name = "ReduceMin", .domain = "", .infer = max_infer, .eval = min_eval, .roles = nw_roles_moved};
-const nw_op nw_op_ReduceProd = {.name = "ReduceProd", .domain = "", .infer = sum_infer, .eval = prod_eval};
-const nw_op nw_op_ReduceL1 = {.name = "ReduceL1", .domain = "", .infer = sum_infer, .eval = l1_eval};
-const nw_op nw_op_ReduceL2 = {.name = "ReduceL2", .domain = "", .infer = sum_infer, .eval = l2_eval};
+/* ---- gradients ----------------------------------------------------------------------------------------- */
+
+/* dx for a sum over `count` elements that gave y:
+ *   Sum: dy; Mean: dy/count; L1: dy·sign x; L2: dy·x/y; SumSquare: 2·dy·x; LogSum: dy/eʸ;
+ *   LogSumExp: dy·e^(x − y); Prod: dy·y/x (x ≠ 0); Max, Min: dy in equal shares where x = y. */
+static int reduced_grad(nw_grad_call *c, reduction op, int x, int y, int dy, const bool *gone, double count) {
+    switch (op) {
+    case SUM: return dy;
+    case MEAN: return nw_grad_scale(c, dy, 1 / count);
+    case MAX:
+    case MIN: return nw_grad_extreme(c, x, y, dy, gone);
+    case PROD: return nw_grad_op2(c, "Div", nw_grad_op2(c, "Mul", dy, y), x);
+    case L1: return nw_grad_op2(c, "Mul", dy, nw_grad_op1(c, "Sign", x));
+    case L2: return nw_grad_op2(c, "Mul", nw_grad_op2(c, "Div", dy, y), x);
+    case LOG_SUM: return nw_grad_op2(c, "Div", dy, nw_grad_op1(c, "Exp", y));
+    case LOG_SUM_EXP: return nw_grad_op2(c, "Mul", dy, nw_grad_op1(c, "Exp", nw_grad_op2(c, "Sub", x, y)));
+    case SUM_SQUARE: return nw_grad_op2(c, "Mul", nw_grad_scale(c, dy, 2), x);
+    }
+    return NW_ABSENT;
+}
+
+static nw_status reduce_grad(nw_grad_call *c, reduction op) {
+    const nw_op_call *call = nw_grad_forward(c);
+    bool gone[NW_MAX_RANK];
+    if (!call) return c->status;
+    const nw_tensor *x = call->in[0];
+    nw_tensor kept = *x;
+    NW_TRY(read_axes(call, x, gone));
+    for (int d = 0; d < x->rank; d++)
+        if (gone[d]) kept.dims[d] = 1;
+    double count = (double)nw_tensor_count(x) / (double)nw_tensor_count(&kept);
+    int y = nw_grad_reshape(c, nw_grad_out(c, 0), kept.rank, kept.dims);
+    int dy = nw_grad_reshape(c, c->dy[0], kept.rank, kept.dims);
+    int dx = reduced_grad(c, op, nw_grad_in(c, 0), y, dy, gone, count);
+    c->dx[0] = nw_grad_expand(c, dx, x->rank, x->dims);
+    return c->status;
+}
+
+static nw_status sum_grad(nw_grad_call *c) {
+    return reduce_grad(c, SUM);
+}
+static nw_status mean_grad(nw_grad_call *c) {
+    return reduce_grad(c, MEAN);
+}
+static nw_status max_grad(nw_grad_call *c) {
+    return reduce_grad(c, MAX);
+}
+static nw_status prod_grad(nw_grad_call *c) {
+    return reduce_grad(c, PROD);
+}
+static nw_status l1_grad(nw_grad_call *c) {
+    return reduce_grad(c, L1);
+}
+static nw_status l2_grad(nw_grad_call *c) {
+    return reduce_grad(c, L2);
+}
+static nw_status log_sum_grad(nw_grad_call *c) {
+    return reduce_grad(c, LOG_SUM);
+}
+static nw_status log_sum_exp_grad(nw_grad_call *c) {
+    return reduce_grad(c, LOG_SUM_EXP);
+}
+static nw_status sum_square_grad(nw_grad_call *c) {
+    return reduce_grad(c, SUM_SQUARE);
+}
+
+const nw_op nw_op_ReduceSum = {
+    .name = "ReduceSum", .domain = "", .infer = sum_infer, .eval = sum_eval, .grad = sum_grad};
+const nw_op nw_op_ReduceMean = {.name = "ReduceMean",
+                                .domain = "",
+                                .infer = sum_infer,
+                                .eval = mean_eval,
+                                .roles = mean_roles,
+                                .grad = mean_grad};
+const nw_op nw_op_ReduceMax = {.name = "ReduceMax",
+                               .domain = "",
+                               .infer = max_infer,
+                               .eval = max_eval,
+                               .roles = nw_roles_moved,
+                               .grad = max_grad};
+const nw_op nw_op_ReduceMin = {.name = "ReduceMin",
+                               .domain = "",
+                               .infer = max_infer,
+                               .eval = min_eval,
+                               .roles = nw_roles_moved,
+                               .grad = max_grad};
+const nw_op nw_op_ReduceProd = {
+    .name = "ReduceProd", .domain = "", .infer = sum_infer, .eval = prod_eval, .grad = prod_grad};
+const nw_op nw_op_ReduceL1 = {
+    .name = "ReduceL1", .domain = "", .infer = sum_infer, .eval = l1_eval, .grad = l1_grad};
+const nw_op nw_op_ReduceL2 = {
+    .name = "ReduceL2", .domain = "", .infer = sum_infer, .eval = l2_eval, .grad = l2_grad};
 const nw_op nw_op_ReduceLogSum = {
-    .name = "ReduceLogSum", .domain = "", .infer = sum_infer, .eval = log_sum_eval};
-const nw_op nw_op_ReduceLogSumExp = {
-    .name = "ReduceLogSumExp", .domain = "", .infer = sum_infer, .eval = log_sum_exp_eval};
-const nw_op nw_op_ReduceSumSquare = {
-    .name = "ReduceSumSquare", .domain = "", .infer = sum_infer, .eval = sum_square_eval};
+    .name = "ReduceLogSum", .domain = "", .infer = sum_infer, .eval = log_sum_eval, .grad = log_sum_grad};
+const nw_op nw_op_ReduceLogSumExp = {.name = "ReduceLogSumExp",
+                                     .domain = "",
+                                     .infer = sum_infer,
+                                     .eval = log_sum_exp_eval,
+                                     .grad = log_sum_exp_grad};
+const nw_op nw_op_ReduceSumSquare = {.name = "ReduceSumSquare",
+                                     .domain = "",
+                                     .infer = sum_infer,
+                                     .eval = sum_square_eval,
+                                     .grad = sum_square_grad};

@@ -1,5 +1,6 @@
 /* resize.c: Resize (opset 10 to 19) and Upsample: one pass per axis that changes. Nearest moves elements of
  * any format; linear and cubic compute in double. */
+#include "op/grad.h"
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -383,12 +384,97 @@ static void resize_roles(const nw_node *node, nw_roles *roles) {
     roles->same_grid = nw_node_string_is(node, "mode", "nearest", "nearest");
 }
 
+/* ---- gradients
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* ResizeGrad: inputs: x, roi, scales, sizes as in Resize (or x, scales as in Upsample), dy as input 4;
+ * attributes: those of the operator, its version, and upsample; output: dx, every dy given to the elements
+ * that its output was made of, with their weights. In double. */
+
+static nw_status upsample_of(const nw_op_call *call, resize *r);
+
+static nw_status resize_grad_read(const nw_op_call *call, resize *r) {
+    nw_op_call forward = *call;
+    const nw_tensor *dy;
+    forward.version = (int)nw_node_int(call->node, "version", 19);
+    NW_TRY(nw_call_require_real(call, 0, &dy));
+    NW_TRY(nw_call_require_real(call, 4, &dy));
+    NW_TRY(nw_node_int(call->node, "upsample", 0) ? upsample_of(&forward, r) : resize_of(&forward, r));
+    bool fits = dy->rank == r->rank;
+    for (int d = 0; d < r->rank && fits; d++) fits = dy->dims[d] == r->axes[d].out;
+    return fits ? NW_OK
+                : nw_call_fail(call, NW_E_SHAPE, "the gradient does not have the shape of the result");
+}
+
+static nw_status resize_grad_infer(nw_op_call *call) {
+    resize r;
+    NW_TRY(resize_grad_read(call, &r));
+    return nw_call_set_like(call, 0, call->in[0]);
+}
+
+/* The adjoint of a pass: from [outer][out][inner] is added to [outer][in][inner]. */
+static void spread_weighted(const resize *r, const resize_axis *a, const axis_taps *t, size_t outer,
+                            size_t inner, const double *from, double *to) {
+    for (size_t o = 0; o < outer; o++, to += (size_t)a->in * inner)
+        for (int64_t i = 0; i < a->out; i++, from += inner)
+            for (int64_t tap = i * t->taps; tap < (i + 1) * t->taps && !t->outside[i]; tap++) {
+                double *row = to + (size_t)t->index[tap] * inner;
+                double weight = r->mode == MODE_NEAREST ? 1 : t->weight[tap];
+                for (size_t k = 0; k < inner; k++) row[k] += weight * from[k];
+            }
+}
+
+static nw_status resize_grad_eval(nw_op_call *call) {
+    resize r;
+    NW_TRY(resize_grad_read(call, &r));
+    nw_tensor now = *call->in[4];
+    now.format = NW_F64;
+    NW_TRY(nw_tensor_alloc(call->scratch, &now));
+    nw_load_run(call->in[4], 0, nw_tensor_count(&now), now.data);
+    for (int d = r.rank - 1; d >= 0; d--) {
+        const resize_axis *a = &r.axes[d];
+        if (!changes(&r, a)) continue;
+        axis_taps taps;
+        NW_TRY(taps_of(call, &r, a, &taps));
+        nw_tensor next = now;
+        next.dims[d] = a->in;
+        NW_TRY(nw_tensor_alloc(call->scratch, &next));
+        memset(next.data, 0, nw_tensor_bytes(&next));
+        size_t outer = nw_dims_product(now.dims, 0, d), inner = nw_dims_product(now.dims, d + 1, now.rank);
+        spread_weighted(&r, a, &taps, outer, inner, now.data, next.data);
+        now = next;
+    }
+    nw_store_run(&call->out[0], 0, nw_tensor_count(&now), now.data);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_ResizeGrad = {
+    .name = "ResizeGrad", .domain = "ai.narrow", .infer = resize_grad_infer, .eval = resize_grad_eval};
+
+static nw_status resize_grad_as(nw_grad_call *c, bool upsample) {
+    nw_grad_begin(c, "ai.narrow", "ResizeGrad", 5,
+                  (int[]){nw_grad_in(c, 0), nw_grad_in(c, 1), nw_grad_in(c, 2), nw_grad_in(c, 3), c->dy[0]});
+    nw_grad_copy_attrs(c);
+    nw_grad_set_int(c, "version", c->version);
+    nw_grad_set_int(c, "upsample", upsample);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+static nw_status resize_grad(nw_grad_call *c) {
+    return resize_grad_as(c, false);
+}
+static nw_status upsample_grad(nw_grad_call *c) {
+    return resize_grad_as(c, true);
+}
+
 const nw_op nw_op_Resize = {.name = "Resize",
                             .domain = "",
                             .flags = NW_OP_RAW,
                             .infer = resize_infer,
                             .eval = resize_eval,
-                            .roles = resize_roles};
+                            .roles = resize_roles,
+                            .grad = resize_grad};
 
 /* ---- Upsample: scales as an attribute (opset 7) or an input (9)
  * --------------------------------------------------- */
@@ -429,4 +515,5 @@ const nw_op nw_op_Upsample = {.name = "Upsample",
                               .flags = NW_OP_RAW,
                               .infer = upsample_infer,
                               .eval = upsample_eval,
-                              .roles = resize_roles};
+                              .roles = resize_roles,
+                              .grad = upsample_grad};

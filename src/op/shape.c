@@ -1,5 +1,6 @@
 /* shape.c: operators that look at or rewrite shapes and leave the bytes alone: Shape, Size, Reshape, Flatten,
  * Squeeze, Unsqueeze. */
+#include "op/grad.h"
 #include "op/index.h"
 #include "op/move.h"
 
@@ -133,7 +134,8 @@ const nw_op nw_op_Reshape = {.name = "Reshape",
                              .flags = NW_OP_RAW | NW_OP_VIEW,
                              .infer = reshape_infer,
                              .eval = view_eval,
-                             .roles = nw_roles_moved};
+                             .roles = nw_roles_moved,
+                             .grad = nw_grad_view};
 
 static nw_status flatten_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -152,7 +154,8 @@ const nw_op nw_op_Flatten = {.name = "Flatten",
                              .flags = NW_OP_RAW | NW_OP_VIEW,
                              .infer = flatten_infer,
                              .eval = view_eval,
-                             .roles = nw_roles_moved};
+                             .roles = nw_roles_moved,
+                             .grad = nw_grad_view};
 
 static nw_status squeeze_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -178,7 +181,8 @@ const nw_op nw_op_Squeeze = {.name = "Squeeze",
                              .flags = NW_OP_RAW | NW_OP_VIEW,
                              .infer = squeeze_infer,
                              .eval = view_eval,
-                             .roles = nw_roles_moved};
+                             .roles = nw_roles_moved,
+                             .grad = nw_grad_view};
 
 static nw_status unsqueeze_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -205,4 +209,5 @@ const nw_op nw_op_Unsqueeze = {.name = "Unsqueeze",
                                .flags = NW_OP_RAW | NW_OP_VIEW,
                                .infer = unsqueeze_infer,
                                .eval = view_eval,
-                               .roles = nw_roles_moved};
+                               .roles = nw_roles_moved,
+                               .grad = nw_grad_view};

@@ -1,6 +1,8 @@
 /* slice.c: operators that cut and join: Slice, Split, Concat, Expand, Tile. */
+#include "op/grad.h"
 #include "op/index.h"
 #include "op/move.h"
+#include "op/real.h"
 
 #include <inttypes.h>
 
@@ -83,12 +85,80 @@ static nw_status slice_eval(nw_op_call *call) {
     return NW_OK;
 }
 
+/* SliceGrad: input: dy; attributes: shape, starts and steps of every axis; output: dx of that shape, dy where
+ * it was cut from and zeros elsewhere. */
+
+static nw_status slice_grad_read(const nw_op_call *call, nw_tensor *x, slice *s) {
+    const nw_tensor *dy;
+    NW_TRY(nw_call_require(call, 0, &dy));
+    *x = (nw_tensor){.format = nw_real_format(dy), .rank = dy->rank};
+    NW_TRY(nw_call_ints_attr(call, "shape", dy->rank, 0, 0, INT32_MAX, x->dims));
+    NW_TRY(nw_call_ints_attr(call, "starts", dy->rank, 0, 0, INT32_MAX, s->start));
+    NW_TRY(nw_call_ints_attr(call, "steps", dy->rank, 1, INT32_MIN, INT32_MAX, s->step));
+    for (int d = 0; d < dy->rank; d++) {
+        int64_t n = dy->dims[d] < INT32_MAX ? dy->dims[d] : INT32_MAX; /* more cannot fit */
+        int64_t last = s->start[d] + (n - 1) * s->step[d];
+        if (n > 0 && (s->start[d] >= x->dims[d] || last < 0 || last >= x->dims[d]))
+            return nw_call_fail(call, NW_E_SHAPE, "the slice reaches beyond axis %d", d);
+    }
+    return NW_OK;
+}
+
+static nw_status slice_grad_infer(nw_op_call *call) {
+    nw_tensor x;
+    slice s;
+    NW_TRY(slice_grad_read(call, &x, &s));
+    return nw_call_set_moved(call, 0, &x, x.rank, x.dims);
+}
+
+static nw_status slice_grad_eval(nw_op_call *call) {
+    const nw_tensor *dy = call->in[0];
+    nw_tensor *out = &call->out[0], x;
+    slice s;
+    size_t size;
+    int64_t from[NW_MAX_RANK], to[NW_MAX_RANK], offset = 0;
+    NW_TRY(slice_grad_read(call, &x, &s));
+    NW_TRY(nw_call_element_size(call, out->format, &size));
+    memset(out->data, 0, nw_tensor_bytes(out));
+    if (nw_tensor_count(dy) == 0) return NW_OK;
+    nw_dims_strides(dy->rank, dy->dims, from);
+    nw_dims_strides(out->rank, out->dims, to);
+    nw_move move = {.rank = 0};
+    for (int d = 0; d < dy->rank; d++) {
+        nw_move_add(&move, dy->dims[d], from[d], to[d] * s.step[d]);
+        offset += s.start[d] * to[d];
+    }
+    nw_move_run(&move, size, dy->data, (char *)out->data + (size_t)offset * size);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_SliceGrad = {.name = "SliceGrad",
+                                      .domain = "ai.narrow",
+                                      .flags = NW_OP_RAW,
+                                      .infer = slice_grad_infer,
+                                      .eval = slice_grad_eval};
+
+static nw_status slice_grad(nw_grad_call *c) {
+    const nw_op_call *call = nw_grad_forward(c);
+    slice s;
+    if (!call) return c->status;
+    const nw_tensor *x = call->in[0];
+    NW_TRY(read_slice(call, x, &s));
+    nw_grad_begin(c, "ai.narrow", "SliceGrad", 1, c->dy);
+    nw_grad_set_ints(c, "shape", (size_t)x->rank, x->dims);
+    nw_grad_set_ints(c, "starts", (size_t)x->rank, s.start);
+    nw_grad_set_ints(c, "steps", (size_t)x->rank, s.step);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
 const nw_op nw_op_Slice = {.name = "Slice",
                            .domain = "",
                            .flags = NW_OP_RAW,
                            .infer = slice_infer,
                            .eval = slice_eval,
-                           .roles = nw_roles_moved};
+                           .roles = nw_roles_moved,
+                           .grad = slice_grad};
 
 /* ---- Split --------------------------------------------------------------------------------------------- */
 
@@ -161,12 +231,33 @@ static nw_status split_eval(nw_op_call *call) {
     return NW_OK;
 }
 
+/* The parts joined again; one without a gradient counts as zeros. */
+static nw_status split_grad(nw_grad_call *c) {
+    const nw_op_call *call = nw_grad_forward(c);
+    int axis, count = c->node->out_count, *parts = nw_arena_array(c->scratch, (size_t)count, sizeof *parts);
+    int64_t *sizes = nw_arena_array(c->scratch, (size_t)count, sizeof *sizes);
+    if (!call || !parts || !sizes) return c->status == NW_OK ? NW_E_MEMORY : c->status;
+    nw_tensor part = *call->in[0];
+    NW_TRY(nw_call_axis_attr(call, 0, part.rank, &axis));
+    NW_TRY(split_sizes(call, part.dims[axis], sizes));
+    for (int i = 0; i < count; i++) {
+        part.dims[axis] = sizes[i];
+        int zero = c->dy[i] >= 0 ? NW_ABSENT : nw_grad_number(c, nw_grad_in(c, 0), 0);
+        parts[i] = zero < 0 ? c->dy[i] : nw_grad_expand(c, zero, part.rank, part.dims);
+    }
+    nw_grad_begin(c, "", "Concat", count, parts);
+    nw_grad_set_int(c, "axis", axis);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
 const nw_op nw_op_Split = {.name = "Split",
                            .domain = "",
                            .flags = NW_OP_RAW,
                            .infer = split_infer,
                            .eval = split_eval,
-                           .roles = nw_roles_moved};
+                           .roles = nw_roles_moved,
+                           .grad = split_grad};
 
 /* ---- Concat -------------------------------------------------------------------------------------------- */
 
@@ -221,12 +312,27 @@ static void concat_roles(const nw_node *node, nw_roles *roles) {
     roles->compute = true; /* inputs on different grids are requantized to one */
 }
 
+/* dy split again into the inputs' parts. */
+static nw_status concat_grad(nw_grad_call *c) {
+    const nw_op_call *call = nw_grad_forward(c);
+    int axis, count = c->node->in_count;
+    int64_t *sizes = nw_arena_array(c->scratch, (size_t)count, sizeof *sizes);
+    if (!call || !sizes) return c->status == NW_OK ? NW_E_MEMORY : c->status;
+    NW_TRY(nw_call_axis_attr(call, 0, call->in[0]->rank, &axis));
+    for (int i = 0; i < count; i++) sizes[i] = call->in[i]->dims[axis];
+    nw_grad_begin(c, "", "Split", 2, (int[]){c->dy[0], nw_grad_ints(c, count, sizes)});
+    nw_grad_set_int(c, "axis", axis);
+    nw_grad_end_many(c, count, c->wanted, c->dx);
+    return c->status;
+}
+
 const nw_op nw_op_Concat = {.name = "Concat",
                             .domain = "",
                             .flags = NW_OP_RAW,
                             .infer = concat_infer,
                             .eval = concat_eval,
-                            .roles = concat_roles};
+                            .roles = concat_roles,
+                            .grad = concat_grad};
 
 /* ---- Expand -------------------------------------------------------------------------------------------- */
 
@@ -264,12 +370,18 @@ static nw_status expand_eval(nw_op_call *call) {
     return NW_OK;
 }
 
+static nw_status expand_grad(nw_grad_call *c) {
+    c->dx[0] = nw_grad_sum_to(c, c->dy[0], nw_grad_in(c, 0));
+    return c->status;
+}
+
 const nw_op nw_op_Expand = {.name = "Expand",
                             .domain = "",
                             .flags = NW_OP_RAW,
                             .infer = expand_infer,
                             .eval = expand_eval,
-                            .roles = nw_roles_moved};
+                            .roles = nw_roles_moved,
+                            .grad = expand_grad};
 
 /* ---- Tile ---------------------------------------------------------------------------------------------- */
 
@@ -307,9 +419,31 @@ static nw_status tile_eval(nw_op_call *call) {
     return NW_OK;
 }
 
+/* dy seen as [repeat, dim] where an axis was repeated, summed over the repeats. */
+static nw_status tile_grad(nw_grad_call *c) {
+    nw_tensor x = nw_grad_tensor(c, nw_grad_in(c, 0)), y = nw_grad_tensor(c, nw_grad_out(c, 0));
+    int64_t dims[2 * NW_MAX_RANK];
+    bool repeats[2 * NW_MAX_RANK] = {false};
+    int rank = 0;
+    if (nw_tensor_count(&y) == 0) return NW_OK;
+    for (int d = 0; d < x.rank; d++) {
+        if (y.dims[d] != x.dims[d]) {
+            repeats[rank] = true;
+            dims[rank++] = y.dims[d] / x.dims[d];
+        }
+        dims[rank++] = x.dims[d];
+    }
+    if (rank > NW_MAX_RANK)
+        nw_grad_fail(c, NW_E_UNSUPPORTED, "it repeats too many axes to be trained through");
+    if (c->status == NW_OK)
+        c->dx[0] = nw_grad_sum_axes(c, nw_grad_reshape(c, c->dy[0], rank, dims), repeats, false);
+    return c->status;
+}
+
 const nw_op nw_op_Tile = {.name = "Tile",
                           .domain = "",
                           .flags = NW_OP_RAW,
                           .infer = tile_infer,
                           .eval = tile_eval,
-                          .roles = nw_roles_moved};
+                          .roles = nw_roles_moved,
+                          .grad = tile_grad};

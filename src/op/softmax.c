@@ -1,5 +1,7 @@
 /* softmax.c: Softmax, LogSoftmax, Hardmax along one axis. */
+#include "op/grad.h"
 #include "op/index.h"
+#include "op/real.h"
 
 #include <math.h>
 #include <string.h>
@@ -208,8 +210,92 @@ static void softmax_roles(const nw_node *node, nw_roles *roles) {
     roles->in[0] = NW_ROLE_DATA;
 }
 
-const nw_op nw_op_Softmax = {
-    .name = "Softmax", .domain = "", .infer = softmax_infer, .eval = softmax_eval, .roles = softmax_roles};
-const nw_op nw_op_LogSoftmax = {
-    .name = "LogSoftmax", .domain = "", .infer = softmax_infer, .eval = log_softmax_eval};
+/* ---- gradients ----------------------------------------------------------------------------------------- */
+
+/* SoftmaxGrad: inputs: y, dy; attributes: axis, logarithm; output: dx = y·(dy − Σ y·dy), or with logarithm,
+ * where y is log softmax, dx = dy − eʸ·Σ dy. Sums are along the axis. In f32. */
+
+static nw_status grad_infer(nw_op_call *call) {
+    const nw_tensor *y, *dy;
+    int axis;
+    NW_TRY(nw_call_require_real(call, 0, &y));
+    NW_TRY(nw_call_require_real(call, 1, &dy));
+    if (!nw_tensor_same_shape(y, dy))
+        return nw_call_fail(call, NW_E_SHAPE, "its two inputs must have the same shape");
+    NW_TRY(nw_call_axis_attr(call, -1, y->rank, &axis));
+    return nw_call_set_like(call, 0, y);
+}
+
+/* One [length, inner] block; sum: room for `inner`. */
+static void grad_block(const float *y, const float *dy, nw_axis_span s, bool logarithm, double *sum,
+                       float *dx) {
+    for (size_t i = 0; i < s.inner; i++) sum[i] = 0;
+    for (size_t r = 0; r < s.length; r++)
+        for (size_t i = 0; i < s.inner; i++) {
+            size_t at = r * s.inner + i;
+            sum[i] += (double)(logarithm ? dy[at] : y[at] * dy[at]);
+        }
+    for (size_t r = 0; r < s.length; r++)
+        for (size_t i = 0; i < s.inner; i++) {
+            size_t at = r * s.inner + i;
+            dx[at] = logarithm ? dy[at] - expf(y[at]) * (float)sum[i] : y[at] * (dy[at] - (float)sum[i]);
+        }
+}
+
+static nw_status grad_eval(nw_op_call *call) {
+    const float *y, *dy;
+    float *dx;
+    double *sum;
+    int axis;
+    NW_TRY(nw_call_f32(call, 0, &y));
+    NW_TRY(nw_call_f32(call, 1, &dy));
+    NW_TRY(nw_call_f32_out(call, 0, &dx));
+    NW_TRY(nw_call_axis_attr(call, -1, call->in[0]->rank, &axis));
+    nw_axis_span s = nw_axis_span_of(call->in[0], axis);
+    NW_TRY(nw_call_scratch(call, s.inner, &sum));
+    bool logarithm = nw_node_int(call->node, "logarithm", 0) != 0;
+    for (size_t o = 0; o < s.outer; o++) {
+        size_t at = o * s.length * s.inner;
+        grad_block(y + at, dy + at, s, logarithm, sum, dx + at);
+    }
+    nw_call_f32_done(call, 0, dx);
+    return NW_OK;
+}
+
+const nw_op nw_op_narrow_SoftmaxGrad = {
+    .name = "SoftmaxGrad", .domain = "ai.narrow", .infer = grad_infer, .eval = grad_eval};
+
+/* Before opset 13 a row may be several axes: seen as [outer, length, inner] it is one. */
+static nw_status grad_of(nw_grad_call *c, bool logarithm) {
+    const nw_op_call *call = nw_grad_forward(c);
+    nw_axis_span s;
+    if (!call) return c->status;
+    NW_TRY(read_span(call, call->in[0], &s));
+    const int64_t dims[3] = {(int64_t)s.outer, (int64_t)s.length, (int64_t)s.inner};
+    int y = nw_grad_reshape(c, nw_grad_out(c, 0), 3, dims), dy = nw_grad_reshape(c, c->dy[0], 3, dims);
+    nw_grad_begin(c, "ai.narrow", "SoftmaxGrad", 2, (int[]){y, dy});
+    nw_grad_set_int(c, "axis", 1);
+    nw_grad_set_int(c, "logarithm", logarithm);
+    c->dx[0] = nw_grad_reshape_like(c, nw_grad_end(c), nw_grad_in(c, 0));
+    return c->status;
+}
+
+static nw_status softmax_grad(nw_grad_call *c) {
+    return grad_of(c, false);
+}
+static nw_status log_softmax_grad(nw_grad_call *c) {
+    return grad_of(c, true);
+}
+
+const nw_op nw_op_Softmax = {.name = "Softmax",
+                             .domain = "",
+                             .infer = softmax_infer,
+                             .eval = softmax_eval,
+                             .roles = softmax_roles,
+                             .grad = softmax_grad};
+const nw_op nw_op_LogSoftmax = {.name = "LogSoftmax",
+                                .domain = "",
+                                .infer = softmax_infer,
+                                .eval = log_softmax_eval,
+                                .grad = log_softmax_grad};
 const nw_op nw_op_Hardmax = {.name = "Hardmax", .domain = "", .infer = softmax_infer, .eval = hardmax_eval};

@@ -1,5 +1,6 @@
 /* transpose.c: operators that reorder elements: Transpose, DepthToSpace, SpaceToDepth, ReverseSequence,
  * Trilu. */
+#include "op/grad.h"
 #include "op/index.h"
 #include "op/move.h"
 
@@ -50,12 +51,24 @@ static nw_status transpose_eval(nw_op_call *call) {
     return NW_OK;
 }
 
+static nw_status transpose_grad(nw_grad_call *c) {
+    const nw_op_call *call = nw_grad_forward(c);
+    int perm[NW_MAX_RANK];
+    int64_t inverse[NW_MAX_RANK];
+    if (!call) return c->status;
+    NW_TRY(read_perm(call, call->in[0]->rank, perm));
+    for (int d = 0; d < call->in[0]->rank; d++) inverse[perm[d]] = d;
+    c->dx[0] = nw_grad_transpose(c, c->dy[0], inverse);
+    return c->status;
+}
+
 const nw_op nw_op_Transpose = {.name = "Transpose",
                                .domain = "",
                                .flags = NW_OP_RAW,
                                .infer = transpose_infer,
                                .eval = transpose_eval,
-                               .roles = nw_roles_moved};
+                               .roles = nw_roles_moved,
+                               .grad = transpose_grad};
 
 /* ---- DepthToSpace, SpaceToDepth: [N, C·b·b, H, W] ↔ [N, C, H·b, W·b] ----------------------------- */
 
@@ -113,12 +126,34 @@ static nw_status depth_to_space_eval(nw_op_call *call) {
     return move_blocks(call, &call->out[0], nw_node_int(call->node, "blocksize", 1), crd, true);
 }
 
+/* dx by operator `reverse`, which has the same attributes and, if there is one, the same second input. */
+static nw_status reversed_by(nw_grad_call *c, const char *reverse) {
+    nw_grad_begin(c, "", reverse, c->node->in_count, (int[]){c->dy[0], nw_grad_in(c, 1)});
+    nw_grad_copy_attrs(c);
+    c->dx[0] = nw_grad_end(c);
+    return c->status;
+}
+
+static nw_status depth_to_space_grad(nw_grad_call *c) {
+    return reversed_by(c, "SpaceToDepth");
+}
+static nw_status space_to_depth_grad(nw_grad_call *c) {
+    return reversed_by(c, "DepthToSpace");
+}
+static nw_status reverse_sequence_grad(nw_grad_call *c) {
+    return reversed_by(c, "ReverseSequence");
+}
+static nw_status trilu_grad(nw_grad_call *c) {
+    return reversed_by(c, "Trilu");
+}
+
 const nw_op nw_op_DepthToSpace = {.name = "DepthToSpace",
                                   .domain = "",
                                   .flags = NW_OP_RAW,
                                   .infer = depth_to_space_infer,
                                   .eval = depth_to_space_eval,
-                                  .roles = nw_roles_moved};
+                                  .roles = nw_roles_moved,
+                                  .grad = depth_to_space_grad};
 
 static nw_status space_to_depth_infer(nw_op_call *call) {
     const nw_tensor *x;
@@ -144,7 +179,8 @@ const nw_op nw_op_SpaceToDepth = {.name = "SpaceToDepth",
                                   .flags = NW_OP_RAW,
                                   .infer = space_to_depth_infer,
                                   .eval = space_to_depth_eval,
-                                  .roles = nw_roles_moved};
+                                  .roles = nw_roles_moved,
+                                  .grad = space_to_depth_grad};
 
 /* ---- ReverseSequence ----------------------------------------------------------------------------------- */
 
@@ -203,7 +239,8 @@ const nw_op nw_op_ReverseSequence = {.name = "ReverseSequence",
                                      .flags = NW_OP_RAW,
                                      .infer = reverse_sequence_infer,
                                      .eval = reverse_sequence_eval,
-                                     .roles = nw_roles_moved};
+                                     .roles = nw_roles_moved,
+                                     .grad = reverse_sequence_grad};
 
 /* ---- Trilu --------------------------------------------------------------------------------------------- */
 
@@ -246,5 +283,9 @@ static nw_status trilu_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Trilu = {
-    .name = "Trilu", .domain = "", .flags = NW_OP_RAW, .infer = trilu_infer, .eval = trilu_eval};
+const nw_op nw_op_Trilu = {.name = "Trilu",
+                           .domain = "",
+                           .flags = NW_OP_RAW,
+                           .infer = trilu_infer,
+                           .eval = trilu_eval,
+                           .grad = trilu_grad};

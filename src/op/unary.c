@@ -71,7 +71,7 @@ static nw_status nan_infer(nw_op_call *call) {
 static nw_status nan_eval(nw_op_call *call) {
     return nw_unary_eval(call, &nan_rule);
 }
-const nw_op nw_op_IsNaN = {"IsNaN", "", 0, nan_infer, nan_eval, NULL};
+const nw_op nw_op_IsNaN = {.name = "IsNaN", .domain = "", .infer = nan_infer, .eval = nan_eval};
 
 NW_UNARY_RUN(inf_f32, float, float, uint8_t, isinf(x) && (x < 0 ? a : b) != 0)
 NW_UNARY_RUN(inf_f64, double, double, uint8_t, isinf(x) && (x < 0 ? a : b) != 0)
@@ -83,7 +83,7 @@ static nw_status inf_infer(nw_op_call *call) {
 static nw_status inf_eval(nw_op_call *call) {
     return nw_unary_eval(call, &inf_rule);
 }
-const nw_op nw_op_IsInf = {"IsInf", "", 0, inf_infer, inf_eval, NULL};
+const nw_op nw_op_IsInf = {.name = "IsInf", .domain = "", .infer = inf_infer, .eval = inf_eval};
 
 /* ---- Identity ------------------------------------------------------------------------------------------ */
 
@@ -99,5 +99,10 @@ static nw_status identity_eval(nw_op_call *call) {
     return NW_OK;
 }
 
-const nw_op nw_op_Identity = {"Identity",    "",           NW_OP_RAW | NW_OP_VIEW, identity_infer,
-                              identity_eval, nw_roles_view};
+const nw_op nw_op_Identity = {.name = "Identity",
+                              .domain = "",
+                              .flags = NW_OP_RAW | NW_OP_VIEW,
+                              .infer = identity_infer,
+                              .eval = identity_eval,
+                              .roles = nw_roles_view,
+                              .grad = nw_grad_view};

@@ -1,6 +1,7 @@
 /* calibrate.c: watching the float model on data. */
 #include "quant/calibrate.h"
 
+#include "kern/stats.h"
 #include "quant/weights.h"
 #include "run/run.h"
 
@@ -13,11 +14,33 @@
 
 /* ---- observing -------------------------------------------------------------------------------- */
 
+/* A tensor is observed in parts, so that all cores can. How many depends on its size only, and they are put
+ * together in order: results do not depend on the number of threads. */
+#define PART_LEAST ((size_t)3 << 14) /* elements: fewer are not worth a thread and a histogram of their own */
+#define PARTS_MOST 8
+
 typedef struct watch {
     nw_quant_plan *plan;
     nw_calibration *seen;
+    nw_session *session;
+    nw_arena *arena;
+    nw_stats stats;
+    nw_observer parts[PARTS_MOST];
+    double *sums[PARTS_MOST]; /* [sum_capacity] of channels, zero between taps */
+    size_t sum_capacity;
     nw_status status; /* of a tap */
 } watch;
+
+/* The tensor being shown, as `count` lines of `width` elements. */
+typedef struct view {
+    watch *w;
+    const float *x;
+    size_t count, width;
+    size_t channels; /* 0: their means are not wanted */
+    bool across;     /* a line has one element of each channel; else line i belongs to channel i % channels */
+    bool observed;
+    size_t parts;
+} view;
 
 static bool needs_data(const nw_quant_plan *plan, const nw_quant_point *point) {
     return point->root == point->value && !point->known &&
@@ -33,35 +56,90 @@ static double sum_of(const float *x, size_t count) {
     return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
-/* Running means per channel: [outer][channels][inner] around the axis. */
-static nw_status add_means(nw_quant_plan *plan, nw_quant_point *p, const nw_tensor *t) {
-    int axis = p->channel_axis < 0 ? t->rank - 1 : p->channel_axis;
-    if (axis < 0 || axis >= t->rank) return NW_OK;
-    size_t outer = nw_dims_product(t->dims, 0, axis), channels = (size_t)t->dims[axis];
-    size_t inner = nw_dims_product(t->dims, axis + 1, t->rank), rows = outer * inner;
+static void look_at_part(void *user, size_t i) {
+    const view *v = user;
+    size_t begin = v->count * i / v->parts, end = v->count * (i + 1) / v->parts;
+    const float *x = v->x + begin * v->width;
+    if (v->observed) nw_observe(&v->w->parts[i], x, (end - begin) * v->width);
+    if (!v->channels) return;
+    double *sums = v->w->sums[i];
+    if (v->across)
+        v->w->stats.column_sums_f32(end - begin, v->width, x, sums);
+    else
+        for (size_t line = begin; line < end; line++, x += v->width)
+            sums[line % v->channels] += sum_of(x, v->width);
+}
+
+/* Room for the sums of channels: a point's running means, and the parts' sums. */
+static nw_status reserve_sums(watch *w, nw_quant_point *p, size_t channels) {
     if (!p->means) {
-        if (!(p->means = nw_arena_array(&plan->arena, channels, sizeof *p->means))) return NW_E_MEMORY;
+        if (!(p->means = nw_arena_array(&w->plan->arena, channels, sizeof *p->means))) return NW_E_MEMORY;
+        if (p->features && !(p->squares = nw_arena_array(&w->plan->arena, channels, sizeof *p->squares)))
+            return NW_E_MEMORY;
         p->channels = channels;
     }
-    if (rows == 0 || channels != p->channels) return NW_OK;
-    double share = 1 / (double)(p->rows + rows);
-    for (size_t c = 0; c < channels; c++) {
-        double sum = 0;
-        for (size_t o = 0; o < outer; o++)
-            sum += sum_of((const float *)t->data + (o * channels + c) * inner, inner);
-        p->means[c] += (sum - p->means[c] * (double)rows) * share;
-    }
-    p->rows += rows;
+    if (channels <= w->sum_capacity) return NW_OK;
+    for (int i = 0; i < PARTS_MOST; i++)
+        if (!(w->sums[i] = nw_arena_array(w->arena, channels, sizeof **w->sums))) return NW_E_MEMORY;
+    w->sum_capacity = channels;
     return NW_OK;
 }
 
-static void tap(void *user, int value, const nw_tensor *t) {
+/* Running means per channel. */
+static void take_means(nw_quant_point *p, const view *v) {
+    size_t rows = v->count * v->width / v->channels;
+    double share = 1 / (double)(p->rows + rows);
+    for (size_t c = 0; c < v->channels; c++) {
+        double sum = 0;
+        for (size_t i = 0; i < v->parts; i++) {
+            sum += v->w->sums[i][c];
+            v->w->sums[i][c] = 0;
+        }
+        p->means[c] += (sum - p->means[c] * (double)rows) * share;
+    }
+    p->rows += rows;
+}
+
+static void add_squares(nw_quant_point *p, const view *v) {
+    size_t each = v->across ? 1 : v->width, total = v->count * v->width;
+    for (size_t i = 0; i < total; i++)
+        p->squares[i / each % v->channels] += (double)v->x[i] * (double)v->x[i];
+}
+
+static nw_status view_of(watch *w, nw_quant_point *p, const nw_tensor *t, bool last, view *v) {
+    size_t total = nw_tensor_count(t);
+    *v = (view){.w = w, .x = t->data, .count = total, .width = 1, .observed = needs_data(w->plan, p)};
+    int axis = p->channel_axis < 0 ? t->rank - 1 : p->channel_axis;
+    if (last) axis = p->channel_axis < 0 ? t->rank - 2 : t->rank - 1;
+    if (p->channel_axis && axis >= 0 && axis < t->rank && total) {
+        size_t channels = (size_t)t->dims[axis], inner = nw_dims_product(t->dims, axis + 1, t->rank);
+        NW_TRY(reserve_sums(w, p, channels));
+        if (channels == p->channels) {
+            v->channels = channels;
+            v->across = inner == 1;
+            v->width = v->across ? channels : inner;
+            v->count = total / v->width;
+        }
+    }
+    size_t parts = total / PART_LEAST;
+    parts = parts < v->count ? parts : v->count;
+    v->parts = parts < 1 ? 1 : parts < PARTS_MOST ? parts : PARTS_MOST;
+    return NW_OK;
+}
+
+static void tap(void *user, int value, const nw_tensor *t, bool last) {
     watch *w = user;
     nw_quant_point *point = nw_quant_point_of(w->plan, value);
-    if (!point || !t->data || w->status != NW_OK) return;
-    if (needs_data(w->plan, point))
-        nw_observe(&w->seen->observers[point - w->plan->points], t->data, nw_tensor_count(t));
-    if (point->channel_axis) w->status = add_means(w->plan, point, t);
+    if (!point || !t->data || t->format != NW_F32 || w->status != NW_OK) return;
+    view v;
+    w->status = view_of(w, point, t, last, &v);
+    if (w->status != NW_OK) return;
+    nw_observer *whole = &w->seen->observers[point - w->plan->points];
+    if (v.observed) nw_observer_split(whole, w->parts, v.parts);
+    nw_session_parallel(w->session, v.parts, look_at_part, &v);
+    if (v.observed) nw_observer_join(whole, w->parts, v.parts);
+    if (v.channels) take_means(point, &v);
+    if (v.channels && point->squares) add_squares(point, &v);
 }
 
 /* ---- feeding ---------------------------------------------------------------------------------- */
@@ -202,20 +280,31 @@ out:
     return status;
 }
 
+static nw_status watch_run(watch *w, feeder *f, const int *taps, size_t count) {
+    const nw_quant_options *o = &w->plan->options;
+    nw_run_options run = {.threads = o->threads, .isa = o->isa};
+    NW_TRY(nw_session_new(f->ctx, w->plan->graph, &run, &w->session));
+    nw_status status = nw_session_set_taps(w->session, count, taps, true, tap, w);
+    if (status == NW_OK) status = stream(f, w->session, w->seen, o);
+    if (status == NW_OK) status = w->status;
+    nw_session_free(w->session);
+    return status;
+}
+
 static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, const int *taps,
                              size_t count, nw_arena *arena, nw_calibration *seen) {
-    const nw_quant_options *o = &plan->options;
     feeder f = {.ctx = ctx, .graph = plan->graph, .dataset = dataset};
-    NW_TRY(plan_feeding(&f, arena, o->batch));
+    NW_TRY(plan_feeding(&f, arena, plan->options.batch));
     seen->batch = f.batch;
-    nw_session *session;
-    nw_run_options run = {.threads = o->threads, .isa = o->isa};
-    NW_TRY(nw_session_new(ctx, plan->graph, &run, &session));
-    watch w = {plan, seen, NW_OK};
-    nw_status status = nw_session_set_taps(session, count, taps, tap, &w);
-    if (status == NW_OK) status = stream(&f, session, seen, o);
-    if (status == NW_OK) status = w.status;
-    nw_session_free(session);
+    watch *w = nw_arena_alloc(arena, sizeof *w);
+    if (!w) return NW_E_MEMORY;
+    *w = (watch){.plan = plan, .seen = seen, .arena = arena};
+    nw_stats_select(plan->options.isa, &w->stats);
+    nw_status status = NW_OK;
+    for (int i = 0; i < PARTS_MOST && status == NW_OK; i++)
+        status = nw_observer_init(ctx, &w->parts[i], &plan->options.observer);
+    if (status == NW_OK) status = watch_run(w, &f, taps, count);
+    for (int i = 0; i < PARTS_MOST; i++) nw_observer_free(&w->parts[i]);
     return status == NW_OK ? NW_OK : nw_fail_where(ctx, status, "calibration");
 }
 
@@ -224,10 +313,9 @@ static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *d
 static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_observer *seen) {
     const nw_quant_options *o = &plan->options;
     const char *name = plan->graph->values[point->value].name;
-    nw_weight_spec codes = {.grain = NW_GRAIN_TENSOR};
+    nw_coding codes = nw_coding_linear(o->activation, o->activation_symmetric, false, false);
     bool positive =
         point->known ? point->lo >= 0 : seen->options.kind != NW_OBSERVER_ABSOLUTE && seen->min >= 0;
-    nw_weight_codes(&codes, o->activation, o->activation_symmetric, false, false);
     if (codes.shift && positive) { /* unsigned codes without a sign to waste one on */
         codes.grid.qmax += codes.shift;
         codes.grid.qmin = codes.shift = 0;
@@ -260,13 +348,35 @@ static void want_means(nw_quant_plan *plan) {
     }
 }
 
+/* The model's input that a value is, itself or moved, or NW_ABSENT. */
+static int input_behind(const nw_quant_plan *plan, int v) {
+    int maker = plan->uses.producer[v];
+    for (; maker >= 0 && plan->mode[maker] == NW_NODE_SAME; maker = plan->uses.producer[v])
+        v = plan->graph->nodes[maker].in[0];
+    return maker < 0 ? v : NW_ABSENT;
+}
+
+/* Whether recurrent layers can read a model's input on a grid is decided by its features. */
+static void want_features(nw_quant_plan *plan) {
+    for (int n = 0; n < plan->node_count; n++) {
+        const nw_node *node = &plan->graph->nodes[n];
+        if (plan->mode[n] != NW_NODE_INTEGER || !nw_quant_has_state(node)) continue;
+        nw_quant_point *x = nw_quant_point_of(plan, node->in[0]);
+        if (!x || input_behind(plan, x->value) < 0) continue;
+        x->features = true;
+        x->channel_axis = -1;
+    }
+}
+
 static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dataset, nw_arena *arena,
                            nw_calibration *seen) {
     int *taps = nw_arena_array(arena, (size_t)plan->point_count, sizeof *taps);
     if (!taps) return NW_E_MEMORY;
     size_t count = 0, needs = 0;
     if (plan->options.bias_correction) want_means(plan);
+    if (plan->options.inputs == NW_AUTO) want_features(plan);
     const nw_observer_options none = {.kind = NW_OBSERVER_MINMAX};
+    plan->options.observer.isa = plan->options.isa;
     for (int i = 0; i < plan->point_count; i++) {
         bool needed = needs_data(plan, &plan->points[i]);
         bool given = !plan->points[i].known && plan->options.observer.kind == NW_OBSERVER_ABSOLUTE;
@@ -291,6 +401,20 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
 
 #define RESOLVED 40.0 /* dB: a normal variable on 256 levels over ±4 standard deviations */
 
+/* The signal to noise ratio on a grid of this scale when every feature counts alike, however small: networks learn them
+ * alike, and the ratio of the whole tensor does not show what becomes of the small ones. Constant features do not count. */
+static double features_sqnr(const nw_quant_point *p, float scale) {
+    double ratios = 0;
+    size_t count = 0;
+    for (size_t c = 0; c < p->channels; c++) {
+        double square = p->squares[c] / (double)p->rows, variance = square - p->means[c] * p->means[c];
+        if (!(variance > 1e-9 * square)) continue;
+        ratios += (double)scale * (double)scale / 12 / variance;
+        count++;
+    }
+    return count ? -10 * log10(ratios / (double)count) : INFINITY;
+}
+
 /* Marks the model's inputs that their grid resolves badly; *any is set when there is one. */
 static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration *seen, bool *raw,
                                  bool *any) {
@@ -301,36 +425,43 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
         double sqnr;
         NW_TRY(nw_observer_sqnr(&seen->observers[i], &codes, p->scale, p->zero, &sqnr));
         raw[p->value] = sqnr < RESOLVED;
-        *any |= raw[p->value];
     }
+    for (int i = 0; i < plan->point_count; i++) {
+        const nw_quant_point *p = &plan->points[i];
+        if (p->squares && features_sqnr(p, nw_quant_root(plan, p)->scale) < RESOLVED)
+            raw[input_behind(plan, p->value)] = true;
+    }
+    for (int v = 0; v < plan->value_count; v++) *any |= raw[v];
     return NW_OK;
 }
 
-/* What was learnt for the points of one plan goes to another with fewer of them. A root there may have been
- * tied here: it keeps the scale it was tied to. */
-static nw_status adopt(nw_context *ctx, const nw_quant_plan *from, nw_quant_plan *to, nw_calibration *seen) {
+static nw_status adopt_point(const nw_quant_plan *from, nw_quant_plan *to, nw_quant_point *p) {
+    const nw_quant_point *old = nw_quant_point_of(from, p->value);
+    if (!old) return nw_fail(from->arena.ctx, NW_E_INTERNAL, "a quantizer appeared where there was none");
+    double *means = old->means ? nw_arena_array(&to->arena, old->channels, sizeof *means) : NULL;
+    if (old->means && !means) return NW_E_MEMORY;
+    if (means) memcpy(means, old->means, old->channels * sizeof *means);
+    nw_quant_point fresh = *nw_quant_root(from, old);
+    fresh.value = p->value;
+    fresh.root = p->root;
+    fresh.everywhere = p->everywhere;
+    fresh.channel_axis = old->channel_axis;
+    fresh.channels = old->channels;
+    fresh.means = means;
+    fresh.features = false;
+    fresh.squares = NULL;
+    *p = fresh;
+    return NW_OK;
+}
+
+nw_status nw_quant_adopt(nw_context *ctx, const nw_quant_plan *from, nw_quant_plan *to,
+                         nw_calibration *seen) {
+    for (int i = 0; i < to->point_count; i++) NW_TRY(adopt_point(from, to, &to->points[i]));
+    if (!seen || !seen->observers) return NW_OK;
     nw_observer *observers = nw_calloc(ctx, (size_t)to->point_count, sizeof *observers);
     if (!observers) return NW_E_MEMORY;
     for (int i = 0; i < to->point_count; i++) {
-        nw_quant_point *p = &to->points[i];
-        const nw_quant_point *old = nw_quant_point_of(from, p->value),
-                             *root = old ? nw_quant_root(from, old) : NULL;
-        double *means = old && old->means ? nw_arena_array(&to->arena, old->channels, sizeof *means) : NULL;
-        if (!old || (old->means && !means)) {
-            nw_free(ctx, observers);
-            return old ? NW_E_MEMORY
-                       : nw_fail(ctx, NW_E_INTERNAL, "a quantizer appeared where there was none");
-        }
-        if (means) memcpy(means, old->means, old->channels * sizeof *means);
-        nw_quant_point fresh = *root;
-        fresh.value = p->value;
-        fresh.root = p->root;
-        fresh.everywhere = p->everywhere;
-        fresh.channel_axis = old->channel_axis;
-        fresh.channels = old->channels;
-        fresh.means = means;
-        *p = fresh;
-        nw_observer *mine = &seen->observers[old - from->points];
+        nw_observer *mine = &seen->observers[from->point_of[to->points[i].value]];
         observers[i] = *mine;
         *mine = (nw_observer){0};
     }
@@ -348,7 +479,7 @@ static nw_status spare_inputs(nw_context *ctx, nw_quant_plan **plan, nw_arena *a
     if (!any) return NW_OK;
     nw_quant_plan *spared;
     NW_TRY(nw_quant_place(ctx, (*plan)->graph, &(*plan)->options, raw, &spared));
-    nw_status status = adopt(ctx, *plan, spared, seen);
+    nw_status status = nw_quant_adopt(ctx, *plan, spared, seen);
     if (status != NW_OK) {
         nw_quant_plan_free(spared);
         return status;

@@ -20,4 +20,8 @@ typedef struct nw_calibration {
 nw_status nw_calibrate(nw_context *ctx, nw_quant_plan **plan, nw_dataset *dataset, nw_calibration *out);
 void nw_calibration_free(nw_calibration *calibration);
 
+/* What was learnt for the points of one plan goes to another of the same graph with no others. A root there may have been
+ * tied here: it keeps the scale it was tied to. seen: its observers move to the new plan's points; NULL: not wanted. */
+nw_status nw_quant_adopt(nw_context *ctx, const nw_quant_plan *from, nw_quant_plan *to, nw_calibration *seen);
+
 #endif

@@ -1,6 +1,7 @@
 /* freeze.c: carrying a plan out: weights and biases packed, FakeQuants put in. */
 #include "quant/freeze.h"
 
+#include "op/quantize.h"
 #include "quant/weights.h"
 
 #include <math.h>
@@ -39,10 +40,11 @@ static void choose_grain(const freezing *f, const nw_tensor *w, int axis, nw_wei
     if (axis < 0) axis += w->rank;
     spec->grain = NW_GRAIN_TENSOR;
     if (w->rank < 2 || axis < 0 || axis >= w->rank) return;
-    if (o->weight_block > 0 && w->rank == 2 && o->scheme != NW_QUANT_STATIC) {
+    int64_t block = o->weight_scheme.block > 0 ? o->weight_scheme.block : o->weight_block;
+    if (block > 0 && w->rank == 2 && o->scheme != NW_QUANT_STATIC) {
         spec->grain = NW_GRAIN_BLOCK;
         spec->axis = 1 - axis;
-        spec->block = o->weight_block;
+        spec->block = block;
     } else if (!o->weight_per_tensor) {
         spec->grain = NW_GRAIN_AXIS;
         spec->axis = axis;
@@ -69,13 +71,17 @@ static bool spec_of(const freezing *f, const nw_node *node, nw_node_mode mode, i
         int axis = roles.same_grid ? table_axis(node, w)
                                    : roles.channel_axis[i < NW_MAX_ROLES ? i : NW_MAX_ROLES - 1];
         choose_grain(f, w, axis, spec);
-        nw_weight_codes(spec, o->weight, !o->weight_asymmetric, o->weight_full_range, o->reduce_range);
+        spec->scale_format = o->weight_scheme.scale_format;
+        spec->coding = o->weight_scheme.coding.format != NW_NONE
+                           ? o->weight_scheme.coding
+                           : nw_coding_linear(o->weight, !o->weight_asymmetric, o->weight_full_range,
+                                              o->reduce_range);
         return true;
     }
     if (role != NW_ROLE_DATA || mode != NW_NODE_INTEGER || o->scheme != NW_QUANT_STATIC) return false;
     spec->range = NW_WEIGHT_MINMAX;
     /* a constant operand of Add or Mul */
-    nw_weight_codes(spec, o->activation, o->activation_symmetric, false, false);
+    spec->coding = nw_coding_linear(o->activation, o->activation_symmetric, false, false);
     return true;
 }
 
@@ -215,15 +221,29 @@ static nw_status store_weights(freezing *f) {
 
 /* ---- bias correction -------------------------------------------------------------------------- */
 
+/* Σ (a − b)·mean over channels of `taps` elements. Four sums: an addition need not wait for the one before. */
+static double row_loss(const float *a, const float *b, const double *mean, size_t channels, size_t taps) {
+    double sum[4] = {0};
+    size_t c = 0;
+    for (; taps == 1 && c + 4 <= channels; c += 4)
+        for (size_t l = 0; l < 4; l++) sum[l] += ((double)a[c + l] - (double)b[c + l]) * mean[c + l];
+    for (; c < channels; c++) {
+        double loss = 0;
+        for (size_t t = c * taps; t < (c + 1) * taps; t++) loss += (double)a[t] - (double)b[t];
+        sum[c % 4] += loss * mean[c];
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 /* What channel m of a layer loses on average: Σ (W − W')[m, …]·E[x] over the channels it reads (Nagel et al.
  * 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction"); padding counts as data. x
  * has `channels` channels; W is [M, channels/group, …] or, for products, [channels, M], or [M, channels] when
  * transposed. */
 static nw_status mean_loss(freezing *f, const nw_node *node, const nw_quant_point *x, const pack *k,
-                           float *shift) {
+                           nw_arena *scratch, float *shift) {
     nw_tensor w, restored;
-    NW_TRY(nw_tensor_to_f32(&f->scratch, &f->g->values[k->value].constant->tensor, &w));
-    NW_TRY(nw_tensor_to_f32(&f->scratch, &k->packed, &restored));
+    NW_TRY(nw_tensor_to_f32(scratch, &f->g->values[k->value].constant->tensor, &w));
+    NW_TRY(nw_tensor_to_f32(scratch, &k->packed, &restored));
     const float *a = w.data, *b = restored.data;
     bool product = x->channel_axis < 0, transposed = product && !nw_node_int(node, "transB", 0);
     int64_t group = product ? 1 : nw_node_int(node, "group", 1);
@@ -231,17 +251,16 @@ static nw_status mean_loss(freezing *f, const nw_node *node, const nw_quant_poin
            taps = nw_dims_product(w.dims, 2, w.rank);
     if (w.rank < 2 || group < 1 || per_group * (size_t)group != x->channels || m_count % (size_t)group)
         return NW_OK;
-    size_t m_step = transposed ? 1 : per_group * taps, c_step = transposed ? m_count : taps;
-    for (size_t m = 0; m < m_count; m++) {
-        const double *mean = x->means + m / (m_count / (size_t)group) * per_group;
-        double sum = 0;
+    double *sums = nw_arena_array(scratch, m_count, sizeof *sums);
+    if (!sums) return NW_E_MEMORY;
+    if (transposed)
         for (size_t c = 0; c < per_group; c++)
-            for (size_t t = 0; t < taps; t++) {
-                size_t at = m * m_step + c * c_step + t;
-                sum += ((double)a[at] - (double)b[at]) * mean[c];
-            }
-        shift[m] = isfinite(sum) ? (float)sum : 0;
-    }
+            for (size_t m = 0; m < m_count; m++, a++, b++)
+                sums[m] += ((double)*a - (double)*b) * x->means[c];
+    else
+        for (size_t m = 0; m < m_count; m++, a += per_group * taps, b += per_group * taps)
+            sums[m] = row_loss(a, b, x->means + m / (m_count / (size_t)group) * per_group, per_group, taps);
+    for (size_t m = 0; m < m_count; m++) shift[m] = isfinite(sums[m]) ? (float)sums[m] : 0;
     return NW_OK;
 }
 
@@ -257,7 +276,11 @@ static nw_status correct_biases(freezing *f) {
         bool transposed = b.data->channel_axis < 0 && !nw_node_int(node, "transB", 0);
         if (w->rank < 2 || (size_t)w->dims[transposed] != count) continue;
         if (!(f->shift[n] = nw_arena_array(&f->scratch, count, sizeof(float)))) return NW_E_MEMORY;
-        NW_TRY(mean_loss(f, node, b.data, b.weight, f->shift[n]));
+        nw_arena scratch; /* each layer's weights go before the next layer's come */
+        nw_arena_init(&scratch, f->ctx);
+        nw_status status = mean_loss(f, node, b.data, b.weight, &scratch, f->shift[n]);
+        nw_arena_free(&scratch);
+        NW_TRY(status);
     }
     return NW_OK;
 }
@@ -357,6 +380,21 @@ static nw_status add_fakequants(freezing *f) {
     return NW_OK;
 }
 
+/* Recurrent layers with 8-bit weights get a state of 8 bits where activations have as many. Its range is measured while
+ * running in static quantization too: nothing outside the layer sees it. */
+static nw_status restrict_states(freezing *f) {
+    if (f->o->scheme == NW_QUANT_WEIGHTS || nw_format_bits(f->o->activation) != 8) return NW_OK;
+    for (int n = 0; n < f->plan->node_count; n++) {
+        nw_node *node = &f->g->nodes[n];
+        nw_node_mode mode = f->plan->mode[n];
+        if (!nw_quant_has_state(node) || (mode != NW_NODE_INTEGER && mode != NW_NODE_WEIGHTS)) continue;
+        const nw_constant *r = nw_graph_constant(f->g, nw_node_in(node, 2));
+        if (r && r->tensor.qparam && nw_format_bits(r->tensor.qparam->format) == 8)
+            NW_TRY(nw_node_set_string(f->g, node, NW_STATE_FORMAT, "u8"));
+    }
+    return NW_OK;
+}
+
 /* ---- layers of the report --------------------------------------------------------------------- */
 
 static bool is_layer(const nw_quant_plan *plan, int n, const nw_node *node) {
@@ -443,6 +481,7 @@ static nw_status freeze(freezing *f) {
     for (int n = 0; n < f->plan->node_count; n++) NW_TRY(pack_bias(f, n));
     NW_TRY(describe_layers(f)); /* before FakeQuants come between layers */
     NW_TRY(add_fakequants(f));
+    NW_TRY(restrict_states(f));
     NW_TRY(freeze_subgraphs(f));
     return nw_graph_prune(f->g);
 }

@@ -6,10 +6,11 @@
 
 #define BINS           NW_OBSERVER_BINS
 #define SIDES          (2 * BINS)
-#define BLOCK          2048         /* elements scanned and binned while they are in the first cache */
-#define FLUSH          (32 * BLOCK) /* elements after which tables are added up: a quarter of them fits in 16 bits */
-#define TABLES         4      /* neighbours go to different tables: equal values do not wait for each other */
-#define LEAST_EXPONENT (-100) /* smaller values count as bin 0: 1/w stays a normal float */
+#define BLOCK          2048         /* elements scanned and counted while they are in the first cache */
+#define FLUSH          (32 * BLOCK) /* elements after which a tally is emptied: its counts have 16 bits */
+#define LEAST_EXPONENT (-100)       /* smaller values count as bin 0: 1/w stays a normal float */
+
+_Static_assert(BINS == NW_TALLY_BINS, "the kernels count in the observers' bins");
 
 static const struct {
     const char *name, *help;
@@ -42,8 +43,11 @@ bool nw_observer_by_name(const char *name, nw_observer_kind *out) {
 }
 
 nw_observer_options nw_observer_options_default(void) {
-    return (nw_observer_options){
-        .kind = NW_OBSERVER_MINMAX, .momentum = 0.9, .percentile = 99.999, .sigmas = 4};
+    return (nw_observer_options){.kind = NW_OBSERVER_MINMAX,
+                                 .momentum = 0.9,
+                                 .percentile = 99.999,
+                                 .sigmas = 4,
+                                 .isa = nw_isa_detect()};
 }
 
 nw_status nw_observer_options_check(nw_context *ctx, const nw_observer_options *o) {
@@ -60,10 +64,17 @@ nw_status nw_observer_options_check(nw_context *ctx, const nw_observer_options *
     return NW_OK;
 }
 
+/* Nothing seen, and no histogram yet. */
+static nw_observer empty(nw_context *ctx, const nw_observer_options *options) {
+    nw_observer o = {
+        .ctx = ctx, .options = *options, .min = INFINITY, .max = -INFINITY, .exponent = LEAST_EXPONENT};
+    nw_stats_select(options->isa, &o.stats);
+    return o;
+}
+
 nw_status nw_observer_init(nw_context *ctx, nw_observer *o, const nw_observer_options *options) {
     NW_TRY(nw_observer_options_check(ctx, options));
-    *o = (nw_observer){
-        .ctx = ctx, .options = *options, .min = INFINITY, .max = -INFINITY, .exponent = LEAST_EXPONENT};
+    *o = empty(ctx, options);
     if (kinds[options->kind].bins && !(o->bins = nw_calloc(ctx, SIDES, sizeof *o->bins))) return NW_E_MEMORY;
     return NW_OK;
 }
@@ -73,88 +84,7 @@ void nw_observer_free(nw_observer *o) {
     o->bins = NULL;
 }
 
-/* ---- one block: extremes and moments ---------------------------------------------------------- */
-
-#define LANES 4 /* what every compiler keeps in one register, whatever the target */
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-
-/* Floats as integers of the same order: −inf < −1 < −0 < 0 < 1 < inf, NaN outside the infinities. An
- * involution. */
-static int32_t ordered(int32_t bits) {
-    return bits ^ ((bits >> 31) & 0x7fffffff);
-}
-
-static int32_t bits_of(float x) {
-    int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static float float_of(int32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-typedef struct scan {
-    int32_t lo, hi; /* ordered */
-    uint64_t zeros[2];
-    double sum, squares; /* of x − pivot */
-    float pivot;
-} scan;
-
-static void scan_one(scan *s, float x) {
-    int32_t bits = bits_of(x), key = ordered(bits);
-    s->lo = key < s->lo ? key : s->lo;
-    s->hi = key > s->hi ? key : s->hi;
-    if (x == 0) s->zeros[bits < 0]++;
-    double d = (double)x - (double)s->pivot;
-    s->sum += d;
-    s->squares += d * d;
-}
-
-static scan empty_scan(float pivot) {
-    return (scan){.lo = INT32_MAX, .hi = INT32_MIN, .pivot = pivot};
-}
-
-/* Sums run in f32, a lane of at most BLOCK/LANES terms each, around a pivot from the data: no cancellation.
- */
-static scan scan_block(const float *x, size_t count) {
-    scan s = empty_scan(x[0]);
-    ints lo = (ints){0} + INT32_MAX, hi = (ints){0} + INT32_MIN, plus = {0}, minus = {0};
-    floats sum = {0}, squares = {0};
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        ints bits, key, less, more;
-        floats v;
-        memcpy(&bits, x + i, sizeof bits);
-        memcpy(&v, x + i, sizeof v);
-        key = bits ^ ((bits >> 31) & 0x7fffffff);
-        less = key < lo;
-        more = key > hi;
-        lo = (key & less) | (lo & ~less);
-        hi = (key & more) | (hi & ~more);
-        plus -= bits == 0;
-        minus -= bits == INT32_MIN;
-        v -= s.pivot;
-        sum += v;
-        squares += v * v;
-    }
-    for (int l = 0; i >= LANES && l < LANES; l++) {
-        s.lo = lo[l] < s.lo ? lo[l] : s.lo;
-        s.hi = hi[l] > s.hi ? hi[l] : s.hi;
-        s.zeros[0] += (uint64_t)plus[l];
-        s.zeros[1] += (uint64_t)minus[l];
-        s.sum += (double)sum[l];
-        s.squares += (double)squares[l];
-    }
-    for (; i < count; i++) scan_one(&s, x[i]);
-    if (isfinite(s.squares)) return s;
-    s = empty_scan(x[0]); /* squares beyond f32, as of a mask of −3e38 */
-    for (i = 0; i < count; i++) scan_one(&s, x[i]);
-    return s;
-}
+/* ---- moments ---------------------------------------------------------------------------------- */
 
 /* Two sets of moments become one (Chan, Golub, LeVeque 1979). */
 static void merge_moments(nw_observer *o, uint64_t count, double mean, double m2) {
@@ -188,36 +118,16 @@ static int exponent_of(float lo, float hi) {
     return e > LEAST_EXPONENT ? e : LEAST_EXPONENT;
 }
 
-typedef uint16_t tables[TABLES][SIDES];
-
-static void flush(nw_observer *o, tables t) {
-    for (int i = 0; i < SIDES; i++) o->bins[i] += (uint64_t)t[0][i] + t[1][i] + t[2][i] + t[3][i];
-    memset(t, 0, sizeof(tables));
+/* Bins of a side that may not be empty. */
+static int bins_used(const nw_observer *o, bool negative) {
+    float reach = negative ? -o->min : o->max;
+    return reach > 0 ? (int)(reach * ldexpf(BINS, -o->exponent)) + 1 : 0;
 }
 
-static int bin_of(float x, float inverse) {
-    return (int)(fabsf(x) * inverse) + (bits_of(x) < 0 ? BINS : 0);
-}
-
-/* Few values go straight to the histogram: emptying the tables would take longer. */
-static void count_few(nw_observer *o, const float *x, size_t count) {
-    float inverse = ldexpf(BINS, -o->exponent); /* 1/w, exact */
-    for (size_t i = 0; i < count; i++) o->bins[bin_of(x[i], inverse)]++;
-}
-
-static void count_block(const nw_observer *o, const float *x, size_t count, tables t) {
-    float inverse = ldexpf(BINS, -o->exponent);
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        ints bits, magnitude, at;
-        floats v;
-        memcpy(&bits, x + i, sizeof bits);
-        magnitude = bits & 0x7fffffff;
-        memcpy(&v, &magnitude, sizeof v);
-        at = __builtin_convertvector(v * inverse, ints) + ((bits >> 31) & BINS);
-        for (int l = 0; l < LANES; l++) t[l % TABLES][at[l]]++;
-    }
-    for (; i < count; i++) t[0][bin_of(x[i], inverse)]++;
+/* Few values go straight to the histogram: emptying a tally would take longer. */
+static void count_few(nw_observer *o, const float *x, size_t count, float inverse) {
+    for (size_t i = 0; i < count; i++)
+        if (x[i] != 0) o->bins[(int)(fabsf(x[i]) * inverse) + (x[i] < 0 ? BINS : 0)]++;
 }
 
 /* ---- observing -------------------------------------------------------------------------------- */
@@ -225,83 +135,143 @@ static void count_block(const nw_observer *o, const float *x, size_t count, tabl
 /* What a call has seen so far. */
 typedef struct batch {
     float min, max;
-    size_t pending; /* elements in the tables */
-    bool few;       /* no use for tables */
+    nw_tally *tally; /* NULL: no use for one */
+    size_t pending;  /* elements in it */
 } batch;
 
-static void observe_block(nw_observer *o, const float *x, size_t count, tables t, batch *b) {
+static void empty_tally(nw_observer *o, batch *b) {
+    if (b->pending) o->stats.tally_move(b->tally, o->bins);
+    b->pending = 0;
+}
+
+static void count_block(nw_observer *o, const float *x, size_t count, int exponent, batch *b) {
+    if (exponent > o->exponent || b->pending + count > FLUSH) {
+        empty_tally(o, b);
+        widen(o, exponent);
+    }
+    float inverse = ldexpf(BINS, -o->exponent); /* 1/w, exact */
+    if (!b->tally) {
+        count_few(o, x, count, inverse);
+        return;
+    }
+    o->stats.tally_f32(count, x, inverse, b->tally);
+    b->pending += count;
+}
+
+/* A block with numbers that are not finite, or whose squares are beyond f32 (a mask of −3e38): those that are
+ * go to kept, whose number is returned. */
+static size_t scan_carefully(const float *x, size_t count, float *kept, nw_scan *s) {
+    size_t n = 0;
+    *s = (nw_scan){.min = INFINITY, .max = -INFINITY};
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(x[i])) continue;
+        if (n == 0) s->pivot = x[i];
+        double d = (double)x[i] - (double)s->pivot;
+        s->min = fminf(s->min, x[i]) + 0.0f;
+        s->max = fmaxf(s->max, x[i]) + 0.0f;
+        s->zeros += x[i] == 0;
+        s->sum += d;
+        s->squares += d * d;
+        kept[n++] = x[i];
+    }
+    return n;
+}
+
+static void observe_block(nw_observer *o, const float *x, size_t count, batch *b) {
     float kept[BLOCK];
-    scan s = scan_block(x, count);
-    if (s.lo <= ordered(bits_of(-INFINITY)) || s.hi >= bits_of(INFINITY)) {
-        size_t n = 0;
-        for (size_t i = 0; i < count; i++)
-            if (isfinite(x[i])) kept[n++] = x[i];
+    nw_scan s;
+    o->stats.scan_f32(count, x, &s);
+    if (!isfinite(s.squares)) {
+        size_t n = scan_carefully(x, count, kept, &s);
         o->rejected += count - n;
         if (n == 0) return;
         x = kept;
         count = n;
-        s = scan_block(x, count);
     }
-    float lo = float_of(ordered(s.lo)), hi = float_of(ordered(s.hi));
-    b->min = lo < b->min ? lo : b->min;
-    b->max = hi > b->max ? hi : b->max;
-    if (o->bins) {
-        int exponent = exponent_of(lo, hi);
-        if (exponent > o->exponent || b->pending + count > FLUSH) {
-            if (b->pending) flush(o, t);
-            b->pending = 0;
-            widen(o, exponent);
-        }
-        if (b->few) {
-            count_few(o, x, count);
-        } else {
-            count_block(o, x, count, t);
-            b->pending += count;
-        }
-    }
-    o->zeros[0] += s.zeros[0];
-    o->zeros[1] += s.zeros[1];
+    b->min = fminf(b->min, s.min);
+    b->max = fmaxf(b->max, s.max);
+    if (o->bins) count_block(o, x, count, exponent_of(s.min, s.max), b);
+    o->zeros += s.zeros;
     double mean = s.sum / (double)count;
     merge_moments(o, count, (double)s.pivot + mean, fmax(s.squares - s.sum * mean, 0));
 }
 
-void nw_observe(nw_observer *o, const float *x, size_t count) {
-    tables t;
-    batch b = {INFINITY, -INFINITY, 0, count < 2 * SIDES};
-    if (o->bins && !b.few) memset(t, 0, sizeof t);
-    for (size_t i = 0; i < count; i += BLOCK)
-        observe_block(o, x + i, count - i < BLOCK ? count - i : BLOCK, t, &b);
-    if (b.min > b.max) return; /* nothing finite */
-    if (b.pending) flush(o, t);
-    o->min = fminf(o->min, b.min);
-    o->max = fmaxf(o->max, b.max);
+/* One more batch for the extremes and their moving averages. */
+static void end_batch(nw_observer *o, float min, float max) {
+    if (min > max) return; /* nothing finite */
+    o->min = fminf(o->min, min);
+    o->max = fmaxf(o->max, max);
     double keep = o->batches ? o->options.momentum : 0;
-    o->average_min = keep * o->average_min + (1 - keep) * (double)b.min;
-    o->average_max = keep * o->average_max + (1 - keep) * (double)b.max;
+    o->average_min = keep * o->average_min + (1 - keep) * (double)min;
+    o->average_max = keep * o->average_max + (1 - keep) * (double)max;
     o->batches++;
 }
 
-void nw_observer_merge(nw_observer *into, const nw_observer *from) {
+void nw_observe(nw_observer *o, const float *x, size_t count) {
+    nw_tally tally;
+    batch b = {.min = INFINITY, .max = -INFINITY};
+    if (o->bins && count >= 2 * SIDES) {
+        memset(&tally, 0, sizeof tally);
+        b.tally = &tally;
+    }
+    for (size_t i = 0; i < count; i += BLOCK)
+        observe_block(o, x + i, count - i < BLOCK ? count - i : BLOCK, &b);
+    empty_tally(o, &b);
+    end_batch(o, b.min, b.max);
+}
+
+/* ---- merging ---------------------------------------------------------------------------------- */
+
+/* Everything but extremes and batches. */
+static void merge_counts(nw_observer *into, const nw_observer *from) {
     into->rejected += from->rejected;
     if (from->count == 0) return;
     if (into->bins && from->bins) {
         widen(into, from->exponent);
         int shift = into->exponent - from->exponent;
-        for (int i = 0; i < BINS; i++) {
-            int at = shift < 31 ? i >> shift : 0;
-            into->bins[at] += from->bins[i];
-            into->bins[BINS + at] += from->bins[BINS + i];
+        for (int side = 0; side < SIDES; side += BINS) {
+            uint64_t *to = into->bins + side;
+            const uint64_t *bins = from->bins + side;
+            int used = bins_used(from, side > 0);
+            for (int i = 0; i < used && shift == 0; i++) to[i] += bins[i];
+            for (int i = 0; i < used && shift; i++) to[shift < 31 ? i >> shift : 0] += bins[i];
         }
     }
+    into->zeros += from->zeros;
+    merge_moments(into, from->count, from->mean, from->m2);
+}
+
+void nw_observer_merge(nw_observer *into, const nw_observer *from) {
+    merge_counts(into, from);
+    if (from->batches == 0) return;
     double share = (double)from->batches / (double)(into->batches + from->batches);
     into->average_min += share * (from->average_min - into->average_min);
     into->average_max += share * (from->average_max - into->average_max);
     into->batches += from->batches;
-    into->zeros[0] += from->zeros[0];
-    into->zeros[1] += from->zeros[1];
     into->min = fminf(into->min, from->min);
     into->max = fmaxf(into->max, from->max);
-    merge_moments(into, from->count, from->mean, from->m2);
+}
+
+/* Parts start with the range of the whole, so that most of them end with it, and bins simply add. */
+void nw_observer_split(const nw_observer *whole, nw_observer *parts, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uint64_t *bins = parts[i].bins;
+        for (int side = 0; bins && side < SIDES; side += BINS)
+            memset(bins + side, 0, (size_t)bins_used(&parts[i], side > 0) * sizeof *bins);
+        parts[i] = empty(whole->ctx, &whole->options);
+        parts[i].exponent = whole->exponent;
+        parts[i].bins = bins;
+    }
+}
+
+void nw_observer_join(nw_observer *whole, const nw_observer *parts, size_t count) {
+    float min = INFINITY, max = -INFINITY;
+    for (size_t i = 0; i < count; i++) {
+        merge_counts(whole, &parts[i]);
+        min = fminf(min, parts[i].min);
+        max = fmaxf(max, parts[i].max);
+    }
+    end_batch(whole, min, max);
 }
 
 /* ---- asking ----------------------------------------------------------------------------------- */
@@ -345,7 +315,7 @@ nw_status nw_observer_outside(const nw_observer *o, float lo, float hi, double *
 nw_status nw_observer_sqnr(const nw_observer *o, const nw_codes *grid, float scale, int32_t zero,
                            double *decibels) {
     double signal = o->m2 + (double)o->count * o->mean * o->mean;
-    double noise = (double)(o->count - o->zeros[0] - o->zeros[1]) * (double)scale * (double)scale / 12;
+    double noise = (double)(o->count - o->zeros) * (double)scale * (double)scale / 12;
     if (o->bins) {
         nw_profile *profile = nw_alloc(o->ctx, sizeof *profile);
         if (!profile) return NW_E_MEMORY;

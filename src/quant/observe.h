@@ -1,10 +1,11 @@
 /* observe.h: observers: what values a tensor takes, in one streaming pass and constant memory, and which
  * range of them a grid should cover. Two observers of parts of the data merge to the observer of all of it.
- * Must not include anything but base/ and num/. */
+ * Must not include anything but base/, num/ and kern/. */
 #ifndef NW_QUANT_OBSERVE_H
 #define NW_QUANT_OBSERVE_H
 
-#include "num/qparam.h"
+#include "kern/stats.h"
+#include "num/choose.h"
 
 typedef enum nw_observer_kind {
 #define NW_OBSERVER(id, name, file, bins, help) NW_OBSERVER_##id,
@@ -23,9 +24,10 @@ typedef struct nw_observer_options {
     double percentile; /* PERCENTILE: per cent of the values inside, in (50,100] */
     double sigmas;     /* SIGMA: k > 0 */
     float lo, hi;      /* ABSOLUTE */
+    nw_isa isa;        /* ceiling; what is seen does not depend on it */
 } nw_observer_options;
 
-nw_observer_options nw_observer_options_default(void); /* minmax; 0.9, 99.999, 4 */
+nw_observer_options nw_observer_options_default(void); /* minmax; 0.9, 99.999, 4; what the machine has */
 /* Fails in words when a number is outside what is said above. */
 nw_status nw_observer_options_check(nw_context *ctx, const nw_observer_options *options);
 
@@ -34,20 +36,20 @@ nw_status nw_observer_options_check(nw_context *ctx, const nw_observer_options *
 /* Values are counted by magnitude, apart for each sign: bin i of a side holds i·w ≤ |x| < (i+1)·w, with
  * w = 2^exponent / NW_OBSERVER_BINS and 2^exponent the smallest power of two above every |x| seen. When the
  * range grows, bins merge two to one, so counts depend neither on the order nor on how the data was split.
- * Exact zeros are counted apart too (they are in bin 0 of their sign as well): every grid represents them
- * exactly. */
+ * Exact zeros of either sign are in no bin but counted apart: every grid represents them exactly. */
 typedef struct nw_observer {
     nw_context *ctx;
     nw_observer_options options;
-    uint64_t count;                  /* finite values seen */
-    uint64_t rejected;               /* NaN and infinities: counted, otherwise ignored */
-    uint64_t zeros[2];               /* +0 and −0 */
+    uint64_t count;    /* finite values seen */
+    uint64_t rejected; /* NaN and infinities: counted, otherwise ignored */
+    uint64_t zeros;
     uint64_t batches;                /* calls with at least one finite value */
     float min, max;                  /* +inf, −inf before the first value */
     double mean, m2;                 /* m2 = Σ(x − mean)² */
     double average_min, average_max; /* MOVING */
     int exponent;
-    uint64_t *bins; /* [2][NW_OBSERVER_BINS]: x ≥ 0 (and +0), x < 0 (and −0); NULL when the kind needs none */
+    uint64_t *bins; /* [2][NW_OBSERVER_BINS]: x > 0, x < 0; NULL when the kind needs none */
+    nw_stats stats; /* kernels */
 } nw_observer;
 
 /* Memory is taken here and not while observing: 32 KiB with a histogram, none without. */
@@ -60,15 +62,15 @@ void nw_observe(nw_observer *observer, const float *x, size_t count);
  * averages weighted by batches. Both have the same options. */
 void nw_observer_merge(nw_observer *into, const nw_observer *from);
 
+/* For one batch seen in parts, by several threads: split makes the parts, which were initialised with the
+ * whole's options, ready; each sees its part of the batch; join tells the whole, which is then as after
+ * nw_observe of the batch, with moments to rounding. They depend on the parts and their order. */
+void nw_observer_split(const nw_observer *whole, nw_observer *parts, size_t count);
+void nw_observer_join(nw_observer *whole, const nw_observer *parts, size_t count);
+
 static inline double nw_observer_sigma(const nw_observer *o) {
     return o->count ? __builtin_sqrt(o->m2 / (double)o->count) : 0;
 }
-
-/* The grid a range is wanted for: codes qmin … qmax; symmetric: zero point 0. */
-typedef struct nw_codes {
-    int32_t qmin, qmax;
-    bool symmetric;
-} nw_codes;
 
 /* The range the observer's kind chooses for this grid; lo ≤ 0 ≤ hi, finite; for symmetric grids of signed
  * codes lo = −hi. It is what nw_choose_scale wants. Nothing seen: 0, 0. Fails only for want of memory. */

@@ -39,6 +39,16 @@ static const char *first_match(const char *const *patterns, size_t count, const 
     return NULL;
 }
 
+bool nw_quant_has_state(const nw_node *node) {
+    return nw_node_is(node, "LSTM") || nw_node_is(node, "GRU");
+}
+
+int nw_quant_first_output(const nw_node *node) {
+    for (int i = 0; i < node->out_count; i++)
+        if (node->out[i] >= 0) return node->out[i];
+    return NW_ABSENT;
+}
+
 bool nw_quant_is_weight(const nw_graph *g, int value) {
     const nw_constant *c = nw_graph_constant(g, value);
     return c && !c->tensor.qparam && c->tensor.format == NW_F32 && nw_tensor_count(&c->tensor) > 0;
@@ -77,9 +87,9 @@ static bool is_clamp(const nw_graph *g, const nw_node *node) {
     return true;
 }
 
-/* Products whose integer form may give a float result (MatMulInteger, QGemm without an output scale). */
+/* Layers whose integer form may give a float result (MatMulInteger, QGemm without an output scale), or does. */
 static bool gives_float(const nw_node *node) {
-    static const char *const types[] = {"MatMul", "Gemm", NULL};
+    static const char *const types[] = {"MatMul", "Gemm", "LSTM", "GRU", NULL};
     return is_one_of(node, types);
 }
 
@@ -140,6 +150,13 @@ static offer offer_of(const placing *p, const nw_node *node) {
     return f;
 }
 
+static bool is_slow(const placing *p, const nw_node *node) {
+    const int out = nw_quant_first_output(node);
+    for (size_t i = 0; out >= 0 && i < p->o->slow_count; i++)
+        if (strcmp(p->o->slow[i], p->g->values[out].name) == 0) return true;
+    return false;
+}
+
 static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason) {
     const nw_quant_options *o = p->o;
     offer f = offer_of(p, node);
@@ -156,16 +173,24 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
         *reason = "not among the layers asked for";
         return NW_NODE_FLOAT;
     }
+    if (is_slow(p, node)) {
+        *reason = "measured: integers would slow it down";
+        return NW_NODE_FLOAT;
+    }
     if (!f.real) { /* without weights it is shape arithmetic: no layer at all */
         *reason = f.weighted ? "computes on other numbers than f32" : NULL;
         return NW_NODE_FLOAT;
     }
-    if (f.weighted && !f.roles.compute) {
-        if ((table ? o->embeddings : o->recurrent) != NW_NO) return NW_NODE_WEIGHTS;
-        *reason = table ? "embeddings are left in float" : "recurrent layers are left in float";
-        return NW_NODE_FLOAT;
+    if (f.weighted && !f.roles.compute) { /* embeddings and recurrent layers */
+        if ((table ? o->embeddings : o->recurrent) == NW_NO) {
+            *reason = table ? "embeddings are left in float" : "recurrent layers are left in float";
+            return NW_NODE_FLOAT;
+        }
+        if (!nw_quant_has_state(node)) return NW_NODE_WEIGHTS;
     }
-    if (f.raw && o->scheme == NW_QUANT_STATIC) *reason = "its input is left in float";
+    bool recurrent = !f.roles.compute;
+    if (f.raw && (o->scheme == NW_QUANT_STATIC || (o->scheme == NW_QUANT_DYNAMIC && recurrent)))
+        *reason = "its input is left in float";
     if (f.weighted) return *reason || o->scheme == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
     if (*reason) return NW_NODE_FLOAT;
     if (o->scheme != NW_QUANT_STATIC)
@@ -295,7 +320,8 @@ nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *p
 static void mark_inputs(placing *p, const bool *raw) {
     for (int i = 0; i < p->g->input_count; i++) {
         int v = p->g->inputs[i];
-        if (p->o->inputs != NW_YES) p->raw[v] = p->o->inputs == NW_NO || (raw && raw[v]);
+        if (p->o->inputs == NW_YES) continue;
+        p->raw[v] = p->o->inputs == NW_NO || p->o->scheme == NW_QUANT_DYNAMIC || (raw && raw[v]);
     }
 }
 
@@ -304,7 +330,7 @@ static nw_status place(nw_quant_plan *plan, const bool *raw, nw_arena *scratch) 
     size_t values = (size_t)g->value_count, nodes = (size_t)g->node_count;
     placing p = {.plan = plan, .g = g, .uses = &plan->uses, .o = &plan->options};
     p.whole = nw_arena_array(scratch, values, sizeof *p.whole);
-    p.raw = nw_arena_array(scratch, values, sizeof *p.raw);
+    plan->raw = p.raw = nw_arena_array(&plan->arena, values, sizeof *p.raw);
     p.inner = nw_arena_array(scratch, values, sizeof *p.inner);
     plan->mode = nw_arena_array(&plan->arena, nodes, sizeof *plan->mode);
     plan->reason = nw_arena_array(&plan->arena, nodes, sizeof *plan->reason);

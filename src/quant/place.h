@@ -30,6 +30,8 @@ typedef struct nw_quant_point {
     int channel_axis;      /* 1 before convolutions, −1 (the last) before matrix products */
     size_t channels, rows; /* rows: values per channel so far */
     double *means;         /* [channels] in the plan's arena */
+    bool features; /* a model input that a recurrent layer reads: channels are the features of a sequence */
+    double *squares; /* [channels] Σ x² of features, or NULL */
 } nw_quant_point;
 
 typedef struct nw_quant_plan {
@@ -38,6 +40,7 @@ typedef struct nw_quant_plan {
     nw_quant_options options;
     int node_count, value_count, point_count;
     nw_node_mode *mode;  /* [node_count] */
+    const bool *raw;     /* [value_count] stays as it is: an input of the model, or a copy of one */
     const char **reason; /* [node_count] why a layer stays in float; NULL: it does not, or is no layer */
     int *point_of;       /* [value_count] index into points, or −1 */
     nw_quant_point *points;
@@ -45,7 +48,8 @@ typedef struct nw_quant_plan {
 } nw_quant_plan;
 
 /* Rules, in this order:
- *   1. A layer with constant weights becomes integer; so does a product of two activations (option `products`).
+ *   1. A layer with constant weights becomes integer, LSTM and GRU among them; so does a product of two
+ *      activations (option `products`).
  *   2. A layer without weights becomes integer where all its operands come from integer layers (option
  *      `elementwise`): residual sums of convolutions do, those of transformers stay float.
  *   3. Every data input of an integer layer gets a point, and so does its output. A Relu or Clip that alone
@@ -53,7 +57,8 @@ typedef struct nw_quant_plan {
  *      product gets one only for the sake of its readers: integer products with float results exist everywhere.
  *   4. Layers that move elements pass their input's grid on; values that only feed a Concat share its output's.
  * raw [value_count] or NULL: inputs of the model that stay as they are; layers that read them, moved or clamped
- * or not, only get their weights packed. With option `inputs` NO that is all of them.
+ * or not, only get their weights packed. With option `inputs` NO that is all of them, and with scheme DYNAMIC for recurrent
+ * layers unless it is YES: their inputs are features of different size, which one measured grid resolves badly.
  * The graph is resolved and topologically sorted, and must not change while the plan lives. */
 nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options,
                          const bool *raw, nw_quant_plan **out);
@@ -72,6 +77,10 @@ int nw_quant_input_of(const nw_node *node, nw_role role);
 
 /* `pattern` (* any run of characters, ? one) against a node's name, its first output and its operator. */
 bool nw_quant_matches(const char *pattern, const nw_graph *graph, const nw_node *node);
+/* A recurrent layer with an integer form: where activations are quantized its state is too, while running. */
+bool nw_quant_has_state(const nw_node *node);
+/* The first that is there (recurrent layers may lack some), or NW_ABSENT. */
+int nw_quant_first_output(const nw_node *node);
 /* f32 constant, not packed. */
 bool nw_quant_is_weight(const nw_graph *graph, int value);
 

@@ -12,12 +12,12 @@ void nw_profile_of(const nw_observer *o, nw_profile *p) {
     p->width = w;
     p->min = (double)o->min;
     p->max = (double)o->max;
-    p->zeros = (double)(o->zeros[0] + o->zeros[1]);
+    p->zeros = (double)o->zeros;
     p->below[0] = p->first[0] = p->second[0] = p->entropy[0] = 0;
     p->filled[0] = 0;
     for (int i = 0; i < SIDES; i++) {
         int side = i < BINS, bin = side ? BINS - 1 - i : i - BINS;
-        uint64_t n = o->bins[side * BINS + bin] - (bin == 0 ? o->zeros[side] : 0);
+        uint64_t n = o->bins[side * BINS + bin];
         double m = (double)n, centre = (i - BINS + 0.5) * w;
         p->mass[i] = m;
         p->below[i + 1] = p->below[i] + m;

@@ -3,6 +3,7 @@
 
 #include "quant/calibrate.h"
 #include "quant/freeze.h"
+#include "quant/measure.h"
 
 #include <math.h>
 
@@ -24,8 +25,13 @@ nw_status nw_quant_options_check(nw_context *ctx, const nw_quant_options *o) {
         return nw_fail(ctx, NW_E_ARGUMENT,
                        "weights cannot be %s: expected an integer format of at most 16 bits",
                        nw_format_name(o->weight));
+    nw_coding_kind kind = o->weight_scheme.coding.kind;
+    if (o->scheme == NW_QUANT_STATIC && kind != NW_LINEAR && kind != NW_TERNARY && kind != NW_BINARY)
+        return nw_fail(ctx, NW_E_ARGUMENT,
+                       "weights that are no integers need the scheme \"weights only\" or \"dynamic\": integer "
+                       "layers multiply integers");
     if (o->weight_block < 0) return nw_fail(ctx, NW_E_ARGUMENT, "weight blocks cannot have a negative size");
-    if (o->weight_block > 0 && o->scheme == NW_QUANT_STATIC)
+    if ((o->weight_block > 0 || o->weight_scheme.block > 0) && o->scheme == NW_QUANT_STATIC)
         return nw_fail(ctx, NW_E_ARGUMENT,
                        "blocks of weights need the scheme \"weights only\" or \"dynamic\": integer layers "
                        "have one scale per "
@@ -93,7 +99,8 @@ static nw_status carry_out(nw_context *ctx, nw_graph *graph, nw_quant_plan **pla
     nw_calibration seen = {.ctx = ctx};
     if ((*plan)->options.scheme == NW_QUANT_STATIC && (*plan)->point_count)
         NW_TRY(nw_calibrate(ctx, plan, dataset, &seen));
-    nw_status status = describe_activations(*plan, &seen, report);
+    nw_status status = (*plan)->options.timed_count ? nw_quant_measure(ctx, plan, &seen, report) : NW_OK;
+    if (status == NW_OK) status = describe_activations(*plan, &seen, report);
     nw_calibration_free(&seen);
     NW_TRY(status);
     return nw_quant_freeze(graph, *plan, report);
@@ -102,6 +109,10 @@ static nw_status carry_out(nw_context *ctx, nw_graph *graph, nw_quant_plan **pla
 nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset,
                             const nw_quant_options *options, nw_quant_report **out) {
     NW_TRY(nw_quant_options_check(ctx, options));
+    if (options->timed_count && options->scheme == NW_QUANT_WEIGHTS)
+        return nw_fail(
+            ctx, NW_E_ARGUMENT,
+            "there is nothing to measure where only weights are quantized: their layers compute in float");
     check_patterns(ctx, graph, options->exclude, options->exclude_count, "exclude");
     check_patterns(ctx, graph, options->only, options->only_count, "only");
     NW_TRY(nw_graph_sort(graph));

@@ -8,7 +8,9 @@
 #include "data/dataset.h"
 #include "ir/graph.h"
 #include "kern/isa.h"
+#include "num/scheme.h"
 #include "quant/observe.h"
+#include "run/run.h"
 
 typedef enum nw_quant_scheme {
     NW_QUANT_STATIC,  /* weights, and activations on scales measured beforehand */
@@ -42,6 +44,9 @@ typedef struct nw_quant_options {
     bool weight_full_range; /* symmetric codes −128…127 instead of −127…127 */
     bool reduce_range; /* one bit less (−63…63): no saturation on x86 without VNNI in other runtimes */
     nw_weight_range weight_range;
+    nw_scheme weight_scheme; /* unless its format is NW_NONE (default) it decides what the fields above from `weight`
+                                on say, but for weight_per_tensor and weight_range; tables and floats: schemes WEIGHTS
+                                and DYNAMIC */
 
     bool float_bias;       /* biases stay float; else they become s32 at s_x·s_w */
     bool bias_correction;  /* default true; STATIC with integer biases: moves each bias by the mean error that
@@ -53,13 +58,20 @@ typedef struct nw_quant_options {
     nw_choice embeddings;  /* tables read by Gather, stored packed. AUTO: YES */
     nw_choice recurrent;   /* weights of LSTM, GRU, RNN, stored packed. AUTO: YES */
     nw_choice inputs; /* the model's own inputs. AUTO: those that a grid resolves as well as it would a normal
-                         distribution (40 dB): pixels do, spectra rarely. Layers that read the others compute
-                         in float, their weights packed */
+                         distribution (40 dB), feature by feature before recurrent layers: pixels do, spectra
+                         rarely. Layers that read the others compute in float, their weights packed. DYNAMIC:
+                         recurrent layers read all of them so unless YES */
     bool quantize_outputs; /* the graph's own outputs too */
     bool known_ranges; /* Softmax, Sigmoid, Tanh … cover their mathematical range instead of what was seen */
 
     size_t exclude_count, only_count; /* only: no other node is quantized; exclude wins */
     const char *const *exclude, *const *only;
+    /* The inputs of one run: the model is timed with them, float and quantized, and layers that integers would slow down
+     * on this machine stay float (measure.h). None: nothing is timed. Not for WEIGHTS, which compute in float. */
+    size_t timed_count;
+    const nw_feed *timed;
+    size_t slow_count; /* what that came to: those layers, by the whole name of their first output */
+    const char *const *slow;
 
     size_t batch; /* samples per run in calibration; 0: chosen so that memory stays small */
     int threads;  /* 0: one per core */
@@ -114,12 +126,24 @@ typedef struct nw_quant_layer {
     bool bias;          /* stored as integers */
 } nw_quant_layer;
 
+/* Layers that one step computes, float or quantized, are timed together. */
+typedef struct nw_quant_timing {
+    int node;                    /* the first of them, in the graph before quantization */
+    const char *name, *op;       /* of it */
+    size_t layers;               /* of those that integers were meant for */
+    double float_ms, integer_ms; /* with the conversions around them; all else quantized */
+    bool left;                   /* in float */
+} nw_quant_timing;
+
 typedef struct nw_quant_report {
     nw_arena arena;
-    size_t layer_count, activation_count, weight_count;
+    size_t layer_count, activation_count, weight_count, timing_count;
     nw_quant_layer *layers; /* every node that could have been quantized, in graph order */
     nw_quant_activation *activations;
     nw_quant_weight *weights;
+    nw_quant_timing *timings; /* where layers were timed, in graph order */
+    /* A run of the model: in float, quantized as far as it goes, as it is now; 0: not timed. */
+    double float_ms, all_integer_ms, ms;
     size_t samples; /* calibration samples used */
     size_t batch;   /* of them per run */
 } nw_quant_report;

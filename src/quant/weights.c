@@ -1,37 +1,22 @@
 /* weights.c: packing constant tensors. */
 #include "quant/weights.h"
 
+#include "num/levels.h"
+
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Bias codes stay below this, so that a sum of products has as much room again in 32 bits. */
 #define BIAS_LIMIT 1073741824.0
 
-void nw_weight_codes(nw_weight_spec *spec, nw_format format, bool symmetric, bool full, bool reduce) {
-    int64_t lo = nw_format_min(format), hi = nw_format_max(format), shift = 0;
-    if (reduce && hi - lo > 3) {
-        lo = lo < 0 ? lo / 2 : 0;
-        hi /= 2;
-    }
-    if (symmetric && lo == 0) {
-        shift = (hi + 1) / 2;
-        lo -= shift;
-        hi -= shift;
-    }
-    if (symmetric && !full) lo = -hi;
-    spec->format = format;
-    spec->grid = (nw_codes){(int32_t)lo, (int32_t)hi, symmetric};
-    spec->shift = (int32_t)shift;
-}
-
 bool nw_weight_spec_equal(const nw_weight_spec *a, const nw_weight_spec *b) {
-    return a->format == b->format && a->grain == b->grain && a->axis == b->axis && a->block == b->block &&
-           a->grid.qmin == b->grid.qmin && a->grid.qmax == b->grid.qmax &&
-           a->grid.symmetric == b->grid.symmetric && a->shift == b->shift && a->range == b->range;
+    return nw_coding_equal(&a->coding, &b->coding) && a->scale_format == b->scale_format &&
+           a->grain == b->grain && a->axis == b->axis && a->block == b->block && a->range == b->range;
 }
 
-/* ---- one group's range ------------------------------------------------------------------------ */
+/* ---- the numbers of one group ----------------------------------------------------------------- */
 
 /* Where the elements of group g are, as `outer` runs of `run` elements, `step` apart. */
 typedef struct group {
@@ -47,68 +32,16 @@ static group group_of(const nw_group_walk *w, nw_grain grain, size_t g) {
     return (group){(o * w->length + at) * w->inner + i, count, 1, w->inner};
 }
 
-static size_t gather(const float *x, group at, float *out) {
+/* The elements of a group one behind the other: where they are, or in `room`. */
+static const float *gather(const float *x, group at, float *room, size_t *count) {
+    *count = at.outer * at.run;
+    if (at.outer == 1 || at.step == at.run) return x + at.first;
     for (size_t o = 0; o < at.outer; o++)
-        memcpy(out + o * at.run, x + at.first + o * at.step, at.run * sizeof *out);
-    return at.outer * at.run;
+        memcpy(room + o * at.run, x + at.first + o * at.step, at.run * sizeof *room);
+    return room;
 }
 
-/* Σ (x − x')² on one grid. Rounding to even by adding 1.5·2^23, which is exact below 2^22: a plain loop for
- * every processor. Larger codes (16 bits and more fit) do not occur in a search. */
-static double grid_error(const float *x, size_t count, const nw_codes *grid, float scale, int32_t zero) {
-    const float magic = 12582912.0f, lo = (float)(grid->qmin - zero), hi = (float)(grid->qmax - zero);
-    double error = 0;
-    for (size_t i = 0; i < count;) {
-        size_t end = count - i < 256 ? count : i + 256;
-        float part = 0;
-        for (; i < end; i++) {
-            float r = x[i] / scale;
-            r = r < lo ? lo : r;
-            r = r > hi ? hi : r;
-            r = (r + magic) - magic;
-            float d = x[i] - r * scale;
-            part += d * d;
-        }
-        error += (double)part;
-    }
-    return error;
-}
-
-typedef struct choice {
-    float scale;
-    int32_t zero;
-} choice;
-
-static choice choose(float lo, float hi, const nw_codes *grid) {
-    choice c;
-    nw_choose_scale(lo, hi, grid->symmetric, grid->qmin, grid->qmax, &c.scale, &c.zero);
-    return c;
-}
-
-/* Ends are tried from everything down to a quarter, a grid that has few codes gains most from it. */
-static choice search_error(const float *x, size_t count, float lo, float hi, const nw_codes *grid) {
-    choice best = choose(lo, hi, grid);
-    double least = grid_error(x, count, grid, best.scale, best.zero);
-    float ends[2] = {lo, hi};
-    int lines = grid->symmetric || lo == 0 || hi == 0 ? 1 : 3; /* both ends together, then each alone */
-    for (int l = 0; l < lines; l++) {
-        float from[2] = {ends[0], ends[1]};
-        for (int i = 1; i <= 48; i++) {
-            float factor = 1 - (float)i / 64, low = l == 2 ? from[0] : from[0] * factor;
-            float high = l == 1 ? from[1] : from[1] * factor;
-            choice c = choose(low, high, grid);
-            double error = grid_error(x, count, grid, c.scale, c.zero);
-            if (error >= least) continue;
-            least = error;
-            best = c;
-            ends[0] = low;
-            ends[1] = high;
-        }
-    }
-    return best;
-}
-
-/* ---- packing ---------------------------------------------------------------------------------- */
+/* ---- ranges ----------------------------------------------------------------------------------- */
 
 static nw_status check_finite(nw_context *ctx, const char *name, const float *x, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -121,55 +54,225 @@ static nw_status check_finite(nw_context *ctx, const char *name, const float *x,
     return NW_OK;
 }
 
-static void measure(const float *x, const float *restored, size_t count, nw_quant_weight *r) {
-    double sum = 0, squares = 0, noise = 0;
-    r->min = count ? INFINITY : 0;
-    r->max = count ? -INFINITY : 0;
-    for (size_t i = 0; i < count; i++) {
-        double v = (double)x[i], d = v - (double)restored[i];
-        r->min = fmin(r->min, v);
-        r->max = fmax(r->max, v);
-        sum += v;
-        squares += v * v;
-        noise += d * d;
+/* Integers in the order of floats: infinities and NaNs are the outermost. They compare in plain loops that vectorize. */
+static inline int32_t key_of(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits ^ (bits >> 31 & 0x7fffffff);
+}
+static inline float number_of(int32_t key) {
+    int32_t bits = key ^ (key >> 31 & 0x7fffffff);
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+#define INFINITE_KEY 0x7f800000 /* of +∞; −∞ has the complement */
+
+/* Ranges of all groups, as keys. */
+typedef struct ranges {
+    const float *x;
+    int32_t *lo, *hi; /* [groups] */
+} ranges;
+
+static void measure_run(const nw_qparam *p, const nw_group_run *run, void *user) {
+    ranges *r = user;
+    const float *restrict x = r->x + run->first;
+    int32_t *restrict lo = r->lo + run->group, *restrict hi = r->hi + run->group;
+    (void)p;
+    if (run->step) {
+        for (size_t i = 0; i < run->count; i++) {
+            int32_t key = key_of(x[i]);
+            lo[i] = key < lo[i] ? key : lo[i];
+            hi[i] = key > hi[i] ? key : hi[i];
+        }
+        return;
     }
-    r->mean = count ? sum / (double)count : 0;
-    r->sigma = count ? sqrt(fmax(squares / (double)count - r->mean * r->mean, 0)) : 0;
-    r->sqnr = noise > 0 ? 10 * log10(squares / noise) : INFINITY;
+    int32_t low = *lo, high = *hi;
+    for (size_t i = 0; i < run->count; i++) {
+        int32_t key = key_of(x[i]);
+        low = key < low ? key : low;
+        high = key > high ? key : high;
+    }
+    *lo = low;
+    *hi = high;
+}
+
+/* The range of the whole; false: it is not finite. */
+static bool whole_range(const ranges *r, size_t groups, float *lo, float *hi) {
+    int32_t low = INT32_MAX, high = INT32_MIN;
+    for (size_t g = 0; g < groups; g++) {
+        low = r->lo[g] < low ? r->lo[g] : low;
+        high = r->hi[g] > high ? r->hi[g] : high;
+    }
+    *lo = low <= high ? number_of(low) : 0;
+    *hi = low <= high ? number_of(high) : 0;
+    return low > high || (low > ~INFINITE_KEY && high < INFINITE_KEY);
+}
+
+/* ---- scales ----------------------------------------------------------------------------------- */
+
+/* Memory of one packing. */
+typedef struct packing {
+    const nw_weight_spec *spec;
+    nw_qparam *p;
+    const nw_tensor *x; /* f32 */
+    ranges range;
+    float *scales;  /* [groups] */
+    int32_t *zeros; /* [groups] */
+    float *room;    /* [elements of the largest group], and for ternary twice as many more */
+} packing;
+
+/* Scale and, without the shift, zero point of group g, which lies in [lo, hi], holding 0 and more. */
+static float choose_scale(const packing *k, size_t g, float lo, float hi, int32_t *zero) {
+    const nw_coding *c = &k->spec->coding;
+    nw_format format = nw_qparam_scale_format(k->p);
+    float top = fmaxf(-lo, hi), scale;
+    size_t count = 0;
+    const float *x = NULL;
+    bool search = c->kind == NW_LINEAR && k->spec->range == NW_WEIGHT_MSE;
+    if (search || c->kind == NW_TERNARY || c->kind == NW_BINARY) {
+        nw_group_walk walk = nw_group_walk_of(k->p, k->x->rank, k->x->dims);
+        x = gather(k->x->data, group_of(&walk, k->p->grain, g), k->room, &count);
+    }
+    switch (c->kind) {
+    case NW_LINEAR:
+        if (search && count > 1)
+            nw_choose_grid_mse(x, count, lo, hi, &c->grid, format, &scale, zero);
+        else
+            nw_choose_grid(lo, hi, &c->grid, format, &scale, zero);
+        return scale;
+    case NW_FLOAT: return nw_choose_float(top, c->format, format);
+    case NW_TERNARY:
+        return nw_round_scale(format, nw_choose_ternary(x, count, (uint32_t *)(k->room + count)), false);
+    case NW_BINARY: return nw_round_scale(format, nw_choose_binary(x, count), false);
+    default: return nw_round_scale(format, top, true);
+    }
 }
 
 /* Scales and zero points of every group. A group of zeros takes the smallest scale of the others, for its
- * bias's sake. */
-static void choose_groups(const nw_weight_spec *spec, const nw_group_walk *walk, const float *x,
-                          const float *least, float *room, size_t groups, float *scales, int32_t *zeros) {
+ * bias's sake; the smallest there is where the codes have no zero. */
+static void choose_groups(packing *k, const float *least) {
+    const nw_coding *c = &k->spec->coding;
+    nw_format format = nw_qparam_scale_format(k->p);
     float smallest = INFINITY;
+    size_t groups = k->p->groups;
     for (size_t g = 0; g < groups; g++) {
-        size_t count = gather(x, group_of(walk, spec->grain, g), room);
-        float lo = 0, hi = 0;
-        for (size_t i = 0; i < count; i++) {
-            lo = room[i] < lo ? room[i] : lo;
-            hi = room[i] > hi ? room[i] : hi;
-        }
-        scales[g] = 0;
-        zeros[g] = spec->shift;
+        int32_t zero = 0;
+        float lo = k->range.lo[g] < 0 ? number_of(k->range.lo[g]) : 0;
+        float hi = k->range.hi[g] > 0 ? number_of(k->range.hi[g]) : 0;
+        k->scales[g] = 0;
+        k->zeros[g] = c->shift;
         if (lo == 0 && hi == 0) continue;
-        choice c = choose(lo, hi, &spec->grid);
-        if (spec->range == NW_WEIGHT_MSE && count > 1) c = search_error(room, count, lo, hi, &spec->grid);
-        if (least && c.scale < least[g]) {
-            c.scale = least[g];
-            double z =
-                spec->grid.symmetric ? 0 : rint((double)spec->grid.qmin - (double)lo / (double)c.scale);
-            c.zero = (int32_t)fmin(fmax(z, spec->grid.qmin), spec->grid.qmax);
+        float scale = choose_scale(k, g, lo, hi, &zero);
+        if (least && scale < least[g]) {
+            scale = nw_round_scale(format, least[g], true);
+            double z = c->grid.symmetric ? 0 : rint((double)c->grid.qmin - (double)lo / (double)scale);
+            zero = (int32_t)fmin(fmax(z, c->grid.qmin), c->grid.qmax);
         }
-        scales[g] = c.scale;
-        zeros[g] += c.zero;
-        if (c.scale < smallest) smallest = c.scale;
+        k->scales[g] = scale;
+        k->zeros[g] += zero;
+        if (scale < smallest) smallest = scale;
     }
+    if (c->kind == NW_BINARY || c->kind == NW_CODEBOOK) smallest = nw_least_scale(format);
     for (size_t g = 0; g < groups; g++) {
-        if (scales[g] > 0) continue;
-        scales[g] = isfinite(smallest) ? smallest : 1;
-        if (least && scales[g] < least[g]) scales[g] = least[g];
+        if (k->scales[g] > 0) continue;
+        k->scales[g] = isfinite(smallest) ? smallest : 1;
+        if (least && k->scales[g] < least[g]) k->scales[g] = nw_round_scale(format, least[g], true);
     }
+}
+
+/* ---- codebooks -------------------------------------------------------------------------------- */
+
+/* Up to this many numbers are clustered one by one; more in as many bins over [−1, 1], whose means count. */
+#define POINTS 4096
+
+typedef struct points {
+    const float *x, *scales;
+    nw_point *point;
+    size_t count; /* filled one by one; 0: bins */
+    bool bins;
+} points;
+
+static void add_points(const nw_qparam *p, const nw_group_run *run, void *user) {
+    points *d = user;
+    (void)p;
+    for (size_t i = 0; i < run->count; i++) {
+        double scale = (double)d->scales[run->group + i * run->step], weight = scale * scale;
+        double r = (double)d->x[run->first + i] / scale;
+        size_t at = d->count;
+        if (d->bins)
+            at = (size_t)((fmin(fmax(r, -1), 1) + 1) * (0.5 * (POINTS - 1)));
+        else
+            d->count++;
+        d->point[at].weight += weight;
+        d->point[at].sum += weight * r;
+    }
+}
+
+static int compare_points(const void *a, const void *b) {
+    const nw_point *p = a, *q = b;
+    double x = p->sum / p->weight, y = q->sum / q->weight;
+    return (x > y) - (x < y);
+}
+
+/* One table for all groups: what costs is the error times the group's scale. */
+static nw_status make_codebook(nw_arena *arena, nw_arena *scratch, const packing *k) {
+    size_t count = nw_tensor_count(k->x), kept = 0;
+    points d = {.x = k->x->data, .scales = k->scales, .bins = count > POINTS};
+    if (!(d.point = nw_arena_array(scratch, POINTS, sizeof *d.point))) return NW_E_MEMORY;
+    nw_walk_groups(k->p, k->x->rank, k->x->dims, add_points, &d);
+    for (size_t i = 0; i < POINTS; i++)
+        if (d.point[i].weight > 0) d.point[kept++] = d.point[i];
+    qsort(d.point, kept, sizeof *d.point, compare_points);
+    size_t distinct = 0;
+    for (size_t i = 0; i < kept; i++)
+        if (distinct && compare_points(&d.point[distinct - 1], &d.point[i]) == 0) {
+            d.point[distinct - 1].weight += d.point[i].weight;
+            d.point[distinct - 1].sum += d.point[i].sum;
+        } else {
+            d.point[distinct++] = d.point[i];
+        }
+    return nw_levels_codebook(arena, distinct, d.point, k->spec->coding.grid.qmax + 1, &k->p->levels);
+}
+
+/* ---- packing ---------------------------------------------------------------------------------- */
+
+static void fill_record(const nw_tensor *w, const nw_tensor *packed, const nw_quant_stats *s,
+                        const float *scales, nw_quant_weight *r) {
+    const nw_qparam *p = packed->qparam;
+    double count = s->count ? (double)s->count : 1;
+    r->mean = s->sum / count;
+    r->sigma = sqrt(fmax(s->squares / count - r->mean * r->mean, 0));
+    r->sqnr = s->noise > 0 ? 10 * log10(s->squares / s->noise) : INFINITY;
+    r->saturated = (double)s->saturated / count;
+    r->format = p->format;
+    r->grain = p->grain;
+    r->axis = p->axis;
+    r->groups = p->groups;
+    r->rank = packed->rank;
+    memcpy(r->dims, packed->dims, sizeof r->dims);
+    r->bytes_before = nw_tensor_bytes(w);
+    r->bytes_after = nw_tensor_bytes(packed) + nw_qparam_bytes(p);
+    r->scale_min = INFINITY;
+    r->scale_max = 0;
+    for (size_t g = 0; g < p->groups; g++) {
+        r->scale_min = fminf(r->scale_min, scales[g]);
+        r->scale_max = fmaxf(r->scale_max, scales[g]);
+    }
+}
+
+/* Grain, format and codes of *p from the spec. */
+static void set_coding(const nw_weight_spec *spec, const nw_tensor *x, nw_qparam *p) {
+    const nw_coding *c = &spec->coding;
+    bool one = x->rank == 0 || (c->kind == NW_FLOAT && nw_format_bits(c->format) == 16);
+    *p = (nw_qparam){.format = c->format,
+                     .grain = one ? NW_GRAIN_TENSOR : spec->grain,
+                     .scale_format = spec->scale_format,
+                     .qmin = c->grid.qmin + c->shift,
+                     .qmax = c->grid.qmax + c->shift};
+    if (p->grain != NW_GRAIN_TENSOR) p->axis = spec->axis;
+    if (p->grain == NW_GRAIN_BLOCK) p->block = spec->block;
+    p->groups = nw_qparam_group_count(p->grain, p->axis, p->block, x->rank, x->dims);
 }
 
 static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, const nw_tensor *w,
@@ -178,52 +281,48 @@ static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, cons
     nw_tensor x;
     NW_TRY(nw_tensor_to_f32(scratch, w, &x));
     size_t count = nw_tensor_count(&x);
-    NW_TRY(check_finite(arena->ctx, name, x.data, count));
-
+    const nw_coding *c = &spec->coding;
     nw_qparam *p = nw_arena_alloc(arena, sizeof *p);
     if (!p) return NW_E_MEMORY;
-    *p = (nw_qparam){.format = spec->format, .grain = x.rank ? spec->grain : NW_GRAIN_TENSOR};
-    if (p->grain != NW_GRAIN_TENSOR) p->axis = spec->axis;
-    if (p->grain == NW_GRAIN_BLOCK) p->block = spec->block;
-    p->qmin = spec->grid.qmin + spec->shift;
-    p->qmax = spec->grid.qmax + spec->shift;
-    p->groups = nw_qparam_group_count(p->grain, p->axis, p->block, x.rank, x.dims);
-    float *scales = nw_arena_array(arena, p->groups, sizeof *scales);
-    int32_t *zeros = nw_arena_array(arena, p->groups, sizeof *zeros);
-    float *room = nw_arena_data(scratch, (count ? count : 1) * sizeof *room);
-    if (!scales || !zeros || !room) return NW_E_MEMORY;
-    nw_weight_spec used = *spec;
-    used.grain = p->grain;
-    nw_group_walk walk = nw_group_walk_of(p, x.rank, x.dims);
-    choose_groups(&used, &walk, x.data, least, room, p->groups, scales, zeros);
-    p->scales = scales;
-    p->zeros = spec->grid.symmetric && spec->shift == 0 ? NULL : zeros;
+    set_coding(spec, &x, p);
+
+    packing k = {.spec = spec, .p = p, .x = &x, .range = {.x = x.data}};
+    bool gathers = c->kind == NW_TERNARY || c->kind == NW_BINARY || spec->range == NW_WEIGHT_MSE;
+    size_t most = !gathers || p->groups == 0   ? 0
+                  : p->grain == NW_GRAIN_BLOCK ? (size_t)p->block
+                                               : count / p->groups;
+    if (most > count) most = count;
+    k.range.lo = nw_arena_array(scratch, p->groups, sizeof *k.range.lo);
+    k.range.hi = nw_arena_array(scratch, p->groups, sizeof *k.range.hi);
+    k.scales = nw_arena_array(scratch, p->groups, sizeof *k.scales);
+    k.zeros = nw_arena_array(arena, p->groups, sizeof *k.zeros);
+    k.room = nw_arena_data(scratch, (3 * most + 1) * sizeof *k.room);
+    if (!k.range.lo || !k.range.hi || !k.scales || !k.zeros || !k.room) return NW_E_MEMORY;
+    for (size_t g = 0; g < p->groups; g++) {
+        k.range.lo[g] = INT32_MAX;
+        k.range.hi[g] = INT32_MIN;
+    }
+    nw_walk_groups(p, x.rank, x.dims, measure_run, &k.range);
+    float lo, hi;
+    if (!whole_range(&k.range, p->groups, &lo, &hi)) return check_finite(arena->ctx, name, x.data, count);
+    choose_groups(&k, least);
+    NW_TRY(nw_qparam_set_scales(arena, p, k.scales));
+    if (c->kind == NW_LINEAR && !(c->grid.symmetric && c->shift == 0)) p->zeros = k.zeros;
+    if (c->kind == NW_CODEBOOK)
+        NW_TRY(make_codebook(arena, scratch, &k));
+    else
+        NW_TRY(nw_coding_levels(arena, c, &p->levels));
+    if (p->levels.count) p->qmax = p->levels.count - 1;
 
     *out = x;
-    out->format = spec->format;
+    out->format = c->format;
     out->qparam = p;
     NW_TRY(nw_tensor_alloc(arena, out));
-    size_t saturated = nw_quantize(p, x.rank, x.dims, x.data, out->data);
-    nw_dequantize(p, x.rank, x.dims, out->data, room);
-
-    measure(x.data, room, count, record);
-    record->saturated = count ? (double)saturated / (double)count : 0;
-    record->format = p->format;
-    record->grain = p->grain;
-    record->axis = p->axis;
-    record->groups = p->groups;
-    record->rank = x.rank;
-    memcpy(record->dims, x.dims, sizeof record->dims);
-    record->bytes_before = nw_tensor_bytes(w);
-    record->bytes_after = nw_tensor_bytes(out) + p->groups * sizeof(float);
-    size_t zero_bytes;
-    if (p->zeros && nw_format_bytes(p->format, p->groups, &zero_bytes)) record->bytes_after += zero_bytes;
-    record->scale_min = INFINITY;
-    record->scale_max = 0;
-    for (size_t g = 0; g < p->groups; g++) {
-        record->scale_min = fminf(record->scale_min, scales[g]);
-        record->scale_max = fmaxf(record->scale_max, scales[g]);
-    }
+    nw_quant_stats stats;
+    nw_quantize_with_stats(p, x.rank, x.dims, x.data, out->data, &stats);
+    fill_record(w, out, &stats, k.scales, record);
+    record->min = (double)lo;
+    record->max = (double)hi;
     return NW_OK;
 }
 
@@ -265,7 +364,8 @@ nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias,
     nw_qparam *p = nw_arena_alloc(arena, sizeof *p);
     float *scales = nw_arena_array(arena, weight->groups, sizeof *scales);
     if (!p || !scales) return NW_E_MEMORY;
-    for (size_t g = 0; g < weight->groups; g++) scales[g] = fmaxf(data_scale * weight->scales[g], FLT_MIN);
+    for (size_t g = 0; g < weight->groups; g++)
+        scales[g] = fmaxf(data_scale * nw_qparam_scale(weight, g), FLT_MIN);
     *p = (nw_qparam){
         .format = NW_S32, .grain = weight->groups == 1 ? NW_GRAIN_TENSOR : NW_GRAIN_AXIS, .axis = axis};
     p->groups = weight->groups;

@@ -7,23 +7,19 @@
 
 /* What a tensor is to become. */
 typedef struct nw_weight_spec {
-    nw_format format; /* integer */
+    nw_coding coding;
+    nw_format scale_format; /* 0: f32 */
     nw_grain grain;
     int axis;
     int64_t block;
-    nw_codes grid; /* codes used, before `shift` is added */
-    int32_t shift; /* zero point of a symmetric grid in unsigned codes: 128 for u8; else 0 */
-    nw_weight_range range;
+    nw_weight_range range; /* of linear codings */
 } nw_weight_spec;
 
-/* Codes of a format: all of them; symmetric: as many below zero as above unless `full`, and unsigned formats
- * shifted by a half; `reduce`: one bit less. Sets grid and shift of *spec and keeps the rest. */
-void nw_weight_codes(nw_weight_spec *spec, nw_format format, bool symmetric, bool full, bool reduce);
 bool nw_weight_spec_equal(const nw_weight_spec *a, const nw_weight_spec *b);
 
 /* *out ← w packed, its data and qparam in `arena`; w is float of any width, all finite, else NW_E_DATA naming
- * `name` and the place. least [groups] or NULL: scales are at least these. record gets everything but
- * `value`; its strings none. */
+ * `name` and the place. least [groups] or NULL: scales are at least these. Floats of 16 bits have one scale
+ * whatever the grain. record gets everything but `value`; its strings none. */
 nw_status nw_weight_pack(nw_arena *arena, const char *name, const nw_tensor *w, const nw_weight_spec *spec,
                          const float *least, nw_tensor *out, nw_quant_weight *record);
 

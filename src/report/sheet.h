@@ -24,7 +24,8 @@ typedef enum nw_unit {
 /* How text shows a list of records. */
 typedef enum nw_layout {
     NW_LAYOUT_ROWS,    /* a row each */
-    NW_LAYOUT_COLUMNS, /* a column each: few records with many fields; the first field is the heading */
+    NW_LAYOUT_COLUMNS, /* a column each: few records with many fields; the first field is the heading. Lists of a record
+                          follow below */
     NW_LAYOUT_DETAILS  /* rows, but only when details are asked for */
 } nw_layout;
 

@@ -59,7 +59,9 @@ char *nw_unit_format(nw_unit unit, double x, char *buffer, size_t size) {
         else
             snprintf(buffer, size, "%.1f dB", x);
         break;
-    case NW_UNIT_MS: snprintf(buffer, size, x < 10 ? "%.3f ms" : x < 100 ? "%.2f ms" : "%.1f ms", x); break;
+    case NW_UNIT_MS:
+        snprintf(buffer, size, x < 0.1 ? "%.4f ms" : x < 10 ? "%.3f ms" : x < 100 ? "%.2f ms" : "%.1f ms", x);
+        break;
     case NW_UNIT_SECONDS: snprintf(buffer, size, x < 10 ? "%.2f s" : "%.1f s", x); break;
     case NW_UNIT_BYTES:
         while (x >= 1000 && scale < 4) {
@@ -171,6 +173,23 @@ static void put_columns(page *out, const nw_record *items) {
     }
 }
 
+/* The lists that belong to one column, below the table; under its heading where there are several columns. */
+static void put_lists_of_columns(page *out, const nw_record *items, bool details) {
+    for (const nw_record *r = items; r; r = r->next)
+        for (const nw_field *f = r->fields; f; f = f->next) {
+            if (f->kind != NW_FIELD_LIST || !f->label || !f->items) continue;
+            if (!details && f->layout == NW_LAYOUT_DETAILS) continue;
+            put_text(out, "\n");
+            put_text(out, f->label);
+            if (items->next && r->fields->kind == NW_FIELD_TEXT) {
+                put_text(out, ", ");
+                put_text(out, r->fields->text);
+            }
+            put_text(out, "\n");
+            put_rows(out, f->items);
+        }
+}
+
 char *nw_sheet_text(const nw_sheet *sheet, nw_context *ctx, bool details) {
     page out = {.ctx = ctx};
     char buffer[64];
@@ -196,10 +215,12 @@ char *nw_sheet_text(const nw_sheet *sheet, nw_context *ctx, bool details) {
                 put_text(&out, f->label);
                 put_text(&out, "\n");
             }
-            if (f->layout == NW_LAYOUT_COLUMNS)
+            if (f->layout == NW_LAYOUT_COLUMNS) {
                 put_columns(&out, f->items);
-            else
+                put_lists_of_columns(&out, f->items, details);
+            } else {
                 put_rows(&out, f->items);
+            }
             after_list = true;
         }
     }

@@ -1,6 +1,6 @@
 /* bind.h: what can be known before running: shapes of all values and the values of those that depend on constants (and on
- * shapes) only. The simplifier uses it on the portable graph, the planner on a copy bound to concrete inputs.
- * Private to run/. */
+ * shapes) only. The simplifier uses it on the portable graph, the planner on a copy bound to concrete inputs, training on
+ * the graph whose gradients it needs. Private to run/ and train/. */
 #ifndef NW_RUN_BIND_H
 #define NW_RUN_BIND_H
 

@@ -18,12 +18,14 @@ nw_status nw_plan_fakequant_grid(nw_planner *p, const nw_node *node, nw_grid *gr
     *ok = false;
     *grid = (nw_grid){0};
     if (node->op != &nw_op_narrow_FakeQuant) return NW_OK;
+    int scale = nw_node_in(node, 1);
+    if (scale >= 0 && !nw_graph_constant(p->graph, scale)) return NW_OK; /* it is being learned */
     nw_qparam q;
     bool dynamic;
     NW_TRY(nw_fakequant_qparam(p->graph, node, &p->scratch, &q, &dynamic));
     if (dynamic || q.grain != NW_GRAIN_TENSOR || (q.format != NW_U8 && q.format != NW_S8)) return NW_OK;
     int32_t shift = q.format == NW_S8 ? 128 : 0;
-    *grid = (nw_grid){q.scales[0], nw_qparam_zero(&q, 0) + shift, q.qmin + shift, q.qmax + shift};
+    *grid = (nw_grid){nw_qparam_scale(&q, 0), nw_qparam_zero(&q, 0) + shift, q.qmin + shift, q.qmax + shift};
     *ok = grid->scale > 0 && isfinite(grid->scale) && grid->lo >= 0 && grid->hi <= 255 &&
           grid->zero >= grid->lo && grid->zero <= grid->hi;
     return NW_OK;

@@ -14,7 +14,7 @@ static nw_status new_buffer(nw_planner *p, nw_buffer **out, int *id) {
     NW_TRY(nw_arena_grow(&plan->arena, (void **)&plan->buffers, &plan->buffer_capacity,
                          (size_t)plan->buffer_count, sizeof *plan->buffers));
     *out = &plan->buffers[plan->buffer_count];
-    **out = (nw_buffer){.alias = -1, .first = plan->step_count, .last = plan->step_count};
+    **out = (nw_buffer){.value = NW_ABSENT, .alias = -1, .first = plan->step_count, .last = plan->step_count};
     *id = plan->buffer_count++;
     return NW_OK;
 }
@@ -61,6 +61,7 @@ static nw_status register_form(nw_planner *p, int v, nw_form form, int id) {
     b->input = p->plan->buffers[id].input;
     b->tensor = physical(p, v, other);
     b->tensor.data = p->plan->buffers[id].tensor.data;
+    b->value = v;
     b->alias = id;
     p->buffer[v][other] = alias;
     return NW_OK;
@@ -70,6 +71,7 @@ nw_status nw_plan_define(nw_planner *p, int v, nw_form form, int *buffer) {
     nw_buffer *b;
     NW_TRY(new_buffer(p, &b, buffer));
     b->kind = NW_BUFFER_WORK;
+    b->value = v;
     b->tensor = physical(p, v, form);
     b->bytes = nw_tensor_bytes(&b->tensor);
     return register_form(p, v, form, *buffer);
@@ -81,6 +83,7 @@ nw_status nw_plan_define_input(nw_planner *p, int i) {
     NW_TRY(new_buffer(p, &b, &id));
     b->kind = NW_BUFFER_INPUT;
     b->input = i;
+    b->value = v;
     b->tensor = physical(p, v, NW_FORM_REAL);
     return register_form(p, v, NW_FORM_REAL, id);
 }
@@ -131,6 +134,11 @@ void nw_plan_reason(nw_planner *p, const char *reason) {
     p->plan->steps[p->plan->step_count - 1].reason = reason;
 }
 
+void nw_plan_work(nw_planner *p, bool codes, double multiply_adds) {
+    nw_work *work = &p->plan->steps[p->plan->step_count - 1].work;
+    *(codes ? &work->integer_ops : &work->float_ops) += 2 * multiply_adds;
+}
+
 bool nw_plan_has(const nw_planner *p, int v, nw_form form) {
     return p->buffer[v][form] >= 0;
 }
@@ -147,6 +155,7 @@ static nw_status constant_buffer(nw_planner *p, int v, nw_form form, void *data,
     nw_buffer *b;
     NW_TRY(new_buffer(p, &b, buffer));
     b->kind = NW_BUFFER_CONSTANT;
+    b->value = v;
     b->tensor = physical(p, v, form);
     b->tensor.data = data;
     return register_form(p, v, form, *buffer);

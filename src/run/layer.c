@@ -20,7 +20,7 @@ nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool 
     bool any_zero = false;
     for (size_t n = 0; n < channels; n++) {
         size_t g = q->grain == NW_GRAIN_TENSOR ? 0 : n;
-        scale[n] = q->scales[g];
+        scale[n] = nw_qparam_scale(q, g);
         zero[n] = nw_qparam_zero(q, g) + shift;
         any_zero |= zero[n] != 0;
     }

@@ -173,5 +173,8 @@ nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));
     NW_TRY(nw_plan_temporary(p, (size_t)(a->batch * a->kv_heads) * s.share, &out[1]));
     *ok = true;
-    return NW_PLAN_STEP(p, node, run_attention, s.gemm->name, &s, in, out);
+    NW_TRY(NW_PLAN_STEP(p, node, run_attention, s.gemm->name, &s, in, out));
+    double scores = (double)(a->batch * a->q_heads * a->q_length) * (double)a->total;
+    nw_plan_work(p, false, scores * (double)(a->head + a->v_head));
+    return NW_OK;
 }

@@ -377,5 +377,6 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     /* The state points at its own window through rows_of, so it is stable once copied. */
     NW_TRY(nw_plan_step(p, node, run_conv, kernel, &s, sizeof s, 1, in, s.padded ? 2 : 1, out));
     nw_plan_reason(p, reason_for_float(p, node, &c));
+    nw_plan_work(p, c.integer, (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps);
     return NW_OK;
 }

@@ -1,5 +1,6 @@
-/* lower_dynamic.c: FakeQuant that finds its scale while running, for values that only integer matrix products read: codes, and
- * the scale and zero point of each row, which go into the products' epilogues. Others evaluate it in float. */
+/* lower_dynamic.c: FakeQuant that finds its scale while running, for values that only integer matrix products read, those of
+ * recurrent layers too: codes, and the scale and zero point of each row, which go into the products' epilogues. Others evaluate
+ * it in float. */
 #include "run/plan.h"
 
 #include "op/quantize.h"
@@ -61,13 +62,14 @@ nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_fakequant_qparam(p->graph, node, &p->scratch, &q, &dynamic));
     int x = node->in[0], y = node->out[0];
     const nw_tensor *t = &p->desc[x];
-    if (!dynamic || q.format != NW_U8 || q.qmin != 0 || q.qmax != 255 || t->format != NW_F32 || t->qparam ||
-        t->rank < 1)
+    if (!dynamic || q.format != NW_U8 || q.qmin != 0 || q.qmax != 255 ||
+        nw_qparam_scale_format(&q) != NW_F32 || t->format != NW_F32 || t->qparam || t->rank < 1)
         return NW_OK;
     if (nw_tensor_count(t) == 0 || p->uses.outputs[y] || nw_plan_tapped(p, y)) return NW_OK;
     for (int u = p->uses.first[y]; u < p->uses.first[y + 1]; u++) {
-        bool takes;
-        NW_TRY(nw_matmul_takes_codes(p, &p->graph->nodes[p->uses.users[u]], y, &takes));
+        const nw_node *reader = &p->graph->nodes[p->uses.users[u]];
+        bool takes = nw_rnn_takes_codes(p, reader, y);
+        if (!takes) NW_TRY(nw_matmul_takes_codes(p, reader, y, &takes));
         if (!takes) return NW_OK;
     }
     dynamic_state s = {.minmax = p->ew.minmax_f32,

@@ -1,8 +1,6 @@
 /* lower_matmul.c: MatMul and Gemm on f32 or 8-bit codes. Constant right-hand sides are packed when planning, others when
- * running. */
-#include "run/plan.h"
-
-#include "op/matmul.h"
+ * running. Those that stay codes beside real numbers are lower_weights.c's. */
+#include "run/matmul.h"
 
 #include <math.h>
 #include <string.h>
@@ -122,13 +120,6 @@ static nw_status run_matmul(nw_exec *e, const nw_step *step) {
 
 /* ---- planning -------------------------------------------------------------------------------------------------- */
 
-typedef struct product {
-    nw_matmul_geometry g;
-    const float *bias; /* [n] or NULL */
-    int value;         /* output: of the node, or of an Add of the bias behind it */
-    int add;           /* that Add, or −1 */
-} product;
-
 /* A constant vector along the last axis, or a scalar, as n real numbers; NULL otherwise. */
 static nw_status row_vector(nw_planner *p, int v, size_t n, float factor, const float **out) {
     const float *values;
@@ -147,7 +138,7 @@ static nw_status row_vector(nw_planner *p, int v, size_t n, float factor, const 
 }
 
 /* MatMul → Add of a constant row: how exporters spell a linear layer. */
-static nw_status absorb_bias(nw_planner *p, product *pr) {
+static nw_status absorb_bias(nw_planner *p, nw_plan_product *pr) {
     nw_node *add = nw_plan_only_reader(p, pr->value);
     if (!add || add->domain[0] || strcmp(add->op_type, "Add") != 0) return NW_OK;
     int other = add->in[0] == pr->value ? add->in[1] : add->in[0];
@@ -159,7 +150,7 @@ static nw_status absorb_bias(nw_planner *p, product *pr) {
     return NW_OK;
 }
 
-static nw_status examine(nw_planner *p, const nw_node *node, product *pr, bool *ok) {
+static nw_status examine(nw_planner *p, const nw_node *node, nw_plan_product *pr, bool *ok) {
     *ok = false;
     bool gemm = !node->domain[0] && strcmp(node->op_type, "Gemm") == 0;
     bool matmul = !node->domain[0] && strcmp(node->op_type, "MatMul") == 0;
@@ -168,7 +159,7 @@ static nw_status examine(nw_planner *p, const nw_node *node, product *pr, bool *
     if (a->format != NW_F32 || (b->format != NW_F32 && !b->qparam)) return NW_OK;
     nw_op_call call;
     NW_TRY(nw_plan_call(p, node, &call));
-    *pr = (product){.value = node->out[0], .add = -1};
+    *pr = (nw_plan_product){.value = node->out[0], .add = -1};
     if (gemm) {
         nw_gemm_geometry g;
         const nw_tensor *c = nw_node_in(node, 2) < 0 ? NULL : &p->desc[node->in[2]];
@@ -193,7 +184,7 @@ static void set_strides(matmul_state *s) {
 }
 
 /* Both operands are codes; b is packed when running. Zero points of b go into wzero. */
-static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_state *s, const product *pr,
+static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_state *s, const nw_plan_product *pr,
                                  const nw_follow *follow) {
     const nw_grid *a = &p->grid[node->in[0]], *b = &p->grid[node->in[1]];
     size_t n = (size_t)s->g.n;
@@ -214,7 +205,7 @@ static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_stat
     return NW_OK;
 }
 
-static nw_status static_integer(nw_planner *p, const nw_node *node, matmul_state *s, const product *pr,
+static nw_status static_integer(nw_planner *p, const nw_node *node, matmul_state *s, const nw_plan_product *pr,
                                 const nw_weights *w, const nw_follow *follow) {
     size_t n = (size_t)s->g.n, k = (size_t)s->g.k;
     int32_t *sums = nw_arena_array(&p->plan->arena, n, sizeof *sums);
@@ -257,17 +248,19 @@ static nw_status run_flip(nw_exec *e, const nw_step *step) {
 }
 
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok) {
-    product pr;
+    nw_plan_product pr;
     nw_weights w;
     NW_TRY(examine(p, node, &pr, ok));
     if (!*ok || node->in[0] != codes || node->in[1] == codes || pr.g.k > 65536 || pr.g.batch != 1)
         *ok = false;
     if (!*ok || p->desc[node->in[1]].rank != 2) *ok = false;
-    return *ok ? nw_plan_weights(p, node->in[1], pr.g.trans_b ? 0 : 1, &w, ok) : NW_OK;
+    if (!*ok) return NW_OK;
+    NW_TRY(nw_plan_weights(p, node->in[1], pr.g.trans_b ? 0 : 1, &w, ok));
+    return *ok ? NW_OK : nw_plan_wcodes_whole(p, node->in[1], pr.g.trans_b, ok);
 }
 
 nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
-    product pr;
+    nw_plan_product pr;
     NW_TRY(examine(p, node, &pr, ok));
     if (!*ok) return NW_OK;
     int a = node->in[0], b = node->in[1];
@@ -278,6 +271,11 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     bool fits = (nw_plan_on_grid(p, a) || by_row) && pr.g.k <= 65536;
     if (fits && constant && pr.g.batch == 1 && p->desc[b].rank == 2)
         NW_TRY(nw_plan_weights(p, b, n_axis, &w, &integer));
+    if (constant && !integer) {
+        NW_TRY(nw_lower_wcodes(p, node, &pr, ok));
+        if (*ok) return NW_OK;
+        *ok = true;
+    }
     bool dynamic = !integer && (!constant || pr.g.batch > 1);
     if (fits && dynamic && nw_plan_on_grid(p, b)) integer = true;
 
@@ -344,6 +342,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
                         : dynamic ? 2
                                   : 1,
                         in, dynamic ? 2 : 1, out));
+    nw_plan_work(p, integer, (double)s.g.batch * (double)s.g.m * (double)s.g.n * (double)s.g.k);
     if (!integer)
         nw_plan_reason(p, !nw_plan_on_grid(p, a) ? "float: its input is not on an 8-bit grid"
                                                  : "float: its right-hand side has no 8-bit codes");

@@ -1,145 +1,256 @@
-/* lower_rnn.c: LSTM and GRU in f32 with packed weights: the input's share of all gates for all steps as one matrix product, then
- * step by step the state's share. Packed 8-bit weights are dequantized when planning. */
+/* lower_rnn.c: LSTM and GRU with packed weights: the input's share of all gates for all steps as one matrix product, then step
+ * by step the state's share and the cells. A product is on integers where its operand is: the input's when it comes as codes,
+ * the state's when the node says so (NW_STATE_FORMAT). */
 #include "run/plan.h"
 
+#include "op/quantize.h"
+
+#include <math.h>
 #include <string.h>
 
+/* [m][k] · W[n][k]ᵀ (+ bias) in f32, from real numbers or from codes with a scale and zero point per row. */
+typedef struct product {
+    const nw_gemm_f32_kernel *f32;
+    const nw_gemm_u8s8_kernel *u8s8; /* NULL: real numbers */
+    size_t n, k;
+    const void *packed;
+    const float *bias;    /* [n] or NULL; of real numbers */
+    nw_epilogue epilogue; /* of codes */
+} product;
+
+typedef struct direction {
+    bool backward;
+    product input, state;
+    product
+        candidate; /* GRU that resets the state before it is multiplied: `state` then makes z and r only */
+} direction;
+
 typedef struct rnn_state {
-    const nw_gemm_f32_kernel *gemm;
-    nw_unary_f32_fn *sigmoid, *tanh;
+    nw_elementwise ew;
     bool lstm, after_reset; /* after_reset: GRU's linear_before_reset */
+    bool restricted;        /* the state is quantized to u8 before it is multiplied */
     size_t steps, batch, input, hidden, gates, directions;
-    bool backward[2];
-    const void *w[2], *r[2], *rh[2]; /* packed; GRU: r holds the gates z and r, rh the candidate */
-    const float *bias[2];            /* [gates·hidden] added to the input's share */
-    const float *bias_rh[2];         /* [hidden], GRU with after_reset, or NULL */
+    direction direction[2];
 } rnn_state;
 
-/* Buffers of a run, all f32. */
+/* Buffers of a run. */
 typedef struct rnn_run {
     nw_exec *e;
     const rnn_state *s;
-    const float *x;
-    float *gates; /* [steps][batch][gates·hidden] of one direction */
-    float *extra; /* [batch][hidden] twice */
+    const void *x;        /* [steps·batch][input] f32 or codes */
+    const float *x_scale; /* [steps·batch] of codes whose grid was found while running, or NULL */
+    const int32_t *x_zero;
+    const int32_t *lengths; /* [batch] or NULL */
+    float *gates;           /* [steps][batch][gates·hidden] the input's share, of one direction */
+    float *share;           /* [batch][gates·hidden] the state's */
+    float *operand;         /* [batch][hidden] */
+    uint8_t *codes;         /* [batch][hidden] */
+    float *scale;           /* [batch] of codes */
+    int32_t *zero;
     float *y;     /* [steps][directions][batch][hidden], or NULL */
     float *h, *c; /* [directions][batch][hidden] */
 } rnn_run;
 
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
 typedef struct product_job {
-    const nw_gemm_f32_kernel *gemm;
-    nw_gemm_f32_args args;
-    bool by_columns;
+    const product *p;
+    nw_gemm_f32_args f32;
+    nw_gemm_u8s8_args u8s8;
+    bool by_columns, descending;
 } product_job;
 
+static void product_part(const product_job *j, size_t m0, size_t m1, size_t n0, size_t n1) {
+    if (j->p->u8s8)
+        nw_gemm_u8s8_run(j->p->u8s8, &j->u8s8, m0, m1, n0, n1);
+    else
+        nw_gemm_f32_run(j->p->f32, &j->f32, m0, m1, n0, n1);
+}
+
+static size_t panel_of(const product *p) {
+    return p->u8s8 ? p->u8s8->nr : p->f32->nr;
+}
+
+#define RUN_BYTES (128 * 1024)
+
+/* With few rows reading W takes all the time, and W is read again at the next step: in runs of columns that every other step
+ * takes backwards, so that it begins with those that are still in the cache. */
 static void product_range(void *user, size_t begin, size_t end) {
     const product_job *j = user;
-    if (j->by_columns)
-        nw_gemm_f32_run(j->gemm, &j->args, 0, j->args.m, begin, end);
-    else
-        nw_gemm_f32_run(j->gemm, &j->args, begin, end, 0, j->args.n);
-}
-
-/* c[m][ldc] (+)= a[m][k]·w + bias */
-static void multiply(const rnn_run *r, size_t m, size_t n, size_t k, const float *a, const void *w,
-                     const float *bias, bool accumulate, float *c, size_t ldc) {
-    product_job job = {.gemm = r->s->gemm};
-    job.args = (nw_gemm_f32_args){.m = m,
-                                  .n = n,
-                                  .k = k,
-                                  .taps = 1,
-                                  .rows = {.base = a, .stride = k * sizeof *a},
-                                  .packed = w,
-                                  .c = c,
-                                  .ldc = ldc * sizeof *c,
-                                  .bias = bias,
-                                  .accumulate = accumulate,
-                                  .lo = -__builtin_inff(),
-                                  .hi = __builtin_inff()};
-    job.by_columns = m < 16;
-    nw_exec_parallel(r->e, job.by_columns ? n : m, job.by_columns ? job.gemm->nr : job.gemm->mr,
-                     (double)m * (double)n * (double)k / 30, product_range, &job);
-}
-
-static void lstm_step(const rnn_run *r, size_t d, float *gates, const float *h_in, float *h_out, float *c) {
-    const rnn_state *s = r->s;
-    size_t n = s->hidden, row = 4 * n;
-    multiply(r, s->batch, row, n, h_in, s->r[d], NULL, true, gates, row);
-    for (size_t b = 0; b < s->batch; b++) { /* order of the gates: i, o, f, c */
-        float *g = gates + b * row, *cell = c + b * n, *h = h_out + b * n;
-        s->sigmoid(3 * n, g, g);
-        s->tanh(n, g + 3 * n, g + 3 * n);
-        for (size_t j = 0; j < n; j++) cell[j] = g[2 * n + j] * cell[j] + g[j] * g[3 * n + j];
-        s->tanh(n, cell, h);
-        for (size_t j = 0; j < n; j++) h[j] *= g[n + j];
+    if (!j->by_columns) {
+        product_part(j, begin, end, 0, j->p->n);
+        return;
+    }
+    size_t panel = panel_of(j->p), panel_bytes = panel * j->p->k * (j->p->u8s8 ? 1 : sizeof(float));
+    size_t run = panel_bytes < RUN_BYTES ? RUN_BYTES / panel_bytes * panel : panel;
+    size_t m = j->p->u8s8 ? j->u8s8.m : j->f32.m, runs = (end - begin + run - 1) / run;
+    for (size_t i = 0; i < runs; i++) {
+        size_t from = begin + (j->descending ? runs - 1 - i : i) * run;
+        product_part(j, 0, m, from, from + run < end ? from + run : end);
     }
 }
 
-static void gru_step(const rnn_run *r, size_t d, float *gates, const float *h_in, float *h_out) {
-    const rnn_state *s = r->s;
-    size_t n = s->hidden, row = 3 * n;
-    float *reset = r->extra, *candidate = r->extra + s->batch * n;
-    multiply(r, s->batch, 2 * n, n, h_in, s->r[d], NULL, true, gates, row);
-    for (size_t b = 0; b < s->batch; b++) { /* order of the gates: z, r, h */
-        float *g = gates + b * row;
-        s->sigmoid(2 * n, g, g);
-        for (size_t j = 0; j < n; j++) reset[b * n + j] = g[n + j] * h_in[b * n + j];
+/* c[m][ldc] = a·Wᵀ + bias; scale, zero [m]: of the rows of codes, or NULL when the product knows them. */
+static void multiply(const rnn_run *r, const product *p, size_t m, const void *a, const float *scale,
+                     const int32_t *zero, bool descending, float *c, size_t ldc) {
+    product_job job = {.p = p, .by_columns = m < 16, .descending = descending};
+    if (p->u8s8) {
+        job.u8s8 = (nw_gemm_u8s8_args){.m = m,
+                                       .n = p->n,
+                                       .k = p->k,
+                                       .taps = 1,
+                                       .rows = {.base = a, .stride = p->k},
+                                       .packed = p->packed,
+                                       .c = c,
+                                       .ldc = ldc * sizeof *c,
+                                       .epilogue = p->epilogue};
+        job.u8s8.epilogue.row_scale = scale;
+        job.u8s8.epilogue.row_zero = zero;
+    } else {
+        job.f32 = (nw_gemm_f32_args){.m = m,
+                                     .n = p->n,
+                                     .k = p->k,
+                                     .taps = 1,
+                                     .rows = {.base = a, .stride = p->k * sizeof(float)},
+                                     .packed = p->packed,
+                                     .c = c,
+                                     .ldc = ldc * sizeof *c,
+                                     .bias = p->bias,
+                                     .lo = -INFINITY,
+                                     .hi = INFINITY};
     }
-    if (s->after_reset)
-        multiply(r, s->batch, n, n, h_in, s->rh[d], s->bias_rh[d], false, candidate, n);
-    else
-        multiply(r, s->batch, n, n, reset, s->rh[d], NULL, false, candidate, n);
+    nw_exec_parallel(r->e, job.by_columns ? p->n : m,
+                     job.by_columns ? panel_of(p)
+                     : p->u8s8      ? p->u8s8->mr
+                                    : p->f32->mr,
+                     (double)m * (double)p->n * (double)p->k / (p->u8s8 ? 150 : 30), product_range, &job);
+}
+
+/* What a state [batch][hidden] is multiplied as: its codes, and where the product is on real numbers what they mean. */
+static const void *operand_of(const rnn_run *r, const product *p, const float *state) {
+    const rnn_state *s = r->s;
+    size_t n = s->hidden;
+    if (!s->restricted) return state;
     for (size_t b = 0; b < s->batch; b++) {
-        float *g = gates + b * row, *h = h_out + b * n, *extra = candidate + b * n;
-        const float *before = h_in + b * n;
-        for (size_t j = 0; j < n; j++) g[2 * n + j] += s->after_reset ? g[n + j] * extra[j] : extra[j];
-        s->tanh(n, g + 2 * n, g + 2 * n);
-        for (size_t j = 0; j < n; j++) h[j] = (1.0f - g[j]) * g[2 * n + j] + g[j] * before[j];
+        float lo = INFINITY, hi = -INFINITY;
+        s->ew.minmax_f32(n, state + b * n, &lo, &hi);
+        nw_choose_scale(lo, hi, false, 0, 255, &r->scale[b], &r->zero[b]);
+        s->ew.quantize_u8(n, state + b * n, r->scale[b], r->zero[b], 0, 255, r->codes + b * n);
+        if (!p->u8s8) s->ew.dequantize_u8(n, r->codes + b * n, r->scale[b], r->zero[b], r->operand + b * n);
     }
+    return p->u8s8 ? (const void *)r->codes : r->operand;
 }
 
-static void run_direction(const rnn_run *r, size_t d) {
+/* The share of what operand_of gave, in columns `first` on of r->share. */
+static void multiply_state(const rnn_run *r, const product *p, const void *operand, bool descending,
+                           size_t first) {
     const rnn_state *s = r->s;
-    size_t state = s->batch * s->hidden, row = s->gates * s->hidden;
+    multiply(r, p, s->batch, operand, r->scale, r->zero, descending, r->share + first, s->gates * s->hidden);
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
+
+/* A step of one sample. */
+typedef struct place {
+    bool active;    /* it has not come to its end */
+    size_t time;    /* a reversed direction starts at the sample's own end */
+    const float *x; /* [gates·hidden] the input's share */
+} place;
+
+static place place_of(const rnn_run *r, const direction *d, size_t step, size_t b) {
+    const rnn_state *s = r->s;
+    size_t length = r->lengths ? (size_t)r->lengths[b] : s->steps;
+    place p = {.active = step < length, .time = step};
+    if (d->backward && p.active) p.time = length - 1 - step;
+    p.x = r->gates + (p.time * s->batch + b) * s->gates * s->hidden;
+    return p;
+}
+
+/* The share of a GRU's candidate where the reset comes first: (σ(x_r + r_r) ⊙ h)·Rhᵀ. */
+static void multiply_reset(const rnn_run *r, const direction *d, size_t step, const float *h) {
+    const rnn_state *s = r->s;
+    size_t n = s->hidden;
+    for (size_t b = 0; b < s->batch; b++) {
+        const float *x = place_of(r, d, step, b).x, *share = r->share + b * 3 * n;
+        float *reset = r->operand + b * n;
+        s->ew.add_f32(n, x + n, 1, share + n, 1, reset);
+        s->ew.sigmoid_f32(n, reset, reset);
+        s->ew.mul_f32(n, reset, 1, h + b * n, 1, reset);
+    }
+    multiply_state(r, &d->candidate, operand_of(r, &d->candidate, r->operand), step & 1, 2 * n);
+}
+
+static void run_step(const rnn_run *r, size_t d, size_t step) {
+    const rnn_state *s = r->s;
+    const direction *way = &s->direction[d];
+    size_t n = s->hidden, state = s->batch * n;
     float *h = r->h + d * state, *c = s->lstm ? r->c + d * state : NULL;
-    multiply(r, s->steps * s->batch, row, s->input, r->x, s->w[d], s->bias[d], false, r->gates, row);
-    for (size_t i = 0; i < s->steps; i++) {
-        size_t t = s->backward[d] ? s->steps - 1 - i : i;
-        float *gates = r->gates + t * s->batch * row;
-        if (s->lstm)
-            lstm_step(r, d, gates, h, h, c); /* h is read whole before it is written */
-        else
-            gru_step(r, d, gates, h, h);
-        if (r->y) memcpy(r->y + (t * s->directions + d) * state, h, state * sizeof *h);
+    multiply_state(r, &way->state, operand_of(r, &way->state, h), step & 1, 0);
+    if (way->candidate.n) multiply_reset(r, way, step, h);
+    for (size_t b = 0; b < s->batch; b++) {
+        place p = place_of(r, way, step, b);
+        const float *share = r->share + b * s->gates * n;
+        float *y = r->y ? r->y + (p.time * s->directions + d) * state + b * n : NULL;
+        if (p.active && s->lstm)
+            s->ew.lstm_f32(n, p.x, share, c + b * n, h + b * n);
+        else if (p.active)
+            s->ew.gru_f32(n, s->after_reset, p.x, share, h + b * n);
+        if (y && p.active)
+            memcpy(y, h + b * n, n * sizeof *y);
+        else if (y)
+            memset(y, 0, n * sizeof *y);
     }
 }
 
-/* in: x, initial h, initial c; out: y, h, c, gates, extra. h and c are always buffers. */
+static nw_status check_lengths(const rnn_run *r, const nw_step *step) {
+    for (size_t b = 0; b < r->s->batch && r->lengths; b++)
+        if (r->lengths[b] < 0 || (size_t)r->lengths[b] > r->s->steps)
+            return nw_fail(r->e->ctx, NW_E_SHAPE, "%s \"%s\": sequence_lens has %d, X has %zu steps",
+                           step->op, step->name, r->lengths[b], r->s->steps);
+    return NW_OK;
+}
+
+static void load_state(float *state, const void *initial, size_t bytes) {
+    if (initial)
+        memcpy(state, initial, bytes);
+    else
+        memset(state, 0, bytes);
+}
+
+enum { IN_X, IN_H, IN_C, IN_LENGTHS, IN_X_SCALE, IN_X_ZERO, IN_COUNT };
+enum { OUT_Y, OUT_H, OUT_C, OUT_GATES, OUT_SHARE, OUT_OPERAND, OUT_CODES, OUT_SCALE, OUT_ZERO, OUT_COUNT };
+
+/* h and c are always buffers. */
 static nw_status run_rnn(nw_exec *e, const nw_step *step) {
     const rnn_state *s = step->state;
     rnn_run r = {.e = e,
                  .s = s,
-                 .x = nw_exec_data(e, step->in[0]),
-                 .y = nw_exec_data(e, step->out[0]),
-                 .h = nw_exec_data(e, step->out[1]),
-                 .c = nw_exec_data(e, step->out[2]),
-                 .gates = nw_exec_data(e, step->out[3]),
-                 .extra = nw_exec_data(e, step->out[4])};
+                 .x = nw_exec_data(e, step->in[IN_X]),
+                 .x_scale = nw_exec_data(e, step->in[IN_X_SCALE]),
+                 .x_zero = nw_exec_data(e, step->in[IN_X_ZERO]),
+                 .lengths = nw_exec_data(e, step->in[IN_LENGTHS]),
+                 .gates = nw_exec_data(e, step->out[OUT_GATES]),
+                 .share = nw_exec_data(e, step->out[OUT_SHARE]),
+                 .operand = nw_exec_data(e, step->out[OUT_OPERAND]),
+                 .codes = nw_exec_data(e, step->out[OUT_CODES]),
+                 .scale = nw_exec_data(e, step->out[OUT_SCALE]),
+                 .zero = nw_exec_data(e, step->out[OUT_ZERO]),
+                 .y = nw_exec_data(e, step->out[OUT_Y]),
+                 .h = nw_exec_data(e, step->out[OUT_H]),
+                 .c = nw_exec_data(e, step->out[OUT_C])};
     size_t bytes = s->directions * s->batch * s->hidden * sizeof(float);
-    const void *h0 = nw_exec_data(e, step->in[1]), *c0 = nw_exec_data(e, step->in[2]);
-    if (h0)
-        memcpy(r.h, h0, bytes);
-    else
-        memset(r.h, 0, bytes);
-    if (s->lstm && c0)
-        memcpy(r.c, c0, bytes);
-    else if (s->lstm)
-        memset(r.c, 0, bytes);
-    for (size_t d = 0; d < s->directions; d++) run_direction(&r, d);
+    NW_TRY(check_lengths(&r, step));
+    load_state(r.h, nw_exec_data(e, step->in[IN_H]), bytes);
+    if (s->lstm) load_state(r.c, nw_exec_data(e, step->in[IN_C]), bytes);
+    for (size_t d = 0; d < s->directions; d++) {
+        multiply(&r, &s->direction[d].input, s->steps * s->batch, r.x, r.x_scale, r.x_zero, false, r.gates,
+                 s->gates * s->hidden);
+        for (size_t i = 0; i < s->steps; i++) run_step(&r, d, i);
+    }
     return NW_OK;
 }
 
-/* ---- planning -------------------------------------------------------------------------------------------------- */
+/* ---- planning: the node ------------------------------------------------------------------------------------------ */
 
 static bool default_activations(const nw_node *node, bool lstm) {
     const nw_attr *a = nw_node_attr(node, "activations");
@@ -153,36 +264,6 @@ static bool default_activations(const nw_node *node, bool lstm) {
     return true;
 }
 
-static nw_status pack(nw_planner *p, const rnn_state *s, const float *w, size_t n, size_t k,
-                      const void **out) {
-    void *packed;
-    NW_TRY(nw_plan_constant(p, nw_gemm_f32_packed_bytes(s->gemm, n, k, 1), &packed));
-    nw_gemm_f32_pack(s->gemm, n, k, 1, w, k, 0, 1, packed);
-    *out = packed;
-    return NW_OK;
-}
-
-static nw_status pack_direction(nw_planner *p, rnn_state *s, size_t d, const float *w, const float *r,
-                                const float *b) {
-    size_t n = s->hidden, all = s->gates * n;
-    const float *rd = r + d * all * n;
-    NW_TRY(pack(p, s, w + d * all * s->input, all, s->input, &s->w[d]));
-    if (s->lstm) {
-        NW_TRY(pack(p, s, rd, all, n, &s->r[d]));
-    } else {
-        NW_TRY(pack(p, s, rd, 2 * n, n, &s->r[d]));
-        NW_TRY(pack(p, s, rd + 2 * n * n, n, n, &s->rh[d]));
-    }
-    if (!b) return NW_OK;
-    const float *wb = b + d * 2 * all, *rb = wb + all;
-    float *bias = nw_arena_array(&p->plan->arena, all, sizeof *bias);
-    if (!bias) return NW_E_MEMORY;
-    for (size_t i = 0; i < all; i++) bias[i] = wb[i] + (s->after_reset && i >= 2 * n ? 0.0f : rb[i]);
-    s->bias[d] = bias;
-    s->bias_rh[d] = s->after_reset ? rb + 2 * n : NULL;
-    return NW_OK;
-}
-
 static bool is_real(const nw_planner *p, int v) {
     return p->desc[v].format == NW_F32 || p->desc[v].qparam;
 }
@@ -190,18 +271,20 @@ static bool is_real(const nw_planner *p, int v) {
 /* Sizes, and whether the node is of the plain kind done here. */
 static bool plain(const nw_planner *p, const nw_node *node, rnn_state *s) {
     s->lstm = nw_node_is(node, "LSTM");
-    if (!s->lstm && !nw_node_is(node, "GRU")) return false;
+    if ((!s->lstm && !nw_node_is(node, "GRU")) || node->in_count < 3) return false;
     const nw_tensor *x = &p->desc[node->in[0]];
     const nw_constant *w = nw_graph_constant(p->graph, nw_node_in(node, 1)),
                       *r = nw_graph_constant(p->graph, nw_node_in(node, 2));
     int peephole = nw_node_in(node, 7), lengths = nw_node_in(node, 4), bias = nw_node_in(node, 3);
     if (!w || !r || !is_real(p, node->in[0]) || !is_real(p, node->in[1]) || !is_real(p, node->in[2]))
         return false;
-    if (lengths >= 0 || (s->lstm && peephole >= 0) || (bias >= 0 && !nw_graph_constant(p->graph, bias)))
-        return false;
+    if ((s->lstm && peephole >= 0) || (bias >= 0 && !nw_graph_constant(p->graph, bias))) return false;
+    if (lengths >= 0 && p->desc[lengths].format != NW_S32) return false;
     if (nw_node_int(node, "layout", 0) || nw_node_int(node, "input_forget", 0) || nw_node_attr(node, "clip"))
         return false;
     if (!default_activations(node, s->lstm) || nw_tensor_count(x) == 0) return false;
+    s->restricted = nw_node_attr(node, NW_STATE_FORMAT) != NULL;
+    if (s->restricted && !nw_node_string_is(node, NW_STATE_FORMAT, "", "u8")) return false;
     s->gates = s->lstm ? 4 : 3;
     s->steps = (size_t)x->dims[0];
     s->batch = (size_t)x->dims[1];
@@ -209,37 +292,188 @@ static bool plain(const nw_planner *p, const nw_node *node, rnn_state *s) {
     s->directions = (size_t)w->tensor.dims[0];
     s->hidden = (size_t)r->tensor.dims[2];
     s->after_reset = !s->lstm && nw_node_int(node, "linear_before_reset", 0) != 0;
-    s->backward[0] = nw_node_string_is(node, "direction", "forward", "reverse");
-    s->backward[1] = true;
+    s->direction[0].backward = nw_node_string_is(node, "direction", "forward", "reverse");
+    s->direction[1].backward = true;
     return s->directions <= 2 && s->hidden > 0;
 }
 
-nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok) {
-    *ok = false;
-    rnn_state s = {
-        .gemm = nw_gemm_f32_select(p->options->isa), .sigmoid = p->ew.sigmoid_f32, .tanh = p->ew.tanh_f32};
-    if (node->in_count < 3 || !plain(p, node, &s)) return NW_OK;
-    const float *b;
-    size_t count;
-    nw_tensor w, r;
-    NW_TRY(nw_plan_real_constant(p, nw_node_in(node, 3), &b, &count));
-    NW_TRY(nw_tensor_to_f32(&p->scratch, &p->graph->values[node->in[1]].constant->tensor, &w));
-    NW_TRY(nw_tensor_to_f32(&p->scratch, &p->graph->values[node->in[2]].constant->tensor, &r));
-    for (size_t d = 0; d < s.directions; d++) NW_TRY(pack_direction(p, &s, d, w.data, r.data, b));
-    size_t state = s.directions * s.batch * s.hidden * sizeof(float);
-    int in[3] = {-1, -1, -1}, out[5] = {-1, -1, -1, -1, -1};
-    NW_TRY(nw_plan_need(p, node->in[0], NW_FORM_REAL, &in[0]));
-    NW_TRY(nw_plan_need(p, nw_node_in(node, 5), NW_FORM_REAL, &in[1]));
-    if (s.lstm) NW_TRY(nw_plan_need(p, nw_node_in(node, 6), NW_FORM_REAL, &in[2]));
+/* ---- planning: weights ------------------------------------------------------------------------------------------- */
+
+#define MOST_SUMMED 65536 /* products of codes that fit a sum (gemm.h) */
+
+/* The rows of W or R, all directions one behind the other, [rows][k]: codes as kernels take them, or real numbers. */
+typedef struct matrix {
+    size_t k;
+    const int8_t *codes; /* NULL: real */
+    const float *scale;  /* [rows] of codes */
+    const int32_t *zero; /* [rows] in the plan's arena, or NULL when all are 0 */
+    const float *real;
+} matrix;
+
+/* Whether a packed constant [directions][rows][k] has 8-bit codes with one scale for each row, or for more than a row. */
+static bool has_row_codes(const nw_tensor *t) {
+    const nw_qparam *q = t->qparam;
+    if (!q || (q->format != NW_S8 && q->format != NW_U8) || t->dims[2] > MOST_SUMMED) return false;
+    return q->grain == NW_GRAIN_TENSOR || (q->grain == NW_GRAIN_AXIS && q->axis == 1) ||
+           (q->grain == NW_GRAIN_BLOCK && q->axis == 2 && q->block >= t->dims[2]);
+}
+
+static nw_status read_matrix(nw_planner *p, int v, bool codes, matrix *out) {
+    const nw_tensor *t = &p->graph->values[v].constant->tensor;
+    *out = (matrix){.k = (size_t)t->dims[2]};
+    if (!codes) {
+        nw_tensor real;
+        NW_TRY(nw_tensor_to_f32(&p->scratch, t, &real));
+        out->real = real.data;
+        return NW_OK;
+    }
+    const nw_qparam *q = t->qparam;
+    size_t each = (size_t)t->dims[1], rows = (size_t)t->dims[0] * each;
+    float *scale = nw_arena_array(&p->scratch, rows, sizeof *scale);
+    int32_t *zero = nw_arena_array(&p->plan->arena, rows, sizeof *zero);
+    if (!scale || !zero) return NW_E_MEMORY;
+    int32_t shift = q->format == NW_U8 ? -128 : 0;
+    bool any_zero = false;
+    for (size_t i = 0; i < rows; i++) {
+        size_t g = q->grain == NW_GRAIN_TENSOR ? 0 : q->grain == NW_GRAIN_AXIS ? i % each : i;
+        scale[i] = nw_qparam_scale(q, g);
+        zero[i] = nw_qparam_zero(q, g) + shift;
+        any_zero |= zero[i] != 0;
+    }
+    out->scale = scale;
+    out->zero = any_zero ? zero : NULL;
+    out->codes = t->data;
+    if (q->format == NW_U8) {
+        uint8_t *flipped = nw_arena_data(&p->scratch, rows * out->k);
+        if (!flipped) return NW_E_MEMORY;
+        p->ew.flip_u8(rows * out->k, t->data, flipped);
+        out->codes = (const int8_t *)flipped;
+    }
+    return NW_OK;
+}
+
+/* Rows [first, first + n) of w; a: the grid of the operand when it is codes, scale 0 for one that each of its rows brings. */
+static nw_status make_product(nw_planner *p, const matrix *w, size_t first, size_t n, const float *bias,
+                              const nw_grid *a, product *out) {
+    size_t k = w->k;
+    void *packed;
+    *out = (product){.n = n, .k = k, .bias = bias};
+    if (!w->codes) {
+        out->f32 = nw_gemm_f32_select(p->options->isa);
+        NW_TRY(nw_plan_constant(p, nw_gemm_f32_packed_bytes(out->f32, n, k, 1), &packed));
+        nw_gemm_f32_pack(out->f32, n, k, 1, w->real + first * k, k, 0, 1, packed);
+        out->packed = packed;
+        return NW_OK;
+    }
+    const nw_weights part = {w->codes + first * k, w->scale + first, w->zero ? w->zero + first : NULL, n};
+    const nw_grid unit = {.scale = 1.0f};
+    const nw_follow nothing = {.lo = -INFINITY, .hi = INFINITY};
+    int32_t *sums = nw_arena_array(&p->plan->arena, n, sizeof *sums);
+    if (!sums) return NW_E_MEMORY;
+    out->u8s8 = nw_gemm_u8s8_select(p->options->isa);
+    nw_gemm_u8s8_col_sums(n, k, 1, part.codes, k, 0, 1, part.zero, sums);
+    NW_TRY(nw_plan_epilogue(p, a->scale > 0 ? a : &unit, &part, bias, sums, &nothing, &out->epilogue));
+    out->epilogue.col_sum = sums;
+    NW_TRY(nw_plan_constant(p, nw_gemm_u8s8_packed_bytes(out->u8s8, n, k, 1), &packed));
+    nw_gemm_u8s8_pack(out->u8s8, n, k, 1, part.codes, k, 0, 1, packed);
+    out->packed = packed;
+    return NW_OK;
+}
+
+/* B [directions][2·gates·hidden], or NULL: Wb + Rb belong to the input's share, but GRU's Rbh with after_reset to the state's. */
+static nw_status split_bias(nw_planner *p, const rnn_state *s, const float *b, const float **input,
+                            const float **state) {
+    size_t all = s->gates * s->hidden, own = s->after_reset ? 2 * s->hidden : all;
+    *input = *state = NULL;
+    if (!b) return NW_OK;
+    float *in = nw_arena_array(&p->plan->arena, all, sizeof *in),
+          *rest = nw_arena_array(&p->plan->arena, all, sizeof *rest);
+    if (!in || !rest) return NW_E_MEMORY;
+    for (size_t i = 0; i < all; i++) {
+        in[i] = b[i] + (i < own ? b[all + i] : 0.0f);
+        rest[i] = i < own ? 0.0f : b[all + i];
+    }
+    *input = in;
+    *state = s->after_reset ? rest : NULL;
+    return NW_OK;
+}
+
+static nw_status make_direction(nw_planner *p, const rnn_state *s, size_t d, const matrix *w, const matrix *r,
+                                const float *b, const nw_grid *x, direction *out) {
+    size_t n = s->hidden, all = s->gates * n;
+    bool reset_first = !s->lstm && !s->after_reset;
+    const nw_grid by_row = {0};
+    const float *input, *state;
+    NW_TRY(split_bias(p, s, b ? b + d * 2 * all : NULL, &input, &state));
+    NW_TRY(make_product(p, w, d * all, all, input, x, &out->input));
+    NW_TRY(make_product(p, r, d * all, reset_first ? 2 * n : all, state, &by_row, &out->state));
+    if (reset_first) NW_TRY(make_product(p, r, d * all + 2 * n, n, NULL, &by_row, &out->candidate));
+    return NW_OK;
+}
+
+/* ---- planning: the step ------------------------------------------------------------------------------------------ */
+
+bool nw_rnn_takes_codes(const nw_planner *p, const nw_node *node, int codes) {
+    rnn_state s;
+    if (!plain(p, node, &s) || node->in[0] != codes) return false;
+    for (int i = 1; i < node->in_count; i++)
+        if (node->in[i] == codes) return false;
+    return has_row_codes(&p->graph->values[node->in[1]].constant->tensor);
+}
+
+static nw_status define_buffers(nw_planner *p, const nw_node *node, const rnn_state *s, int *out) {
+    size_t state = s->batch * s->hidden * sizeof(float);
+    for (int i = 0; i < OUT_COUNT; i++) out[i] = -1;
     for (int i = 0; i < 3; i++) {
         int v = nw_node_out(node, i);
         if (v >= 0)
             NW_TRY(nw_plan_define(p, v, NW_FORM_REAL, &out[i]));
         else if (i > 0)
-            NW_TRY(nw_plan_temporary(p, state, &out[i]));
+            NW_TRY(nw_plan_temporary(p, s->directions * state, &out[i]));
     }
-    NW_TRY(nw_plan_temporary(p, s.steps * s.batch * s.gates * s.hidden * sizeof(float), &out[3]));
-    NW_TRY(nw_plan_temporary(p, 2 * s.batch * s.hidden * sizeof(float), &out[4]));
+    NW_TRY(nw_plan_temporary(p, s->steps * s->gates * state, &out[OUT_GATES]));
+    NW_TRY(nw_plan_temporary(p, s->gates * state, &out[OUT_SHARE]));
+    NW_TRY(nw_plan_temporary(p, state, &out[OUT_OPERAND]));
+    if (!s->restricted) return NW_OK;
+    NW_TRY(nw_plan_temporary(p, s->batch * s->hidden, &out[OUT_CODES]));
+    NW_TRY(nw_plan_temporary(p, s->batch * sizeof(float), &out[OUT_SCALE]));
+    return nw_plan_temporary(p, s->batch * sizeof(int32_t), &out[OUT_ZERO]);
+}
+
+nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok) {
+    *ok = false;
+    rnn_state s = {.ew = p->ew};
+    if (!plain(p, node, &s)) return NW_OK;
+    int x = node->in[0], in[IN_COUNT] = {-1, -1, -1, -1, -1, -1}, out[OUT_COUNT];
+    bool by_row = p->row_grid[x][0] >= 0;
+    bool input_codes =
+        (by_row || nw_plan_on_grid(p, x)) && has_row_codes(&p->graph->values[node->in[1]].constant->tensor);
+    bool state_codes = s.restricted && has_row_codes(&p->graph->values[node->in[2]].constant->tensor);
+    const float *b;
+    size_t count;
+    matrix w, r;
+    NW_TRY(nw_plan_real_constant(p, nw_node_in(node, 3), &b, &count));
+    NW_TRY(read_matrix(p, node->in[1], input_codes, &w));
+    NW_TRY(read_matrix(p, node->in[2], state_codes, &r));
+    const nw_grid none = {0};
+    for (size_t d = 0; d < s.directions; d++)
+        NW_TRY(make_direction(p, &s, d, &w, &r, b, by_row ? &none : &p->grid[x], &s.direction[d]));
+    NW_TRY(nw_plan_need(p, x, nw_form_of(input_codes, false), &in[IN_X]));
+    NW_TRY(nw_plan_need(p, nw_node_in(node, 5), NW_FORM_REAL, &in[IN_H]));
+    if (s.lstm) NW_TRY(nw_plan_need(p, nw_node_in(node, 6), NW_FORM_REAL, &in[IN_C]));
+    NW_TRY(nw_plan_need(p, nw_node_in(node, 4), NW_FORM_REAL, &in[IN_LENGTHS]));
+    if (by_row) memcpy(&in[IN_X_SCALE], p->row_grid[x], sizeof p->row_grid[x]);
+    NW_TRY(define_buffers(p, node, &s, out));
     *ok = true;
-    return NW_PLAN_STEP(p, node, run_rnn, s.gemm->name, &s, in, out);
+    const product *state = &s.direction[0].state;
+    NW_TRY(NW_PLAN_STEP(p, node, run_rnn, state_codes ? state->u8s8->name : state->f32->name, &s, in, out));
+    double rows = (double)s.directions * (double)s.steps * (double)s.batch * (double)(s.gates * s.hidden);
+    nw_plan_work(p, input_codes, rows * (double)s.input);
+    nw_plan_work(p, state_codes, rows * (double)s.hidden);
+    if (!state_codes)
+        nw_plan_reason(p, !s.restricted ? "float: its state is not quantized"
+                                        : "float: its weights have no 8-bit codes");
+    else if (!input_codes)
+        nw_plan_reason(p, "partly float: its input is not on an 8-bit grid");
+    return NW_OK;
 }

@@ -87,13 +87,14 @@ static nw_status place_buffers(nw_planner *p) {
 
 typedef struct tap_state {
     int value;
+    bool last;
 } tap_state;
 
 static nw_status run_tap(nw_exec *e, const nw_step *step) {
     const tap_state *s = step->state;
     if (!e->tap) return NW_OK;
     nw_tensor t = nw_exec_tensor(e, step->in[0]);
-    e->tap(e->tap_user, s->value, &t);
+    e->tap(e->tap_user, s->value, &t, s->last);
     return NW_OK;
 }
 
@@ -101,9 +102,11 @@ static nw_status add_taps(nw_planner *p, const int *values, int count) {
     for (int i = 0; i < count; i++) {
         int v = values[i];
         if (v < 0 || !nw_plan_tapped(p, v)) continue;
-        tap_state s = {v};
+        bool last = p->taps->any_layout && p->desc[v].rank > 2 && !nw_plan_has(p, v, NW_FORM_REAL) &&
+                    nw_plan_has(p, v, NW_FORM_REAL_LAST);
+        tap_state s = {v, last};
         int in[1];
-        NW_TRY(nw_plan_need(p, v, NW_FORM_REAL, &in[0]));
+        NW_TRY(nw_plan_need(p, v, nw_form_of(false, last), &in[0]));
         NW_TRY(nw_plan_step(p, NULL, run_tap, "tap", &s, sizeof s, 1, in, 0, NULL));
     }
     return NW_OK;
@@ -111,7 +114,7 @@ static nw_status add_taps(nw_planner *p, const int *values, int count) {
 
 static nw_status lower_node(nw_planner *p, nw_node *node) {
     static nw_status (*const families[])(nw_planner *, nw_node *, bool *) = {
-        nw_lower_fakequant, nw_lower_dynamic,     nw_lower_conv, nw_lower_matmul, nw_lower_pool,
+        nw_lower_fakequant, nw_lower_dynamic, nw_lower_conv,        nw_lower_matmul, nw_lower_pool,     nw_lower_gather,
         nw_lower_move,      nw_lower_elementwise, nw_lower_rows, nw_lower_rnn,    nw_lower_attention};
     bool ok = false;
     for (int i = 0; i < node->in_count; i++)
@@ -174,7 +177,7 @@ static nw_status init_planner(nw_planner *p, nw_plan *plan, const nw_binding *bi
         const nw_qparam *q = t->qparam;
         if (!q || q->grain != NW_GRAIN_TENSOR || (q->format != NW_U8 && q->format != NW_S8)) continue;
         int32_t shift = q->format == NW_S8 ? 128 : 0;
-        p->grid[v] = (nw_grid){q->scales[0], nw_qparam_zero(q, 0) + shift, q->qmin + shift, q->qmax + shift};
+        p->grid[v] = (nw_grid){nw_qparam_scale(q, 0), nw_qparam_zero(q, 0) + shift, q->qmin + shift, q->qmax + shift};
     }
     return NW_OK;
 }

@@ -43,6 +43,7 @@ typedef enum nw_buffer_kind {
 typedef struct nw_buffer {
     nw_buffer_kind kind;
     nw_tensor tensor;     /* physical format and dims; data of constants */
+    int value;            /* of the graph, in one of its forms; NW_ABSENT: bytes of a step's own */
     int alias;            /* shares the bytes of this buffer, or −1 */
     int input;            /* of INPUT: index among the graph's inputs */
     int first, last;      /* steps between which the bytes live */
@@ -60,6 +61,7 @@ struct nw_step {
     const int *in, *out; /* buffers; −1: absent */
     const char *op, *name, *kernel;
     const char *reason; /* why not something faster, or "" */
+    nw_work work;
 };
 
 typedef struct nw_plan {
@@ -85,6 +87,7 @@ typedef struct nw_plan {
 typedef struct nw_taps {
     const uint8_t *marks;
     int count;
+    bool any_layout;
 } nw_taps;
 
 /* One run of a plan. */
@@ -159,6 +162,8 @@ nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, cons
     nw_plan_step(p, node, run, kernel, state, sizeof *(state), (int)(sizeof(in) / sizeof *(in)), in,         \
                  (int)(sizeof(out) / sizeof *(out)), out)
 void nw_plan_reason(nw_planner *p, const char *reason); /* of the latest step */
+/* Adds this many multiply-adds, of codes or of real numbers, to the latest step's work. */
+void nw_plan_work(nw_planner *p, bool codes, double multiply_adds);
 
 bool nw_plan_has(const nw_planner *p, int v, nw_form form); /* without a conversion */
 /* Whether v's cheapest form is channels-last. */
@@ -224,9 +229,11 @@ nw_status nw_lower_rows(nw_planner *p, nw_node *node,
 nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok);   /* lower_dynamic.c */
 nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);       /* lower_rnn.c: LSTM, GRU */
 nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok); /* lower_attention.c */
+nw_status nw_lower_gather(nw_planner *p, nw_node *node, bool *ok);    /* lower_weights.c: of packed tables */
 nw_status nw_lower_eval(nw_planner *p, nw_node *node);                /* lower.c */
-/* Whether a node multiplies `codes`, its left-hand side, with packed 8-bit weights. */
+/* Whether a node multiplies `codes`, its left-hand side or its sequence, with packed 8-bit weights. */
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
+bool nw_rnn_takes_codes(const nw_planner *p, const nw_node *node, int codes);
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */
 nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, const int *out);
 

@@ -31,20 +31,30 @@ void nw_session_free(nw_session *session);
 nw_status nw_session_run(nw_session *session, size_t feed_count, const nw_feed *feeds, nw_arena *arena,
                          nw_tensor *outputs);
 
-/* Called for every FakeQuant-able value as it is computed; see quant/calibrate. */
-typedef void nw_tap_fn(void *user, int value, const nw_tensor *tensor);
-/* Values (ids in the graph given to nw_session_new) to be shown to `tap` in every run, as f32 in ONNX's layout. A tapped value
- * is always computed as the graph says (no fusion across it). Ends cached plans. */
-nw_status nw_session_set_taps(nw_session *session, size_t count, const int *values, nw_tap_fn *tap,
-                              void *user);
+/* Called for every tapped value as it is computed. last: the dims and elements are channels-last, [N,…,C] for [N,C,…]. */
+typedef void nw_tap_fn(void *user, int value, const nw_tensor *tensor, bool last);
+/* Values (ids in the graph given to nw_session_new) to be shown to `tap` in every run, as real numbers in ONNX's layout, or
+ * with any_layout as they are stored, which costs nothing. A tapped value is always computed as the graph says (no fusion
+ * across it). Ends cached plans. */
+nw_status nw_session_set_taps(nw_session *session, size_t count, const int *values, bool any_layout,
+                              nw_tap_fn *tap, void *user);
+/* for (i = 0; i < count; i++) fn(user, i);  in any order, on the session's threads. For taps. */
+void nw_session_parallel(nw_session *session, size_t count, void (*fn)(void *user, size_t i), void *user);
 
 /* The plan of the latest run in words, a line per step: kernel, layout, shapes, reason. To `print`, line by line. */
 void nw_session_explain(const nw_session *session, void (*print)(void *user, const char *line), void *user);
+
+/* What the products of a step come to: one multiply-add is two operations. */
+typedef struct nw_work {
+    double float_ops, integer_ops;
+} nw_work;
 
 /* Step i of the latest plan; false behind the last one. Texts live as long as the plan. */
 typedef struct nw_step_info {
     const char *op, *name, *kernel; /* op "" is a conversion between forms */
     const char *reason;             /* why not something faster, or "" */
+    int value; /* it makes, id in the graph given to nw_session_new; NW_ABSENT: none of the graph's */
+    nw_work work;
     nw_tensor output; /* physical format and shape, without data; format NW_NONE: known only when it runs */
     double milliseconds; /* of the latest run; 0 unless profiling */
 } nw_step_info;

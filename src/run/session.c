@@ -71,14 +71,15 @@ void nw_session_free(nw_session *s) {
     nw_free(s->ctx, s);
 }
 
-nw_status nw_session_set_taps(nw_session *s, size_t count, const int *values, nw_tap_fn *tap, void *user) {
+nw_status nw_session_set_taps(nw_session *s, size_t count, const int *values, bool any_layout, nw_tap_fn *tap,
+                              void *user) {
     uint8_t *marks = nw_calloc(s->ctx, (size_t)s->graph->value_count + 1, 1);
     if (!marks) return NW_E_MEMORY;
     for (size_t i = 0; i < count; i++)
         if (values[i] >= 0 && values[i] < s->graph->value_count) marks[values[i]] = 1;
     drop_plans(s);
     nw_free(s->ctx, (void *)(uintptr_t)s->taps.marks);
-    s->taps = (nw_taps){marks, s->graph->value_count};
+    s->taps = (nw_taps){marks, s->graph->value_count, any_layout};
     s->tap = tap;
     s->tap_user = user;
     return NW_OK;
@@ -280,6 +281,10 @@ static void run_chunk(void *user, size_t index) {
     j->fn(j->user, begin, end < j->count ? end : j->count);
 }
 
+void nw_session_parallel(nw_session *s, size_t count, void (*fn)(void *user, size_t i), void *user) {
+    nw_threads_run(s->threads, count, fn, user);
+}
+
 /* Waking the pool costs several microseconds, more on a busy machine. */
 #define WORTH_THREADS 30e3 /* nanoseconds */
 
@@ -314,7 +319,16 @@ bool nw_session_step(const nw_session *s, int i, nw_step_info *info) {
     const nw_plan *plan = s->latest;
     if (!plan || i < 0 || i >= plan->step_count) return false;
     const nw_step *step = &plan->steps[i];
-    *info = (nw_step_info){step->op, step->name, step->kernel, step->reason, {.format = NW_NONE}, 0};
+    *info = (nw_step_info){.op = step->op,
+                           .name = step->name,
+                           .kernel = step->kernel,
+                           .reason = step->reason,
+                           .value = NW_ABSENT,
+                           .work = step->work,
+                           .output = {.format = NW_NONE}};
+    for (int o = step->out_count - 1; o >= 0; o--)
+        if (step->out[o] >= 0 && plan->buffers[step->out[o]].value >= 0)
+            info->value = plan->buffers[step->out[o]].value;
     if (s->profile) info->milliseconds = plan->step_ms[i];
     if (step->out_count && step->out[0] >= 0 && plan->buffers[step->out[0]].kind != NW_BUFFER_LATE) {
         info->output = plan->buffers[step->out[0]].tensor;

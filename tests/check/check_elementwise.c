@@ -504,6 +504,69 @@ static void test_layernorm_f32(const char *name, nw_layernorm_f32_fn *f, nw_laye
     }
 }
 
+/* ---- recurrent cells ----------------------------------------------------------------------------------- */
+
+static double sigmoid(double x) {
+    return 1 / (1 + exp(-x));
+}
+
+/* In place: a timed call goes on from the state that the one before left. */
+static void run_lstm(const timed *t) {
+    float *c = t->y;
+    ((nw_lstm_f32_fn *)t->function)(t->n, t->a, t->b, c, c + t->n);
+}
+static void test_lstm_f32(const char *name, nw_lstm_f32_fn *f, nw_lstm_f32_fn *reference) {
+    FOR_SIZES(name) {
+        float *x = floats(4 * n, -4, 4, false), *r = floats(4 * n, -4, 4, false);
+        float *c = floats(2 * n, -2, 2, false), *want = check_alloc(2 * n * 4), *before = check_alloc(n * 4);
+        memcpy(before, c, n * 4);
+        memcpy(want, c, n * 4);
+        f(n, x, r, c, c + n);
+        reference(n, x, r, want, want + n);
+        same_floats("cell against plain C", c, want, n);
+        same_floats("state against plain C", c + n, want + n, n);
+        for (size_t i = 0; i < n; i++) {
+            double in = sigmoid((double)x[i] + (double)r[i]),
+                   out = sigmoid((double)x[n + i] + (double)r[n + i]),
+                   forget = sigmoid((double)x[2 * n + i] + (double)r[2 * n + i]),
+                   fresh = tanh((double)x[3 * n + i] + (double)r[3 * n + i]),
+                   cell = forget * (double)before[i] + in * fresh;
+            if (!check_close((double)c[i], cell, 4e-6) ||
+                !check_close((double)c[n + i], out * tanh(cell), 4e-6))
+                check_fail("cell %zu is %g, %g, not %g, %g", i, (double)c[i], (double)c[n + i], cell,
+                           out * tanh(cell));
+        }
+        if (check_opt.bench)
+            bench((timed){.run = run_lstm, .function = (void (*)(void))f, .n = n, .a = x, .b = r, .y = c});
+    }
+}
+
+static void run_gru(const timed *t) {
+    ((nw_gru_f32_fn *)t->function)(t->n, true, t->a, t->b, t->y);
+}
+static void test_gru_f32(const char *name, nw_gru_f32_fn *f, nw_gru_f32_fn *reference) {
+    FOR_SIZES(name) {
+        float *x = floats(3 * n, -4, 4, false), *r = floats(3 * n, -4, 4, false);
+        float *h = floats(n, -1, 1, false), *want = check_alloc(n * 4), *before = check_alloc(n * 4);
+        memcpy(before, h, n * 4);
+        memcpy(want, h, n * 4);
+        bool after_reset = check_below(2);
+        f(n, after_reset, x, r, h);
+        reference(n, after_reset, x, r, want);
+        same_floats("state against plain C", h, want, n);
+        for (size_t i = 0; i < n; i++) {
+            double update = sigmoid((double)x[i] + (double)r[i]),
+                   reset = after_reset ? sigmoid((double)x[n + i] + (double)r[n + i]) : 1,
+                   fresh = tanh((double)x[2 * n + i] + reset * (double)r[2 * n + i]),
+                   exact = (1 - update) * fresh + update * (double)before[i];
+            if (!check_close((double)h[i], exact, 4e-6))
+                check_fail("cell %zu is %g, not %g", i, (double)h[i], exact);
+        }
+        if (check_opt.bench)
+            bench((timed){.run = run_gru, .function = (void (*)(void))f, .n = n, .a = x, .b = r, .y = h});
+    }
+}
+
 static void one_isa(nw_isa isa) {
     nw_elementwise chosen;
     isa_now = isa;

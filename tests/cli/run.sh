@@ -144,12 +144,24 @@ for key in samples top1 top5 precision_macro recall_macro f1_macro agreement sqn
 done
 works layers 'dB' layers "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess --samples 50
 works bench 'ms' bench "$model" out/int8.onnx --runs 5
+works 'bench --profile' 'of peak' bench out/int8.onnx --runs 5 --profile
+works 'bench --profile as JSON' '"peak_integer_gops"' bench out/int8.onnx --runs 5 --profile --json -
+for key in milliseconds share gops peak_share operator name kernel output reason; do
+    grep -q "\"$key\"" stdout && good || bad 'bench --profile as JSON' "no $key"
+done
 works 'run int8' '' run out/int8.onnx --input image=one.npy --output-dir out
 works 'quantize to QOperator' '9 of 9' quantize "$model" -o out/qop.onnx --form qoperator --calibrate "$letters:train" \
     --samples 50 --preprocess $preprocess
 works 'weights only' '[0-9] of 9|compression' quantize "$model" -o out/weights.onnx --weights-only
 works 'some layers stay float' 'exclude' quantize "$model" -o out/part.onnx --exclude 'Gemm' \
     --calibrate "$letters:train" --samples 50 --preprocess $preprocess
+works 'quantize --measure' 'as written' quantize "$model" -o out/measured.onnx --measure --json measured.json \
+    --calibrate "$letters:train" --samples 50 --preprocess $preprocess
+for key in threads isa run_ms_float run_ms_all_integer run_ms slower_than_float timings float_ms integer_ms left_in_float; do
+    grep -q "\"$key\"" measured.json && good || bad 'quantize --measure' "no $key"
+done
+works 'the measured model' '' run out/measured.onnx --input image=one.npy --output-dir out
+works 'quantize --measure without data' 'as written' quantize "$model" -o out/dynamic.onnx --mode dynamic --measure
 touch out/int8.onnx # whatever became of it
 before=$(md5sum <out/int8.onnx)
 works 'the same again' '' quantize "$model" -o out/again.onnx --calibrate "$letters:train" --samples 200 --preprocess $preprocess
@@ -159,6 +171,7 @@ cmp -s out/int8.onnx out/again.onnx && good || bad quantize 'the same command gi
 timeout 60 "$narrow" quantize "$model" -o out/int8.onnx --calibrate nowhere --preprocess $preprocess >stdout 2>stderr
 [ "$(md5sum <out/int8.onnx)" = "$before" ] && good || bad 'failed quantize' 'the old file is gone'
 rm -rf out && mkdir out
+fails 'measure weights only' 1 'nothing to measure' quantize "$model" -o out/x.onnx --weights-only --measure
 fails 'folder as output' 1 'folder' quantize "$model" -o out --weights-only
 fails 'output in no folder' 1 'No such file|folder' quantize "$model" -o out/no/where.onnx --weights-only
 (

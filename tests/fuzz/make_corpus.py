@@ -129,6 +129,24 @@ def quantized():
         scales[:6] + [numpy_helper.from_array(rng.integers(-9, 9, (2, 3)).astype(np.int8), "g")], extra=["com.microsoft"])
 
 
+def recurrent():
+    """onnxruntime's dynamic LSTM, and a GRU whose node says that its state is quantized while running."""
+    def codes(name, *shape):
+        return numpy_helper.from_array((np.arange(np.prod(shape)) * 37 % 251 - 125).astype(np.int8).reshape(shape), name)
+    gru = node("GRU", "x gw gr", "- gh", hidden_size=2)
+    gru.metadata_props.add(key="ai.narrow.state", value="u8")
+    gru.metadata_props.add(key="other", value="kept")
+    write("dynamic_lstm", [
+        node("DynamicQuantizeLSTM", "x w r b lengths - - - ws z rs z", "y h c", domain="com.microsoft", hidden_size=2,
+             direction="bidirectional"),
+        node("DequantizeLinear", "gwq gs", "gw"), node("DequantizeLinear", "grq gs", "gr"), gru],
+        {"x": [3, 1, 2]}, {"y": [3, 2, 1, 2], "h": [2, 1, 2], "gh": [1, 1, 2]},
+        [codes("w", 2, 2, 8), codes("r", 2, 2, 8), floats("b", 2, 16), numpy_helper.from_array(np.array([2], np.int32), "lengths"),
+         numpy_helper.from_array(np.array([0.01, 0.02], np.float32), "ws"), numpy_helper.from_array(np.zeros(2, np.int8), "z"),
+         numpy_helper.from_array(np.array([0.02, 0.01], np.float32), "rs"), codes("gwq", 1, 6, 2), codes("grq", 1, 6, 2),
+         scalar("gs", 0.01)], extra=["com.microsoft"])
+
+
 def structure():
     then = helper.make_graph([node("Add", "x one", "t")], "then", [], [helper.make_tensor_value_info("t", F, None)])
     other = helper.make_graph([node("Mul", "x x", "e")], "else", [], [helper.make_tensor_value_info("e", F, None)])
@@ -169,5 +187,5 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.iterdir():
         old.unlink()
-    for part in (networks, indices, images, quantized, structure, damage):
+    for part in (networks, indices, images, quantized, recurrent, structure, damage):
         part()

@@ -100,7 +100,7 @@ static void every_encoding_of_every_type(void **state) {
     nw_context_init(&ctx, NULL);
     int64_t dims[1] = {ELEMENTS};
     for (int f = 1; f < NW_FORMAT_COUNT; f++) {
-        if (f == NW_STR) continue;
+        if (f == NW_STR || nw_format_from_onnx(f) == NW_NONE) continue;
         uint64_t data[2 * ELEMENTS];
         size_t bytes;
         assert_true(nw_format_bytes((nw_format)f, ELEMENTS, &bytes));

@@ -86,8 +86,7 @@ static float *sample(size_t count, draw_fn *draw) {
 
 static void assert_same_counts(const nw_observer *a, const nw_observer *b) {
     assert_true(a->count == b->count && a->rejected == b->rejected && a->exponent == b->exponent);
-    assert_true(a->zeros[0] == b->zeros[0] && a->zeros[1] == b->zeros[1]);
-    assert_true(a->min == b->min && a->max == b->max);
+    assert_true(a->zeros == b->zeros && a->min == b->min && a->max == b->max);
     if (a->bins) assert_memory_equal(a->bins, b->bins, 2 * NW_OBSERVER_BINS * sizeof *a->bins);
     assert_true(fabs(a->mean - b->mean) <= 1e-6 * (1 + nw_observer_sigma(b)));
     assert_true(fabs(a->m2 - b->m2) <= 1e-5 * (1 + b->m2));
@@ -108,7 +107,7 @@ static void test_streaming_equals_one_shot(void **state) {
         assert_same_counts(&parts, &whole);
         nw_observer_free(&parts);
     }
-    uint64_t total = 0;
+    uint64_t total = whole.zeros;
     for (int i = 0; i < 2 * NW_OBSERVER_BINS; i++) total += whole.bins[i];
     assert_true(total == COUNT);
     nw_observer_free(&whole);
@@ -134,6 +133,41 @@ static void test_merging_equals_one(void **state) {
     for (int w = 0; w < WORKERS; w++) nw_observer_free(&workers[w]);
     nw_observer_free(&one);
     test_free(x);
+}
+
+/* Batches seen in parts are batches: the moving average counts each once. Parts are used again and again, hold
+ * smaller and larger values than what came before, none at all, or nothing finite. */
+static void test_splitting_equals_one(void **state) {
+    (void)state;
+    enum { COUNT = 60000, PARTS = 3, BATCHES = 4 };
+    static const size_t ends[BATCHES][PARTS] = {
+        {20000, 40000, COUNT}, {0, 5, 300}, {30000, 30000, COUNT}, {1, 2, 3}};
+    static const nw_observer_kind kinds[] = {NW_OBSERVER_MOVING, NW_OBSERVER_ENTROPY};
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        nw_observer one = observer_of(kinds[k]), split = observer_of(kinds[k]), parts[PARTS];
+        for (int p = 0; p < PARTS; p++) parts[p] = observer_of(kinds[k]);
+        size_t calls = use.calls;
+        for (int b = 0; b < BATCHES; b++) {
+            float *x = sample(COUNT, b % 2 ? relu : heavy);
+            for (int i = 0; i < COUNT; i++) x[i] = b == 3 ? INFINITY : ldexpf(x[i], 3 * b);
+            size_t count = ends[b][PARTS - 1];
+            nw_observe(&one, x, count);
+            nw_observer_split(&split, parts, PARTS);
+            for (int p = 0; p < PARTS; p++) {
+                size_t begin = p ? ends[b][p - 1] : 0;
+                nw_observe(&parts[p], x + begin, ends[b][p] - begin);
+            }
+            nw_observer_join(&split, parts, PARTS);
+            assert_same_counts(&split, &one);
+            assert_true(split.batches == one.batches);
+            assert_true(split.average_min == one.average_min && split.average_max == one.average_max);
+            test_free(x);
+        }
+        assert_true(one.batches == 3 && use.calls == calls);
+        for (int p = 0; p < PARTS; p++) nw_observer_free(&parts[p]);
+        nw_observer_free(&one);
+        nw_observer_free(&split);
+    }
 }
 
 /* Bins merge two to one as values grow by powers of two, in either sign; the other way round nothing has to
@@ -166,7 +200,7 @@ static void test_edges_of_the_range(void **state) {
     nw_observe(&up, x, COUNT);
     for (int i = COUNT; i-- > 0;) nw_observe(&down, &x[i], 1);
     assert_same_counts(&up, &down);
-    assert_true(up.zeros[0] == 1 && up.zeros[1] == 1 && up.exponent == 128);
+    assert_true(up.zeros == 2 && up.exponent == 128);
     float lo, hi;
     assert_int_equal(nw_observer_range(&up, &u8, &lo, &hi), NW_OK);
     assert_true(isfinite(lo) && isfinite(hi) && lo <= 0 && hi >= 0);
@@ -409,6 +443,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_streaming_equals_one_shot, set_up),
         cmocka_unit_test_setup(test_merging_equals_one, set_up),
+        cmocka_unit_test_setup(test_splitting_equals_one, set_up),
         cmocka_unit_test_setup(test_growing_range, set_up),
         cmocka_unit_test_setup(test_edges_of_the_range, set_up),
         cmocka_unit_test_setup(test_infinities_are_counted_apart, set_up),

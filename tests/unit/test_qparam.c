@@ -1,4 +1,5 @@
 /* test_qparam.c: quantization: grids, grains, the error bound, the choice of scales. */
+#include "num/choose.h"
 #include "num/tensor.h"
 #include "support/unit.h"
 

@@ -1,6 +1,7 @@
 /* test_quant.c: where quantizers go, and what freezing makes of weights and biases, on small graphs built by
  * hand. */
 #include "op/op.h"
+#include "op/quantize.h"
 #include "quant/calibrate.h"
 #include "quant/freeze.h"
 #include "quant/weights.h"
@@ -391,8 +392,8 @@ static void test_packed_weights_and_bias(void **state) {
     assert_memory_equal(pw->data, codes, 4);
     assert_int_equal(pb->format, NW_S32);
     for (int c = 0; c < 2; c++) {
-        float scale = 0.5f * pw->qparam->scales[c];
-        assert_true(pb->qparam->scales[c] == scale);
+        float scale = 0.5f * nw_qparam_scale(pw->qparam, c);
+        assert_true(nw_qparam_scale(pb->qparam, c) == scale);
         assert_int_equal(((const int32_t *)pb->data)[c], (int32_t)rintf(b[c] / scale));
     }
     assert_int_equal(report->weight_count, 1);
@@ -415,9 +416,9 @@ static void test_large_bias(void **state) {
     place();
     freeze(1e-3f, 3);
     const nw_tensor *pw = packed("c", 1), *pb = packed("c", 2);
-    assert_true(pw->qparam->scales[0] > 2e-7f / 127 * 10);
-    assert_true(pw->qparam->scales[1] == 0.25f / 127);
-    float restored = (float)((const int32_t *)pb->data)[0] * pb->qparam->scales[0];
+    assert_true(nw_qparam_scale(pw->qparam, 0) > 2e-7f / 127 * 10);
+    assert_true(nw_qparam_scale(pw->qparam, 1) == 0.25f / 127);
+    float restored = (float)((const int32_t *)pb->data)[0] * nw_qparam_scale(pb->qparam, 0);
     assert_true(fabsf(restored - 100) < 1e-3f);
 }
 
@@ -487,10 +488,10 @@ static void test_weight_codes(void **state) {
                  {NW_S2, true, false, true, -1, 1, 0},        {NW_S16, true, false, false, -32767, 32767, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         nw_weight_spec spec = {.grain = NW_GRAIN_TENSOR};
-        nw_weight_codes(&spec, cases[i].format, cases[i].symmetric, cases[i].full, cases[i].reduce);
-        assert_int_equal(spec.grid.qmin, cases[i].qmin);
-        assert_int_equal(spec.grid.qmax, cases[i].qmax);
-        assert_int_equal(spec.shift, cases[i].shift);
+        spec.coding = nw_coding_linear(cases[i].format, cases[i].symmetric, cases[i].full, cases[i].reduce);
+        assert_int_equal(spec.coding.grid.qmin, cases[i].qmin);
+        assert_int_equal(spec.coding.grid.qmax, cases[i].qmax);
+        assert_int_equal(spec.coding.shift, cases[i].shift);
         /* and every element comes back within half a step */
         static const float w[6] = {-1, 0.5f, 0.3f, -0.2f, 0, 0.7f};
         nw_arena arena;
@@ -518,7 +519,7 @@ static void test_grains_and_search(void **state) {
     for (int i = 0; i < 3; i++)
         for (int symmetric = 0; symmetric < 2; symmetric++) {
             nw_weight_spec spec = {.grain = grains[i], .axis = i == 2, .block = i == 2 ? 8 : 0};
-            nw_weight_codes(&spec, symmetric ? NW_S4 : NW_U4, symmetric, false, false);
+            spec.coding = nw_coding_linear(symmetric ? NW_S4 : NW_U4, symmetric, false, false);
             nw_quant_weight plain = pack_of(w, 2, 20, &spec, &out, &arena);
             assert_int_equal(out.qparam->groups, i == 0 ? 1 : i == 1 ? 2 : 6);
             spec.range = NW_WEIGHT_MSE;
@@ -536,7 +537,7 @@ static void test_degenerate_weights(void **state) {
     nw_tensor out, back;
     nw_arena_init(&arena, &ctx);
     nw_weight_spec spec = {.grain = NW_GRAIN_AXIS, .axis = 0, .range = NW_WEIGHT_MSE};
-    nw_weight_codes(&spec, NW_S8, true, false, false);
+    spec.coding = nw_coding_linear(NW_S8, true, false, false);
     static const float zeros[6], rows[6] = {0, 0, 0, 0.5f, 0.5f, 0.5f}, tiny[2] = {1e-42f, -1e-42f};
     assert_true(isinf(pack_of(zeros, 2, 3, &spec, &out, &arena).sqnr));
     nw_quant_weight r = pack_of(rows, 2, 3, &spec, &out, &arena);
@@ -544,7 +545,7 @@ static void test_degenerate_weights(void **state) {
     assert_ok(nw_tensor_to_f32(&arena, &out, &back));
     assert_memory_equal(back.data, rows, sizeof rows);
     pack_of(tiny, 1, 2, &spec, &out, &arena);
-    assert_true(out.qparam->scales[0] > 0);
+    assert_true(nw_qparam_scale(out.qparam, 0) > 0);
 
     const float bad[4] = {1, 2, NAN, 4};
     nw_tensor t = {.format = NW_F32, .rank = 2, .dims = {2, 2}, .data = (void *)(uintptr_t)bad};
@@ -571,14 +572,54 @@ static void test_recurrent_and_embeddings(void **state) {
     output("l");
     output("e");
     place();
-    expect_points("");
+    expect_points("x");
     freeze(1, 0);
+    assert_true(nw_node_string_is(find("l"), NW_STATE_FORMAT, "", "u8"));
     assert_int_equal(packed("l", 1)->qparam->axis, 1);
     assert_int_equal(packed("l", 2)->qparam->groups, 8);
     assert_null(packed("l", 3)->qparam);
     assert_int_equal(packed("e", 0)->qparam->axis, 0);
     assert_int_equal(report->weight_count, 3);
-    assert_false(report->layers[0].quantized);
+    assert_true(report->layers[0].quantized);
+}
+
+/* The state is quantized where activations are, to as many bits, also when the input is left in float. */
+static void test_recurrent_states(void **state) {
+    (void)state;
+    static const struct {
+        nw_quant_scheme scheme;
+        nw_format activation, weight;
+        nw_choice inputs;
+        const char *points, *format;
+        nw_node_mode mode;
+    } cases[] = {
+        {NW_QUANT_STATIC, NW_U8, NW_S8, NW_AUTO, "x", "u8", NW_NODE_INTEGER},
+        {NW_QUANT_STATIC, NW_U8, NW_S8, NW_NO, "", "u8", NW_NODE_WEIGHTS},
+        {NW_QUANT_STATIC, NW_S16, NW_S8, NW_AUTO, "x", "", NW_NODE_INTEGER},
+        {NW_QUANT_DYNAMIC, NW_U8, NW_S8, NW_AUTO, "", "u8", NW_NODE_WEIGHTS},
+        {NW_QUANT_DYNAMIC, NW_U8, NW_S8, NW_YES, "x", "u8", NW_NODE_INTEGER},
+        {NW_QUANT_DYNAMIC, NW_U8, NW_S4, NW_YES, "x", "", NW_NODE_INTEGER},
+        {NW_QUANT_WEIGHTS, NW_U8, NW_S8, NW_AUTO, "", "", NW_NODE_WEIGHTS},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        float w[96];
+        for (int k = 0; k < 96; k++) w[k] = sinf((float)k);
+        if (i > 0) tear_down(state), set_up(state);
+        constant("w", 3, (int64_t[]){1, 6, 4}, w);
+        constant("r", 3, (int64_t[]){1, 6, 2}, w);
+        input("x");
+        node("GRU", "x w r", "y");
+        output("y");
+        options.scheme = cases[i].scheme;
+        options.activation = cases[i].activation;
+        options.weight = cases[i].weight;
+        options.inputs = cases[i].inputs;
+        place();
+        expect_points(cases[i].points);
+        assert_int_equal(mode_of("y"), cases[i].mode);
+        freeze(1, 0);
+        assert_string_equal(nw_node_string(find("y"), NW_STATE_FORMAT, ""), cases[i].format);
+    }
 }
 
 /* The first layer keeps its input as it is, weights packed, and what follows it is quantized all the same. */
@@ -762,6 +803,7 @@ int main(void) {
         TEST(test_grains_and_search),
         TEST(test_degenerate_weights),
         TEST(test_recurrent_and_embeddings),
+        TEST(test_recurrent_states),
         TEST(test_inputs_left_in_float),
         TEST(test_options),
         TEST(test_needs_data),

@@ -1,0 +1,275 @@
+/* gemm_wcodes.c: choosing a kernel, packing codes, and the loops around tiles. Must not include anything but kern/ and
+ * num/format.h. */
+#include "kern/gemm_wcodes.h"
+
+#include <string.h>
+
+static const nw_wgemm_kernel kernels[] = {
+#define NW_WGEMM(isa, word, f32_word, nr, mr, mr_u8)                                                         \
+    {"gemm_wcodes__" #word,     NW_ISA_##isa,                    nr,                   mr, mr_u8,            \
+     nw_wgemm_f32__##f32_word,  nw_wgemm_decode__##f32_word, nw_wgemm_u8__##word, "gemm_u8_wcodes__" #word},
+#include "kern/gemm_wcodes.def"
+#undef NW_WGEMM
+};
+
+const nw_wgemm_kernel *nw_wgemm_select(nw_isa ceiling) {
+    size_t best = 0;
+    for (size_t i = 1; i < sizeof kernels / sizeof *kernels; i++)
+        if (kernels[i].isa <= ceiling && nw_isa_supported(kernels[i].isa)) best = i;
+    return &kernels[best];
+}
+
+static size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+/* ---- packing ------------------------------------------------------------------------------------------- */
+
+static size_t panel_bytes(const nw_wcodes *w, size_t nr) {
+    size_t rest = w->k % w->block, bytes = w->k / w->block * nw_wcodes_record(w, nr, w->block);
+    return rest ? bytes + nw_wcodes_record(w, nr, rest) : bytes;
+}
+
+size_t nw_wcodes_bytes(const nw_wgemm_kernel *kernel, const nw_wcodes *w) {
+    const size_t nr = kernel->nr, limit = SIZE_MAX / (64 * NW_WGEMM_MAX_NR); /* a code takes 9 bytes at most */
+    size_t bytes;
+    if (w->n > SIZE_MAX - nr || w->k > limit || w->block > limit) return 0;
+    if (__builtin_mul_overflow((w->n + nr - 1) / nr, panel_bytes(w, nr), &bytes) || bytes > SIZE_MAX - NW_GEMM_ALIGN)
+        return 0;
+    return (bytes + NW_GEMM_ALIGN - 1) / NW_GEMM_ALIGN * NW_GEMM_ALIGN;
+}
+
+/* Codes first … first + count to out[0], out[step], … */
+static void load_codes(int bits, const void *codes, size_t first, size_t count, size_t step, uint16_t *out) {
+    if (bits == 16) {
+        const uint16_t *from = (const uint16_t *)codes + first;
+        for (size_t i = 0; i < count; i++) out[i * step] = from[i];
+        return;
+    }
+    const uint8_t *from = codes;
+    const size_t per_byte = 8 / (size_t)bits;
+    const unsigned mask = (1u << bits) - 1;
+    for (size_t i = first; i < first + count; i++)
+        out[(i - first) * step] = (uint16_t)(from[i / per_byte] >> (i % per_byte * (size_t)bits) & mask);
+}
+
+#define SPAN 128 /* codes of a column unpacked at a time: whole words */
+
+/* codes[i][j] ← code of W[n0 + j][k0 + i], i < count, j < columns; the rest of `nr` stays. */
+static void load_span(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t k0, size_t count,
+                      size_t nr, uint16_t *codes) {
+    if (s->stride_k == 1)
+        for (size_t j = 0; j < columns; j++)
+            load_codes(w->bits, s->codes, (n0 + j) * s->stride_n + k0, count, nr, codes + j);
+    else if (s->stride_n == 1)
+        for (size_t i = 0; i < count; i++)
+            load_codes(w->bits, s->codes, (k0 + i) * s->stride_k + n0, columns, 1, codes + i * nr);
+    else
+        for (size_t i = 0; i < count; i++)
+            for (size_t j = 0; j < columns; j++)
+                load_codes(w->bits, s->codes, (n0 + j) * s->stride_n + (k0 + i) * s->stride_k, 1, 1,
+                           codes + i * nr + j);
+    if (s->flip)
+        for (size_t i = 0; i < count * nr; i++) codes[i] ^= s->flip;
+}
+
+/* Words of `count` ≤ SPAN codes per column. Returns where the next ones go. */
+static char *store_words(const nw_wcodes *w, size_t count, size_t nr, const uint16_t *codes, char *out) {
+    const size_t per_word = nw_wcodes_per_word(w);
+    uint32_t words[NW_WGEMM_MAX_NR];
+    for (size_t k = 0; k < count; k += per_word, out += nr * sizeof *words) {
+        memset(words, 0, sizeof words);
+        for (size_t i = 0; i < least(per_word, count - k); i++) {
+            const int shift = nw_wcodes_shift(w, i);
+            const uint16_t *row = codes + (k + i) * nr;
+            for (size_t j = 0; j < nr; j++) words[j] |= (uint32_t)row[j] << shift;
+        }
+        memcpy(out, words, nr * sizeof *words);
+    }
+    return out;
+}
+
+static float scale_at(nw_format format, const void *scales, size_t i) {
+    const uint16_t *half = scales;
+    switch ((int)format) {
+    case NW_F32: return ((const float *)scales)[i];
+    case NW_F16: return nw_f16_to_f32(half[i]);
+    case NW_BF16: return nw_bf16_to_f32(half[i]);
+    default: return nw_e8m0_to_f32(((const uint8_t *)scales)[i]);
+    }
+}
+
+nw_format nw_wcodes_scale_format(nw_format source) {
+    return source == NW_F8E8M0 ? NW_BF16 : source; /* which holds every power of two of it */
+}
+
+/* Scales and zero points of block b, columns n0 …; those of padding columns are 0. The values also go to scale[], zero[]. */
+static char *store_head(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t b, size_t nr,
+                        float *scale, int32_t *zero, char *out) {
+    int8_t zeros[NW_WGEMM_MAX_NR] = {0};
+    for (size_t j = 0; j < nr; j++) {
+        const size_t at = (n0 + j) * s->scale_n + b * s->scale_b;
+        scale[j] = j < columns ? scale_at(s->scale_format, s->scales, at) : 0;
+        zero[j] = w->zeros && j < columns ? s->zeros[at] - s->zero_shift : 0;
+        zeros[j] = (int8_t)zero[j];
+        uint16_t half = w->scale_format == NW_F16 ? nw_f16_from_f32(scale[j]) : nw_bf16_from_f32(scale[j]);
+        if (w->scale_format == NW_F32)
+            memcpy(out + j * sizeof *scale, &scale[j], sizeof *scale);
+        else
+            memcpy(out + j * sizeof half, &half, sizeof half);
+    }
+    out += nw_wcodes_head(w, nr);
+    if (w->zeros) memcpy(out - nr, zeros, nr);
+    return out;
+}
+
+void nw_wcodes_pack(const nw_wgemm_kernel *kernel, const nw_wcodes *w, const nw_wcodes_source *source, void *packed,
+                    float *sums) {
+    const size_t nr = kernel->nr;
+    uint16_t codes[SPAN * NW_WGEMM_MAX_NR];
+    float scale[NW_WGEMM_MAX_NR];
+    int32_t zero[NW_WGEMM_MAX_NR];
+    char *out = packed;
+    memset(codes, 0, sizeof codes);
+    for (size_t n0 = 0; n0 < w->n; n0 += nr) {
+        const size_t columns = least(nr, w->n - n0);
+        double total[NW_WGEMM_MAX_NR] = {0};
+        if (columns < nr) memset(codes, 0, sizeof codes); /* padding columns */
+        for (size_t b = 0, k0 = 0; k0 < w->k; b++) {
+            const size_t end = least(k0 + w->block, w->k);
+            int64_t steps[NW_WGEMM_MAX_NR] = {0};
+            out = store_head(w, source, n0, columns, b, nr, scale, zero, out);
+            for (; k0 < end; k0 += SPAN) {
+                const size_t count = least(SPAN, end - k0);
+                load_span(w, source, n0, columns, k0, count, nr, codes);
+                out = store_words(w, count, nr, codes, out);
+                for (size_t i = 0; w->whole && i < count; i++)
+                    for (size_t j = 0; j < nr; j++) {
+                        const uint16_t code = codes[i * nr + j];
+                        steps[j] += (w->kind == NW_WCODES_S8 ? (int8_t)code : w->step[code & 15]) - zero[j];
+                    }
+            }
+            k0 = end;
+            for (size_t j = 0; j < nr; j++) total[j] += (double)scale[j] * (double)steps[j];
+        }
+        for (size_t j = 0; w->whole && j < columns; j++) sums[n0 + j] = (float)total[j];
+    }
+}
+
+/* ---- f32 ----------------------------------------------------------------------------------------------- */
+
+#define DEPTH      512 /* k of a panel that are decoded at a time */
+#define BLOCK_ROWS 256 /* whose DEPTH columns of A stay in the second-level cache while panels pass */
+
+/* Rows [m0, m1) by tiles that decode in registers: each panel is read once for all of them. */
+static void few_rows(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1, size_t n0,
+                     size_t n1) {
+    const size_t bytes = panel_bytes(args->w, kernel->nr);
+    nw_wgemm_f32_tile tile = {.w = args->w,
+                              .m = m1 - m0,
+                              .a = (const float *)((const char *)args->a + m0 * args->lda),
+                              .lda = args->lda,
+                              .ldc = args->ldc,
+                              .lo = args->lo,
+                              .hi = args->hi};
+    for (size_t j = n0; j < n1; j += kernel->nr) {
+        tile.panel = (const char *)args->w->packed + j / kernel->nr * bytes;
+        tile.n = least(kernel->nr, n1 - j);
+        tile.c = (float *)((char *)args->c + m0 * args->ldc) + j;
+        tile.bias = args->bias ? args->bias + j : NULL;
+        kernel->f32(&tile);
+    }
+}
+
+/* Where a stretch of at most DEPTH that begins at k0 ends: whole blocks, or whole words of one. */
+static size_t stretch_end(const nw_wcodes *w, size_t k0) {
+    size_t end = k0 + DEPTH;
+    if (w->block <= DEPTH)
+        end = k0 + DEPTH / w->block * w->block;
+    else if (end > (k0 / w->block + 1) * w->block)
+        end = (k0 / w->block + 1) * w->block;
+    return least(end, w->k);
+}
+
+/* `count` rows at m0 times k0 ≤ k < k1 of each panel, decoded once: sums so far stand in C, which gets the bias first and is
+ * clamped in the end. */
+static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t count, size_t n0,
+                    size_t n1, size_t k0, size_t k1) {
+    const nw_gemm_f32_kernel *f32 = nw_gemm_f32_select(kernel->isa);
+    const size_t bytes = panel_bytes(args->w, kernel->nr), tiles = (count + f32->mr - 1) / f32->mr;
+    const size_t tile_rows = (count + tiles - 1) / tiles;
+    const void *rows[BLOCK_ROWS];
+    float panel[DEPTH * NW_WGEMM_MAX_NR] __attribute__((aligned(NW_GEMM_ALIGN)));
+    const bool first = k0 == 0, last = k1 == args->w->k;
+    for (size_t i = 0; i < count; i++)
+        rows[i] = (const float *)((const char *)args->a + (m0 + i) * args->lda) + k0;
+    nw_gemm_f32_tile tile = {.k = k1 - k0,
+                             .taps = 1,
+                             .w = panel,
+                             .ldc = args->ldc,
+                             .accumulate = !first,
+                             .lo = last ? args->lo : -__builtin_inff(),
+                             .hi = last ? args->hi : __builtin_inff(),
+                             .fetch = {.at = (const char *)panel}};
+    for (size_t j = n0; j < n1; j += kernel->nr) {
+        tile.n = least(kernel->nr, n1 - j);
+        tile.bias = first && args->bias ? args->bias + j : NULL;
+        kernel->decode(args->w, (const char *)args->w->packed + j / kernel->nr * bytes, k0, k1,
+                       (tile.n + f32->half - 1) / f32->half * f32->half, panel);
+        for (size_t i = 0; i < count; i += tile.m) {
+            tile.m = least(tile_rows, count - i);
+            tile.rows = rows + i;
+            tile.c = (float *)((char *)args->c + (m0 + i) * args->ldc) + j;
+            f32->run(&tile);
+        }
+    }
+}
+
+void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1, size_t n0,
+                      size_t n1) {
+    if (m0 == m1) return;
+    if (m1 - m0 <= kernel->mr) {
+        few_rows(kernel, args, m0, m1, n0, n1);
+        return;
+    }
+    for (size_t mb = m0; mb < m1; mb += BLOCK_ROWS)
+        for (size_t k0 = 0, k1; k0 < args->w->k; k0 = k1) {
+            k1 = stretch_end(args->w, k0);
+            stretch(kernel, args, mb, least(BLOCK_ROWS, m1 - mb), n0, n1, k0, k1);
+        }
+}
+
+/* ---- u8 ------------------------------------------------------------------------------------------------ */
+
+#define A_BYTES (512 * 1024) /* of A that a pass over all panels rereads from the second-level cache */
+
+void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args, size_t m0, size_t m1, size_t n0,
+                     size_t n1) {
+    const nw_wcodes *w = args->w;
+    const size_t bytes = panel_bytes(w, kernel->nr), mr = kernel->mr_u8;
+    const size_t block_rows = A_BYTES / w->k < mr ? mr : least(A_BYTES / w->k, BLOCK_ROWS) / mr * mr;
+    float zero[BLOCK_ROWS], factor[BLOCK_ROWS];
+    nw_wgemm_u8_tile tile = {.w = w, .lda = args->lda, .ldc = args->ldc, .lo = args->lo, .hi = args->hi};
+    for (size_t mb = m0; mb < m1; mb += block_rows) {
+        const size_t count = least(block_rows, m1 - mb), tiles = (count + mr - 1) / mr;
+        const size_t tile_rows = (count + tiles - 1) / tiles;
+        for (size_t i = 0; i < count; i++) {
+            zero[i] = (float)(args->row_zero ? args->row_zero[mb + i] : args->zero);
+            factor[i] = (args->row_scale ? args->row_scale[mb + i] : args->scale) * w->unit;
+        }
+        for (size_t j = n0; j < n1; j += kernel->nr) {
+            tile.panel = (const char *)w->packed + j / kernel->nr * bytes;
+            tile.n = least(kernel->nr, n1 - j);
+            tile.sums = w->sums + j;
+            tile.bias = args->bias ? args->bias + j : NULL;
+            for (size_t i = 0; i < count; i += tile.m) {
+                tile.m = least(tile_rows, count - i);
+                tile.a = args->a + (mb + i) * args->lda;
+                tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
+                tile.zero = zero + i;
+                tile.factor = factor + i;
+                kernel->u8(&tile);
+            }
+        }
+    }
+}

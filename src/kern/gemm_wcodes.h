@@ -1,0 +1,188 @@
+/* gemm_wcodes.h: matrix products whose constant weights stay codes of 1 to 16 bits in memory and are decoded in registers:
+ *     C[m][n] = clamp( Σ_b scale[n][b] · Σ_{k in block b} A[m][k] · (level(code[n][k]) − zero[n][b]) + bias[n], lo, hi )
+ * A is f32 (only the weights are quantized), or u8 codes on a grid of the whole matrix or of each row, when products of a
+ * block are integers. Memory is read once per tile of rows: few rows run as fast as the codes come from memory, many rows
+ * have a panel of weights decoded into the cache and multiplied by the f32 kernel of gemm.h.
+ * Kernels cannot fail and take no memory. Must not include anything but kern/ and num/format.h. */
+#ifndef NW_KERN_GEMM_WCODES_H
+#define NW_KERN_GEMM_WCODES_H
+
+#include "kern/gemm.h"
+#include "num/format.h"
+
+#define NW_WGEMM_MAX_NR 32
+
+/* How a code becomes a number. */
+typedef enum nw_wcodes_kind {
+    NW_WCODES_TABLE,  /* 1, 2 or 4 bits: a position in `level` */
+    NW_WCODES_S8,     /* 8 bits, two's complement */
+    NW_WCODES_TABLE8, /* 8 bits: a position in `levels` */
+    NW_WCODES_F16,
+    NW_WCODES_BF16
+} nw_wcodes_kind;
+
+/* The matrix W [n][k]. Columns of C are cut into panels of the kernel's nr, the last one padded; a panel is one record per
+ * block of k, read from start to end:
+ *     scales [nr] in scale_format; zero points s8 [nr] if `zeros`; codes [⌈count / per word⌉][nr] in 32-bit words
+ * A word has 32/bits codes of one column: code k in byte k mod 4, from bit bits·(k div 4) of it on; 16 bits: k = 0, 1. So
+ * byte operations on a register of words give four neighbours of every column, as integer dot products want them. */
+typedef struct nw_wcodes {
+    nw_wcodes_kind kind;
+    int bits; /* 1, 2, 4, 8, 16 */
+    size_t n, k;
+    size_t block;           /* k per scale: ≥ 1; k when columns have one scale */
+    nw_format scale_format; /* F32, F16 or BF16 */
+    bool zeros;             /* of TABLE and S8 */
+    bool whole;         /* u8 products are possible: TABLE: level = unit·step, |step − zero| ≤ 63; S8 without zeros */
+    float level[16];    /* TABLE: 2^bits of them, repeated, so that the bits above a code do not matter */
+    int8_t step[16];    /* the same, as integers */
+    float unit;         /* 1 but for TABLE */
+    const float *levels; /* TABLE8: [256] */
+    const void *packed;  /* NW_GEMM_ALIGN-aligned */
+    const float *sums;   /* [n], if whole: Σ_b scale · Σ_k (step − zero) */
+} nw_wcodes;
+
+/* Codes, scales and zero points where they come from; strides in elements. */
+typedef struct nw_wcodes_source {
+    const void *codes; /* code of W[n][k] is element n·stride_n + k·stride_k; below 8 bits the low bits of a byte come first */
+    size_t stride_n, stride_k;
+    uint8_t flip;       /* XORed to 8-bit codes: 128 makes u8 codes s8 */
+    const void *scales; /* of block b of column n: element n·scale_n + b·scale_b, F32, F16, BF16 or F8E8M0 */
+    nw_format scale_format;
+    size_t scale_n, scale_b;
+    const int32_t *zeros; /* like scales, or NULL; needed if w->zeros */
+    int32_t zero_shift;   /* subtracted from them: zero points must then fit into s8 */
+} nw_wcodes_source;
+
+/* How scales of a format are stored. */
+nw_format nw_wcodes_scale_format(nw_format source);
+
+/* ---- kernels ------------------------------------------------------------------------------------------- */
+
+/* One tile: m ≤ mr rows × n ≤ nr columns of a panel. */
+typedef struct nw_wgemm_f32_tile {
+    const nw_wcodes *w;
+    const char *panel;
+    size_t m, n;
+    const float *a;
+    size_t lda; /* bytes */
+    float *c;
+    size_t ldc;        /* bytes */
+    const float *bias; /* at the tile's first column, or NULL */
+    float lo, hi;
+} nw_wgemm_f32_tile;
+typedef void nw_wgemm_f32_fn(const nw_wgemm_f32_tile *tile);
+
+/* out[k − k0][width] ← scale·(level − zero) of k0 ≤ k < k1 of a panel's first `width` columns: a panel of gemm.h. k0 and k1
+ * are ends of blocks, or ends of words in one block. width: a multiple of the f32 kernel's half, ≤ nr. */
+typedef void nw_wgemm_decode_fn(const nw_wcodes *w, const char *panel, size_t k0, size_t k1, size_t width,
+                                float *out);
+
+/* sum = Σ_b fma(scale[b], (float)Σ_{k in b} a·(step − zero), ·) from 0 on, a u8; then
+ *     y = clamp(((sum − zero·sums[n]) · factor) [+ bias[n]], lo, hi)
+ * each operation one IEEE rounding: every ISA gives the same bits. Sums of a block are exact for block ≤ 65536. */
+typedef struct nw_wgemm_u8_tile {
+    const nw_wcodes *w;
+    const char *panel;
+    size_t m, n;
+    const uint8_t *a; /* exactly k bytes per row are read */
+    size_t lda;
+    float *c;
+    size_t ldc;
+    const float *sums, *bias;  /* at the tile's first column; bias may be NULL */
+    const float *zero, *factor; /* [m] */
+    float lo, hi;
+} nw_wgemm_u8_tile;
+typedef void nw_wgemm_u8_fn(const nw_wgemm_u8_tile *tile);
+
+typedef struct nw_wgemm_kernel {
+    const char *name; /* "gemm_wcodes__avx2" */
+    nw_isa isa;
+    size_t nr, mr, mr_u8;
+    nw_wgemm_f32_fn *f32;
+    nw_wgemm_decode_fn *decode;
+    nw_wgemm_u8_fn *u8;
+    const char *name_u8; /* "gemm_u8_wcodes__avx2" */
+} nw_wgemm_kernel;
+
+#define NW_WGEMM(isa, word, f32_word, nr, mr, mr_u8)                                                         \
+    nw_wgemm_f32_fn nw_wgemm_f32__##f32_word;                                                                \
+    nw_wgemm_decode_fn nw_wgemm_decode__##f32_word;                                                          \
+    nw_wgemm_u8_fn nw_wgemm_u8__##word;
+#include "kern/gemm_wcodes.def"
+#undef NW_WGEMM
+
+const nw_wgemm_kernel *nw_wgemm_select(nw_isa ceiling); /* never NULL; static storage */
+
+/* Bytes of w when packed for a kernel; 0 on overflow of size_t. */
+size_t nw_wcodes_bytes(const nw_wgemm_kernel *kernel, const nw_wcodes *w);
+/* Permutes codes and scales into `packed`; sums [n] if w->whole. */
+void nw_wcodes_pack(const nw_wgemm_kernel *kernel, const nw_wcodes *w, const nw_wcodes_source *source,
+                    void *packed, float *sums);
+
+/* ---- products ------------------------------------------------------------------------------------------ */
+
+typedef struct nw_wgemm_f32_args {
+    const nw_wcodes *w;
+    size_t m;
+    const float *a; /* [m][k] */
+    size_t lda;     /* bytes */
+    float *c;       /* [m][n]; must not overlap a */
+    size_t ldc;     /* bytes */
+    const float *bias; /* [n] or NULL */
+    float lo, hi;      /* −inf and +inf for no limit */
+} nw_wgemm_f32_args;
+
+typedef struct nw_wgemm_u8_args {
+    const nw_wcodes *w; /* whole */
+    size_t m;
+    const uint8_t *a; /* [m][k]: real = scale·(a − zero) */
+    size_t lda;
+    float *c;
+    size_t ldc;
+    const float *bias;
+    float lo, hi;
+    float scale; /* of all rows, unless row_scale */
+    int32_t zero;
+    const float *row_scale; /* [m], or NULL */
+    const int32_t *row_zero;
+} nw_wgemm_u8_args;
+
+/* Rows [m0,m1) and columns [n0,n1) of C; n0 a multiple of kernel->nr, n1 too unless it is n. Calls on disjoint parts may run
+ * at the same time; parts should be many columns, not many rows: each part decodes its columns. The f32 summation order
+ * depends on m1 − m0 and differs between ISAs. f32: 72 KiB of stack. */
+void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1,
+                      size_t n0, size_t n1);
+void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args, size_t m0, size_t m1,
+                     size_t n0, size_t n1);
+
+/* ---- for kernels --------------------------------------------------------------------------------------- */
+
+static inline size_t nw_wcodes_per_word(const nw_wcodes *w) {
+    return 32 / (size_t)w->bits;
+}
+/* Bytes before the codes of a record. */
+static inline size_t nw_wcodes_head(const nw_wcodes *w, size_t nr) {
+    return nr * ((w->scale_format == NW_F32 ? 4 : 2) + (w->zeros ? 1 : 0));
+}
+static inline size_t nw_wcodes_record(const nw_wcodes *w, size_t nr, size_t count) {
+    size_t per_word = nw_wcodes_per_word(w);
+    return nw_wcodes_head(w, nr) + (count + per_word - 1) / per_word * nr * 4;
+}
+/* How far code k of a word is from bit 0. */
+static inline int nw_wcodes_shift(const nw_wcodes *w, size_t k) {
+    return w->bits == 16 ? 16 * (int)k : 8 * (int)(k % 4) + w->bits * (int)(k / 4);
+}
+/* The first `used` ≤ 4 bytes of a, the others 0; without a call, which would cost a kernel its registers. */
+static inline int32_t nw_wgemm_four(const uint8_t *a, size_t used) {
+    uint32_t x = a[0];
+    if (used == 4) {
+        __builtin_memcpy(&x, a, 4);
+        return (int32_t)x;
+    }
+    if (used > 1) x |= (uint32_t)a[1] << 8;
+    if (used > 2) x |= (uint32_t)a[2] << 16;
+    return (int32_t)x;
+}
+
+#endif

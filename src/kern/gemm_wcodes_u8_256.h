@@ -1,0 +1,112 @@
+/* gemm_wcodes_u8_256.h: the u8 tile of gemm_wcodes.h on 256 bits, 16 columns in two registers. Included once per ISA, by a file
+ * compiled for it that defines NW_KERNEL(name) as nw_name__word and
+ *     __m256i dot4(kind, acc, a, steps): acc + Σ of the four products of u8 a and s8 steps in each lane, exact;
+ * nothing else may include it. Must not include anything but kern/. */
+#include "kern/gemm_wcodes.h"
+#include "kern/unroll.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define NR 16
+
+NW_INLINE __m256 load_scale(const nw_wcodes *w, const char *head, int v) {
+    if (w->scale_format == NW_F32) return _mm256_loadu_ps((const void *)(head + 32 * v));
+    __m128i half = _mm_loadu_si128((const void *)(head + 16 * v));
+    if (w->scale_format == NW_F16) return _mm256_cvtph_ps(half);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* Zero points of eight columns, each in the four bytes of a lane. */
+NW_INLINE __m256i spread_zeros(const char *zeros, int v) {
+    const __m256i spread = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    return _mm256_shuffle_epi8(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(zeros + 8 * v))), spread);
+}
+
+NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kind, const int M) {
+    const nw_wcodes *w = tile->w;
+    const size_t head = nw_wcodes_head(w, NR);
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)w->step));
+    const char *p = tile->panel;
+    const uint8_t *a[6];
+    __m256 total[6][2];
+    NW_UNROLL
+    for (int i = 0; i < M; i++) {
+        a[i] = tile->a + ((size_t)i < tile->m ? (size_t)i : 0) * tile->lda;
+        total[i][0] = total[i][1] = _mm256_setzero_ps();
+    }
+    for (size_t k = 0; k < w->k;) {
+        const char *record = p;
+        const size_t end = w->k - k < w->block ? w->k : k + w->block;
+        __m256i acc[6][2], zero[2];
+        NW_UNROLL
+        for (int i = 0; i < M; i++) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+        NW_UNROLL
+        for (int v = 0; v < 2; v++) zero[v] = w->zeros ? spread_zeros(p + head - NR, v) : _mm256_setzero_si256();
+        p += head;
+        for (; k < end; p += 4 * NR) {
+            const __m256i x[2] = {_mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 32))};
+            for (int shift = 0; shift < 8 && k < end; shift += w->bits) {
+                const size_t used = end - k < 4 ? end - k : 4; /* missing activations count as 0 */
+                __m256i steps[2];
+                NW_UNROLL
+                for (int v = 0; v < 2; v++) {
+                    steps[v] = x[v];
+                    if (kind == NW_WCODES_S8) continue;
+                    steps[v] = _mm256_srl_epi32(x[v], _mm_cvtsi32_si128(shift));
+                    steps[v] = _mm256_shuffle_epi8(table, _mm256_and_si256(steps[v], _mm256_set1_epi8(15)));
+                    steps[v] = _mm256_sub_epi8(steps[v], zero[v]);
+                }
+                NW_UNROLL
+                for (int i = 0; i < M; i++) {
+                    const __m256i s = _mm256_set1_epi32(nw_wgemm_four(a[i] + k, used));
+                    acc[i][0] = dot4(kind, acc[i][0], s, steps[0]);
+                    acc[i][1] = dot4(kind, acc[i][1], s, steps[1]);
+                }
+                k += used;
+            }
+        }
+        NW_UNROLL
+        for (int v = 0; v < 2; v++) {
+            const __m256 scale = load_scale(w, record, v);
+            NW_UNROLL
+            for (int i = 0; i < M; i++)
+                total[i][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[i][v]), scale, total[i][v]);
+        }
+    }
+    const __m256 lo = _mm256_set1_ps(tile->lo), hi = _mm256_set1_ps(tile->hi);
+    float sums[NR] = {0}, bias[NR] = {0}, y[NR];
+    memcpy(sums, tile->sums, tile->n * sizeof *sums);
+    if (tile->bias) memcpy(bias, tile->bias, tile->n * sizeof *bias);
+    NW_UNROLL
+    for (int i = 0; i < M; i++) {
+        if ((size_t)i >= tile->m) continue;
+        NW_UNROLL
+        for (int v = 0; v < 2; v++) { /* the second operand of min and max survives when one is a NaN */
+            __m256 shift = _mm256_mul_ps(_mm256_set1_ps(tile->zero[i]), _mm256_loadu_ps(sums + 8 * v));
+            __m256 sum = _mm256_mul_ps(_mm256_sub_ps(total[i][v], shift), _mm256_set1_ps(tile->factor[i]));
+            if (tile->bias) sum = _mm256_add_ps(sum, _mm256_loadu_ps(bias + 8 * v));
+            _mm256_storeu_ps(y + 8 * v, _mm256_min_ps(hi, _mm256_max_ps(lo, sum)));
+        }
+        memcpy((char *)tile->c + (size_t)i * tile->ldc, y, tile->n * sizeof *y);
+    }
+}
+
+/* Tiles of M rows serve fewer too: they repeat the first row. */
+#define U8_TILE(name, m, kind)                                                                               \
+    static void name##_##m(const nw_wgemm_u8_tile *tile) {                                                   \
+        u8_tile_of(tile, NW_WCODES_##kind, m);                                                               \
+    }
+#define U8_TILES(name, kind)                                                                                 \
+    U8_TILE(name, 1, kind)                                                                                   \
+    U8_TILE(name, 2, kind)                                                                                   \
+    U8_TILE(name, 4, kind)                                                                                   \
+    U8_TILE(name, 6, kind)                                                                                   \
+    static nw_wgemm_u8_fn *const name[6] = {name##_1, name##_2, name##_4, name##_4, name##_6, name##_6};
+U8_TILES(u8_table, TABLE)
+U8_TILES(u8_s8, S8)
+
+void NW_KERNEL(wgemm_u8)(const nw_wgemm_u8_tile *tile) {
+    (tile->w->kind == NW_WCODES_S8 ? u8_s8 : u8_table)[tile->m - 1](tile);
+}

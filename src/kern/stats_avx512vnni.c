@@ -1,0 +1,8 @@
+/* stats_avx512vnni.c: stats_body.h compiled for this ISA. Must not include anything but kern/. */
+#if defined(__x86_64__)
+#define NW_KERNEL(name) nw_##name##__avx512vnni
+#define NW_LANES        16
+#include "kern/stats_body.h"
+#else
+typedef int nw_no_kernels_here;
+#endif

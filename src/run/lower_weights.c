@@ -1,0 +1,313 @@
+/* lower_weights.c: constants that stay packed while running: matrix products decode them in registers, Gather decodes the rows
+ * that it reads. */
+#include "run/matmul.h"
+
+#include "kern/gemm_wcodes.h"
+#include "op/index.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- constants as kernels take them ------------------------------------------------------------------------------ */
+
+static nw_wcodes_kind kind_of(nw_format f) {
+    if (f == NW_F16) return NW_WCODES_F16;
+    if (f == NW_BF16) return NW_WCODES_BF16;
+    if (nw_format_bits(f) < 8) return NW_WCODES_TABLE;
+    return nw_format_is_integer(f) ? NW_WCODES_S8 : NW_WCODES_TABLE8;
+}
+
+/* levels[code] for all codes of a format of at most 8 bits: those beyond a table mean its last. */
+static void decode_all(const nw_qparam *q, int count, float *levels) {
+    uint8_t code;
+    for (int i = 0; i < count; i++) {
+        code = (uint8_t)i; /* alone in its byte, it is the first */
+        if (q->levels.count)
+            levels[i] = q->levels.value[i < q->levels.count ? i : q->levels.count - 1];
+        else
+            nw_decode_f32(q->format, &code, 0, 1, &levels[i]);
+    }
+}
+
+/* Levels as unit·step with the smallest magnitude as the unit, if all of them are such: then w->whole. */
+static void find_steps(nw_wcodes *w, int count) {
+    float unit = 0;
+    for (int i = 0; i < count; i++) {
+        float a = fabsf(w->level[i]);
+        if (a > 0 && (unit == 0 || a < unit)) unit = a;
+    }
+    w->unit = unit > 0 ? unit : 1;
+    w->whole = true;
+    for (int i = 0; i < count; i++) {
+        float step = rintf(w->level[i] / w->unit);
+        if (!(fabsf(step) <= 63) || step * w->unit != w->level[i]) w->whole = false;
+        w->step[i] = (int8_t)(w->whole ? (int)step : 0);
+    }
+}
+
+/* Zero points: one that all groups share goes into the levels; others stay, relative to the middle of the codes. */
+static void set_levels(nw_wcodes *w, nw_wcodes_source *s, const nw_qparam *q, bool uniform) {
+    const int count = 1 << w->bits;
+    decode_all(q, count, w->level);
+    if (nw_format_is_integer(q->format)) {
+        const int32_t middle = nw_format_kind(q->format) == NW_KIND_UINT ? count / 2 : 0;
+        s->zero_shift = uniform ? nw_qparam_zero(q, 0) : middle;
+        w->zeros = !uniform;
+        w->unit = 1;
+        w->whole = true;
+        for (int i = 0; i < count; i++) {
+            w->level[i] -= (float)s->zero_shift;
+            w->step[i] = (int8_t)w->level[i];
+        }
+    } else {
+        find_steps(w, count);
+    }
+    for (int i = count; i < 16; i++) {
+        w->level[i] = w->level[i % count];
+        w->step[i] = w->step[i % count];
+    }
+}
+
+static bool same_zeros(const nw_qparam *q) {
+    for (size_t g = 1; q->zeros && g < q->groups; g++)
+        if (q->zeros[g] != q->zeros[0]) return false;
+    return true;
+}
+
+#define LEAST_BLOCK 16 /* shorter ones would have more scales than codes */
+
+/* Where the scale of block b of column n is; false for other grains. */
+static bool find_scales(const nw_qparam *q, int n_axis, nw_wcodes *w, nw_wcodes_source *s) {
+    const size_t blocks = q->grain == NW_GRAIN_BLOCK ? (w->k - 1) / (size_t)q->block + 1 : 1;
+    w->block = w->k;
+    if (q->grain == NW_GRAIN_TENSOR) return true;
+    s->scale_n = n_axis == 0 ? blocks : 1;
+    if (q->grain == NW_GRAIN_AXIS) return q->axis == n_axis;
+    s->scale_b = n_axis == 0 ? 1 : w->n;
+    if ((size_t)q->block < w->k) w->block = (size_t)q->block;
+    return q->axis != n_axis && w->block >= LEAST_BLOCK;
+}
+
+/* Describes constant v [k,n], or [n,k] when transposed, without packing it. Tables of 256 levels are in the plan's arena. */
+static nw_status describe(nw_planner *p, int v, bool transposed, nw_wcodes *w, nw_wcodes_source *s, bool *ok) {
+    const nw_constant *c = nw_graph_constant(p->graph, v);
+    *ok = false;
+    if (!c || !c->tensor.qparam || c->tensor.rank != 2) return NW_OK;
+    const nw_tensor *t = &c->tensor;
+    const nw_qparam *q = t->qparam;
+    const int n_axis = transposed ? 0 : 1, bits = nw_format_bits(q->format);
+    const bool uniform = same_zeros(q);
+    if (bits < 1 || bits > 16 || (bits == 16 && !nw_format_is_float(q->format))) return NW_OK;
+    *w = (nw_wcodes){.kind = kind_of(q->format),
+                     .bits = bits,
+                     .n = (size_t)t->dims[n_axis],
+                     .k = (size_t)t->dims[1 - n_axis],
+                     .scale_format = nw_wcodes_scale_format(nw_qparam_scale_format(q)),
+                     .unit = 1};
+    *s = (nw_wcodes_source){.codes = t->data,
+                            .stride_n = transposed ? w->k : 1,
+                            .stride_k = transposed ? 1 : w->n,
+                            .scales = q->scales,
+                            .scale_format = nw_qparam_scale_format(q),
+                            .zeros = q->zeros};
+    if (w->n == 0 || w->k == 0 || !find_scales(q, n_axis, w, s)) return NW_OK;
+    if (w->kind == NW_WCODES_TABLE) {
+        set_levels(w, s, q, uniform);
+    } else if (w->kind == NW_WCODES_S8) {
+        s->flip = q->format == NW_U8 ? 128 : 0;
+        s->zero_shift = s->flip;
+        w->zeros = !uniform || nw_qparam_zero(q, 0) != s->zero_shift;
+        w->whole = !w->zeros;
+        if (w->zeros && !q->zeros) return NW_OK; /* u8 codes with zero point 0: nothing to read it from */
+    } else if (w->kind == NW_WCODES_TABLE8) {
+        float *levels = nw_arena_array(&p->plan->arena, 256, sizeof *levels);
+        if (!levels) return NW_E_MEMORY;
+        decode_all(q, 256, levels);
+        w->levels = levels;
+    }
+    *ok = true;
+    return NW_OK;
+}
+
+nw_status nw_plan_wcodes_whole(nw_planner *p, int v, bool transposed, bool *ok) {
+    nw_wcodes w;
+    nw_wcodes_source s;
+    NW_TRY(describe(p, v, transposed, &w, &s, ok));
+    *ok = *ok && w.whole && w.k <= 65536;
+    return NW_OK;
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+typedef struct wcodes_state {
+    const nw_wgemm_kernel *kernel;
+    nw_wcodes w;
+    bool codes, by_row;   /* the left-hand side is u8, on a grid of each row */
+    nw_wgemm_f32_args f32; /* a, c and the rows' grids are filled in while running */
+    nw_wgemm_u8_args u8;
+    double work; /* nanoseconds */
+} wcodes_state;
+
+static void columns_range(void *user, size_t begin, size_t end) {
+    const wcodes_state *s = user;
+    if (s->codes)
+        nw_wgemm_u8_run(s->kernel, &s->u8, 0, s->u8.m, begin, end);
+    else
+        nw_wgemm_f32_run(s->kernel, &s->f32, 0, s->f32.m, begin, end);
+}
+
+static nw_status run_wcodes(nw_exec *e, const nw_step *step) {
+    wcodes_state s = *(const wcodes_state *)step->state;
+    s.f32.w = s.u8.w = &s.w;
+    s.f32.a = nw_exec_data(e, step->in[0]);
+    s.u8.a = nw_exec_data(e, step->in[0]);
+    s.f32.c = s.u8.c = nw_exec_data(e, step->out[0]);
+    if (s.by_row) {
+        s.u8.row_scale = nw_exec_data(e, step->in[1]);
+        s.u8.row_zero = nw_exec_data(e, step->in[2]);
+    }
+    nw_exec_parallel(e, s.w.n, s.kernel->nr, s.work, columns_range, &s);
+    return NW_OK;
+}
+
+nw_status nw_lower_wcodes(nw_planner *p, const nw_node *node, const nw_plan_product *pr, bool *ok) {
+    const int a = node->in[0], b = node->in[1];
+    const bool by_row = p->row_grid[a][0] >= 0;
+    wcodes_state s = {.kernel = nw_wgemm_select(p->options->isa)};
+    nw_wcodes_source source;
+    nw_follow follow;
+    float *sums;
+    void *packed;
+    *ok = false;
+    if (pr->g.batch != 1) return NW_OK;
+    NW_TRY(describe(p, b, pr->g.trans_b, &s.w, &source, ok));
+    if (!*ok) return NW_OK;
+    s.codes = (nw_plan_on_grid(p, a) || by_row) && s.w.whole && s.w.k <= 65536;
+    s.by_row = s.codes && by_row;
+    size_t bytes = nw_wcodes_bytes(s.kernel, &s.w);
+    if (bytes == 0) return nw_fail(p->ctx, NW_E_SHAPE, "the weights of \"%s\" are too large for this machine",
+                                   nw_node_label(p->graph, node));
+    NW_TRY(nw_plan_constant(p, bytes, &packed));
+    NW_TRY(nw_plan_constant(p, s.w.n * sizeof *sums, (void **)&sums));
+    nw_wcodes_pack(s.kernel, &s.w, &source, packed, sums);
+    s.w.packed = packed;
+    s.w.sums = sums;
+    NW_TRY(nw_plan_follow(p, pr->value, false, &follow));
+    const size_t m = (size_t)pr->g.m, k = s.w.k, ldc = s.w.n * sizeof(float);
+    s.work = (double)m * (double)s.w.n * (double)k / (s.codes ? 200 : 50);
+    s.f32 = (nw_wgemm_f32_args){
+        .m = m, .lda = k * sizeof(float), .ldc = ldc, .bias = pr->bias, .lo = follow.lo, .hi = follow.hi};
+    s.u8 = (nw_wgemm_u8_args){.m = m,
+                              .lda = k,
+                              .ldc = ldc,
+                              .bias = pr->bias,
+                              .lo = follow.lo,
+                              .hi = follow.hi,
+                              .scale = p->grid[a].scale,
+                              .zero = p->grid[a].zero};
+    int in[3], out[1];
+    NW_TRY(nw_plan_need(p, a, nw_form_of(s.codes, false), &in[0]));
+    if (s.by_row) memcpy(&in[1], p->row_grid[a], sizeof p->row_grid[a]);
+    if (pr->add >= 0) p->done[pr->add] = 1;
+    nw_plan_fuse(p, &follow);
+    NW_TRY(nw_plan_define(p, follow.value, NW_FORM_REAL, &out[0]));
+    NW_TRY(nw_plan_step(p, node, run_wcodes, s.codes ? s.kernel->name_u8 : s.kernel->name, &s, sizeof s,
+                        s.by_row ? 3 : 1, in, 1, out));
+    nw_plan_work(p, s.codes, (double)m * (double)s.w.n * (double)k);
+    return NW_OK;
+}
+
+/* ---- Gather ------------------------------------------------------------------------------------------------------ */
+
+typedef struct gather_state {
+    const nw_graph *graph;
+    const nw_node *node;
+    const nw_tensor *table, *indices; /* as planned */
+    size_t row;                       /* elements of a row of the table, whole bytes of codes */
+} gather_state;
+
+typedef struct gather_job {
+    const gather_state *s;
+    const size_t *at; /* rows */
+    float *y;
+} gather_job;
+
+static const void *skip_scales(const nw_qparam *q, size_t groups) {
+    size_t bytes = 0;
+    nw_format_bytes(nw_qparam_scale_format(q), groups, &bytes);
+    return (const char *)q->scales + bytes;
+}
+
+/* The groups of row r of the table, and the row's shape under which they are its groups. */
+static nw_qparam row_grid(const nw_tensor *t, size_t r, int *rank, int64_t *dims) {
+    nw_qparam q = *t->qparam;
+    size_t inner = nw_dims_product(t->dims, 1, t->rank), skip = 0;
+    *rank = t->rank;
+    memcpy(dims, t->dims, sizeof t->dims);
+    dims[0] = 1;
+    if (q.grain == NW_GRAIN_TENSOR) return q;
+    if (q.axis == 0) { /* one scale for the row, or one for each of its elements */
+        skip = q.grain == NW_GRAIN_AXIS ? r : r / (size_t)q.block * inner;
+        q.groups = q.grain == NW_GRAIN_AXIS ? 1 : inner;
+        q.grain = q.grain == NW_GRAIN_AXIS ? NW_GRAIN_TENSOR : NW_GRAIN_AXIS;
+        q.axis = 1;
+        *rank = 2;
+        dims[1] = (int64_t)inner;
+    } else if (q.grain == NW_GRAIN_BLOCK) {
+        q.groups /= (size_t)t->dims[0];
+        skip = r * q.groups;
+    }
+    q.scales = skip_scales(&q, skip);
+    if (q.zeros) q.zeros += skip;
+    return q;
+}
+
+static void gather_range(void *user, size_t begin, size_t end) {
+    const gather_job *j = user;
+    const nw_tensor *t = j->s->table;
+    size_t bytes = 0;
+    nw_format_bytes(t->format, j->s->row, &bytes);
+    for (size_t i = begin; i < end; i++) {
+        int rank;
+        int64_t dims[NW_MAX_RANK];
+        const nw_qparam q = row_grid(t, j->at[i], &rank, dims);
+        nw_dequantize(&q, rank, dims, (const char *)t->data + j->at[i] * bytes, j->y + i * j->s->row);
+    }
+}
+
+static nw_status run_gather(nw_exec *e, const nw_step *step) {
+    const gather_state *s = step->state;
+    nw_tensor indices = *s->indices;
+    const nw_tensor *in[2] = {s->table, &indices};
+    size_t *at, count = nw_tensor_count(&indices);
+    nw_op_call call;
+    indices.data = nw_exec_data(e, step->in[0]);
+    nw_bind_call(&call, e->ctx, s->graph, s->node, in, NULL, e->scratch);
+    NW_TRY(nw_call_indices(&call, &indices, s->table->dims[0], &at));
+    gather_job job = {s, at, nw_exec_data(e, step->out[0])};
+    nw_exec_parallel(e, count, 1, (double)(count * s->row), gather_range, &job);
+    return NW_OK;
+}
+
+nw_status nw_lower_gather(nw_planner *p, nw_node *node, bool *ok) {
+    *ok = false;
+    if (!nw_node_is(node, "Gather")) return NW_OK;
+    const nw_constant *c = nw_graph_constant(p->graph, node->in[0]);
+    const nw_tensor *t = c ? &c->tensor : NULL;
+    if (!t || !t->qparam || nw_plan_on_grid(p, node->in[0]) || t->rank < 1 || nw_tensor_count(t) == 0) return NW_OK;
+    const int64_t axis = nw_node_int(node, "axis", 0);
+    gather_state s = {.graph = p->graph, .node = node, .table = t, .indices = &p->desc[node->in[1]]};
+    s.row = nw_dims_product(t->dims, 1, t->rank);
+    if ((axis != 0 && axis != -t->rank) || s.row * (size_t)nw_format_bits(t->format) % 8 != 0 ||
+        (t->rank == 1 && t->qparam->grain == NW_GRAIN_BLOCK))
+        return NW_OK;
+    nw_tensor *indices = nw_arena_array(&p->plan->arena, 1, sizeof *indices);
+    if (!indices) return NW_E_MEMORY;
+    *indices = *s.indices;
+    s.indices = indices;
+    int in[1], out[1];
+    NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL, &in[0]));
+    NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));
+    *ok = true;
+    return NW_PLAN_STEP(p, node, run_gather, "gather of codes", &s, in, out);
+}

@@ -1,0 +1,350 @@
+/* check_gemm_wcodes.c: products with weights that stay codes against a naive loop over W[n][k] as numbers. u8 products must have
+ * the bits that gemm_wcodes.h prescribes. Must not include anything but kern/. */
+#include "check.h"
+#include "kern/gemm_wcodes.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct variant {
+    const char *name;
+    nw_wcodes_kind kind;
+    int bits;
+    bool zeros, whole;
+    nw_format scale_format;
+} variant;
+
+static const variant variants[] = {
+    {"1 bit", NW_WCODES_TABLE, 1, false, true, NW_F32},
+    {"2 bits", NW_WCODES_TABLE, 2, false, true, NW_F16},
+    {"2 bits, zeros", NW_WCODES_TABLE, 2, true, true, NW_F32},
+    {"4 bits", NW_WCODES_TABLE, 4, false, true, NW_F32},
+    {"4 bits, f16 scales", NW_WCODES_TABLE, 4, false, true, NW_F16},
+    {"4 bits, zeros", NW_WCODES_TABLE, 4, true, true, NW_BF16},
+    {"4 bits, table", NW_WCODES_TABLE, 4, false, false, NW_F8E8M0},
+    {"s8", NW_WCODES_S8, 8, false, true, NW_F32},
+    {"s8, zeros", NW_WCODES_S8, 8, true, false, NW_F16},
+    {"8 bits, table", NW_WCODES_TABLE8, 8, false, false, NW_F32},
+    {"f16", NW_WCODES_F16, 16, false, false, NW_F32},
+    {"bf16", NW_WCODES_BF16, 16, false, false, NW_F32},
+};
+
+typedef struct shape {
+    size_t m, n, k, block; /* block 0: one scale per column */
+} shape;
+
+static const shape tests[] = {
+    {1, 1, 1, 0},      {1, 17, 5, 16},    {2, 33, 64, 32},  {3, 31, 100, 32},   {4, 64, 257, 64}, {5, 7, 33, 17},
+    {6, 40, 96, 16},   {7, 65, 127, 128}, {8, 32, 48, 24},  {9, 100, 70, 32},   {10, 5, 300, 0},  {11, 16, 31, 32},
+    {12, 48, 129, 16}, {13, 9, 515, 256}, {14, 33, 700, 0}, {15, 20, 1100, 48}, {16, 8, 66, 33},  {17, 36, 1500, 700},
+    {18, 12, 513, 1},  {19, 70, 64, 32},  {20, 34, 530, 0}, {300, 40, 520, 32}, {1, 96, 1030, 0},
+};
+/* The last does not fit into a cache: it tells how fast codes come from memory. */
+static const shape benches[] = {
+    {1, 4096, 4096, 32},  {4, 4096, 4096, 32},   {8, 4096, 4096, 32},
+    {16, 4096, 4096, 32}, {128, 4096, 4096, 32}, {1, 131072, 4096, 32},
+};
+
+/* The case's matrix: w, its source, and what they mean as numbers. */
+typedef struct matrix {
+    nw_wcodes w;
+    nw_wcodes_source source;
+    float *scale;  /* [n][blocks] */
+    double *value; /* [n][k]: level − zero */
+} matrix;
+
+static size_t blocks_of(const nw_wcodes *w) {
+    return (w->k + w->block - 1) / w->block;
+}
+
+/* Random scales in the variant's format; *scale their numbers in the order [n][blocks]. */
+static void make_scales(matrix *mat, nw_format format) {
+    const size_t blocks = blocks_of(&mat->w), count = mat->w.n * blocks;
+    const bool by_block = check_below(2);
+    size_t bits = (size_t)nw_format_bits(format);
+    char *scales = check_alloc(count * bits / 8);
+    mat->scale = check_alloc(count * sizeof *mat->scale);
+    mat->source.scale_n = by_block ? 1 : blocks;
+    mat->source.scale_b = by_block ? mat->w.n : 1;
+    for (size_t j = 0; j < mat->w.n; j++)
+        for (size_t b = 0; b < blocks; b++) {
+            const size_t at = j * mat->source.scale_n + b * mat->source.scale_b;
+            nw_store_f64(format, scales, at, ldexp((double)check_uniform(0.5f, 1), (int)check_below(4)));
+            mat->scale[j * blocks + b] = (float)nw_load_f64(format, scales, at);
+        }
+    mat->source.scales = scales;
+    mat->source.scale_format = format;
+    mat->w.scale_format = nw_wcodes_scale_format(format);
+}
+
+static void make_zeros(matrix *mat) {
+    const size_t count = mat->w.n * blocks_of(&mat->w);
+    int32_t *zeros = check_alloc(count * sizeof *zeros);
+    const int32_t most = mat->w.kind == NW_WCODES_S8 ? 255 : (1 << mat->w.bits) - 1;
+    mat->source.zero_shift = mat->w.kind == NW_WCODES_S8 ? 128 : 1 << (mat->w.bits - 1);
+    for (size_t i = 0; i < count; i++) zeros[i] = (int32_t)check_between(0, (size_t)most);
+    mat->source.zeros = zeros;
+}
+
+static void make_levels(matrix *mat, const variant *v) {
+    nw_wcodes *w = &mat->w;
+    float *levels = check_alloc(256 * sizeof *levels);
+    check_fill_f32(levels, 256, -1, 1);
+    w->levels = levels;
+    w->unit = v->kind == NW_WCODES_TABLE && v->whole ? 0.5f : 1;
+    for (int i = 0; i < 16 && v->kind == NW_WCODES_TABLE; i++) {
+        const int code = i & ((1 << v->bits) - 1), centred = code - (1 << (v->bits - 1));
+        w->step[i] = (int8_t)(v->zeros ? centred : v->bits == 1 ? 2 * code - 1 : 3 * centred);
+        w->level[i] = v->whole ? w->unit * (float)w->step[i] : levels[code];
+    }
+    /* With zero points a level is a step: the unit would have to scale both. */
+    for (int i = 0; i < 16 && v->zeros; i++) w->level[i] = w->step[i];
+    if (v->zeros) w->unit = 1;
+}
+
+static double value_of(const matrix *mat, size_t code) {
+    const nw_wcodes *w = &mat->w;
+    switch (w->kind) {
+    case NW_WCODES_TABLE: return (double)w->level[code];
+    case NW_WCODES_S8: return (int8_t)(code ^ mat->source.flip);
+    case NW_WCODES_TABLE8: return (double)w->levels[code];
+    case NW_WCODES_F16: return (double)nw_f16_to_f32((uint16_t)code);
+    default: return (double)nw_bf16_to_f32((uint16_t)code);
+    }
+}
+
+static size_t random_code(const nw_wcodes *w) {
+    if (w->kind == NW_WCODES_F16) return nw_f16_from_f32(check_uniform(-1, 1));
+    if (w->kind == NW_WCODES_BF16) return nw_bf16_from_f32(check_uniform(-1, 1));
+    return check_below((size_t)1 << w->bits);
+}
+
+static void make_codes(matrix *mat) {
+    const nw_wcodes *w = &mat->w;
+    const size_t n = w->n, k = w->k, order = check_opt.bench ? 1 : check_below(3), gap = order == 2 ? 2 : 1;
+    size_t bytes;
+    static const nw_format formats[] = {[1] = NW_INDEX1, [2] = NW_U2, [4] = NW_U4, [8] = NW_U8, [16] = NW_U16};
+    mat->source.stride_n = order ? k * gap : 1;
+    mat->source.stride_k = order ? gap : n;
+    nw_format_bytes(formats[w->bits], n * k * gap - gap + 1, &bytes);
+    uint8_t *codes = check_alloc(bytes);
+    mat->source.codes = codes;
+    if (check_opt.bench) return; /* any bytes will do */
+    memset(codes, 0, bytes);
+    mat->value = check_alloc(n * k * sizeof *mat->value);
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < k; i++) {
+            const uint16_t code = (uint16_t)random_code(w);
+            const size_t group = j * mat->source.scale_n + i / w->block * mat->source.scale_b;
+            nw_store_codes(formats[w->bits], codes, j * mat->source.stride_n + i * mat->source.stride_k, 1, &code);
+            mat->value[j * k + i] = value_of(mat, code);
+            if (w->zeros) mat->value[j * k + i] -= mat->source.zeros[group] - mat->source.zero_shift;
+        }
+}
+
+static void make_matrix(matrix *mat, const nw_wgemm_kernel *kernel, const variant *v, const shape *s) {
+    *mat = (matrix){.w = {.kind = v->kind,
+                          .bits = v->bits,
+                          .n = s->n,
+                          .k = s->k,
+                          .block = s->block ? s->block : s->k,
+                          .zeros = v->zeros,
+                          .whole = v->whole}};
+    if (v->kind == NW_WCODES_S8) mat->source.flip = v->zeros ? 128 : 0;
+    make_scales(mat, v->scale_format);
+    if (v->zeros) make_zeros(mat);
+    make_levels(mat, v);
+    make_codes(mat);
+    void *packed = check_alloc(nw_wcodes_bytes(kernel, &mat->w));
+    float *sums = check_alloc(s->n * sizeof *sums);
+    nw_wcodes_pack(kernel, &mat->w, &mat->source, packed, sums);
+    mat->w.packed = packed;
+    mat->w.sums = sums;
+}
+
+static size_t packed_bytes(const nw_wgemm_kernel *kernel, const matrix *mat) {
+    return nw_wcodes_bytes(kernel, &mat->w);
+}
+
+/* Timed, the answer counted as products and as packed bytes. */
+static void report(const nw_wgemm_kernel *kernel, const matrix *mat, size_t m, void (*call)(void *), void *arg) {
+    const double seconds = check_seconds(call, arg);
+    if (m <= 8) check_report(seconds, (double)packed_bytes(kernel, mat), "GB/s");
+    check_report(seconds, 2.0 * (double)(m * mat->w.n * mat->w.k), "GOP/s");
+}
+
+/* What lies between the rows of c must stay. */
+static void verify_gaps(const float *c, const float *before, size_t m, size_t n, size_t ld) {
+    for (size_t i = 0; i + 1 < m; i++)
+        if (memcmp(c + i * ld + n, before + i * ld + n, (ld - n) * sizeof *c)) check_fail("wrote between rows");
+}
+
+/* ---- f32 ----------------------------------------------------------------------------------------------- */
+
+typedef struct f32_call {
+    const nw_wgemm_kernel *kernel;
+    nw_wgemm_f32_args args;
+} f32_call;
+static void call_f32(void *p) {
+    f32_call *c = p;
+    nw_wgemm_f32_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.w->n);
+}
+
+static void verify_f32(const f32_call *call, const matrix *mat) {
+    const nw_wgemm_f32_args *a = &call->args;
+    const nw_wcodes *w = &mat->w;
+    for (size_t i = 0; i < a->m; i++)
+        for (size_t j = 0; j < w->n; j++) {
+            const float *row = (const float *)((const char *)a->a + i * a->lda);
+            const float got = ((const float *)((const char *)a->c + i * a->ldc))[j];
+            double sum = a->bias ? (double)a->bias[j] : 0, magnitude = fabs(sum);
+            for (size_t k = 0; k < w->k; k++) {
+                double p = (double)row[k] * mat->value[j * w->k + k] *
+                           (double)mat->scale[j * blocks_of(w) + k / w->block];
+                sum += p;
+                magnitude += fabs(p);
+            }
+            double want = fmin(fmax(sum, (double)a->lo), (double)a->hi);
+            if (!check_close((double)got, want, (6 + sqrt((double)w->k)) * 0x1p-24 * magnitude + 1e-30))
+                check_fail("row %zu column %zu is %.9g, not %.9g", i, j, (double)got, want);
+        }
+}
+
+static void one_f32(const nw_wgemm_kernel *kernel, const variant *v, const shape *s) {
+    if (!check_begin(kernel->isa, kernel->name, "%zu x %zu x %zu, %s, block %zu", s->m, s->n, s->k, v->name, s->block))
+        return;
+    matrix mat;
+    make_matrix(&mat, kernel, v, s);
+    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)), ld = s->n + (check_opt.bench ? 0 : check_below(4));
+    const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
+    float *a = check_alloc(a_count * 4), *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4);
+    float *before = check_alloc(c_count * 4);
+    check_fill_f32(a, a_count, -1, 1);
+    check_fill_f32(bias, s->n, -1, 1);
+    memcpy(before, c, c_count * 4);
+    const bool clamp = check_below(2);
+    f32_call call = {kernel,
+                     {.w = &mat.w,
+                      .m = s->m,
+                      .a = a,
+                      .lda = lda * 4,
+                      .c = c,
+                      .ldc = ld * 4,
+                      .bias = check_below(2) ? bias : NULL,
+                      .lo = clamp ? -1 : -INFINITY,
+                      .hi = clamp ? 3 : INFINITY}};
+    if (check_opt.bench) {
+        report(kernel, &mat, s->m, call_f32, &call);
+    } else {
+        const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
+        nw_wgemm_f32_run(kernel, &call.args, 0, m_cut, 0, n_cut);
+        nw_wgemm_f32_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
+        nw_wgemm_f32_run(kernel, &call.args, 0, s->m, n_cut, s->n);
+        verify_f32(&call, &mat);
+        verify_gaps(c, before, s->m, s->n, ld);
+    }
+    check_end();
+}
+
+/* ---- u8 ------------------------------------------------------------------------------------------------ */
+
+typedef struct u8_call {
+    const nw_wgemm_kernel *kernel;
+    nw_wgemm_u8_args args;
+} u8_call;
+static void call_u8(void *p) {
+    u8_call *c = p;
+    nw_wgemm_u8_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.w->n);
+}
+
+static void verify_u8(const u8_call *call, const matrix *mat) {
+    const nw_wgemm_u8_args *a = &call->args;
+    const nw_wcodes *w = &mat->w;
+    for (size_t j = 0; j < w->n; j++) {
+        double total = 0, magnitude = 0;
+        for (size_t k = 0; k < w->k; k++) {
+            double step = mat->value[j * w->k + k] / (double)w->unit *
+                          (double)mat->scale[j * blocks_of(w) + k / w->block];
+            total += step;
+            magnitude += fabs(step);
+        }
+        if (!check_close(total, (double)w->sums[j], 0x1p-22 * magnitude)) check_fail("sums[%zu]", j);
+        for (size_t i = 0; i < a->m; i++) {
+            const float got = ((const float *)((const char *)a->c + i * a->ldc))[j];
+            const float zero = (float)(a->row_zero ? a->row_zero[i] : a->zero);
+            const float factor = (a->row_scale ? a->row_scale[i] : a->scale) * w->unit;
+            float sum = 0;
+            for (size_t b = 0, k = 0; k < w->k; b++) {
+                int64_t acc = 0;
+                for (size_t end = k + w->block < w->k ? k + w->block : w->k; k < end; k++)
+                    acc += a->a[i * a->lda + k] * (int64_t)(mat->value[j * w->k + k] / (double)w->unit);
+                sum = fmaf((float)acc, mat->scale[j * blocks_of(w) + b], sum);
+            }
+            float y = (sum - zero * w->sums[j]) * factor;
+            if (a->bias) y += a->bias[j];
+            y = fminf(fmaxf(y, a->lo), a->hi);
+            if (memcmp(&y, &got, 4) && y != got)
+                check_fail("row %zu column %zu is %.9g, not %.9g", i, j, (double)got, (double)y);
+        }
+    }
+}
+
+static void one_u8(const nw_wgemm_kernel *kernel, const variant *v, const shape *s) {
+    if (!check_begin(kernel->isa, kernel->name_u8, "%zu x %zu x %zu, %s, block %zu", s->m, s->n, s->k, v->name,
+                     s->block))
+        return;
+    matrix mat;
+    make_matrix(&mat, kernel, v, s);
+    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)), ld = s->n + (check_opt.bench ? 0 : check_below(4));
+    const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
+    uint8_t *a = check_alloc(a_count);
+    float *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4), *before = check_alloc(c_count * 4);
+    float *row_scale = check_alloc(s->m * 4);
+    int32_t *row_zero = check_alloc(s->m * 4);
+    check_fill_bytes(a, a_count, (int)check_below(4), 0, 255);
+    check_fill_f32(bias, s->n, -1, 1);
+    check_fill_f32(row_scale, s->m, 0.001f, 0.1f);
+    for (size_t i = 0; i < s->m; i++) row_zero[i] = (int32_t)check_below(256);
+    memcpy(before, c, c_count * 4);
+    const bool clamp = check_below(2), rows = check_below(2);
+    u8_call call = {kernel,
+                    {.w = &mat.w,
+                     .m = s->m,
+                     .a = a,
+                     .lda = lda,
+                     .c = c,
+                     .ldc = ld * 4,
+                     .bias = check_below(2) ? bias : NULL,
+                     .lo = clamp ? -1 : -INFINITY,
+                     .hi = clamp ? 3 : INFINITY,
+                     .scale = 0.037f,
+                     .zero = 117,
+                     .row_scale = rows ? row_scale : NULL,
+                     .row_zero = rows ? row_zero : NULL}};
+    if (check_opt.bench) {
+        report(kernel, &mat, s->m, call_u8, &call);
+    } else {
+        const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
+        nw_wgemm_u8_run(kernel, &call.args, 0, m_cut, 0, n_cut);
+        nw_wgemm_u8_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
+        nw_wgemm_u8_run(kernel, &call.args, 0, s->m, n_cut, s->n);
+        verify_u8(&call, &mat);
+        verify_gaps(c, before, s->m, s->n, ld);
+    }
+    check_end();
+}
+
+void check_gemm_wcodes(void) {
+    const shape *list = check_opt.bench ? benches : tests;
+    const size_t shapes = check_opt.bench ? sizeof benches / sizeof *benches : sizeof tests / sizeof *tests;
+    if (check_opt.shapes) return;
+    for (size_t i = 0; i < shapes; i++)
+        for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+            for (int isa = 0; isa < NW_ISA_COUNT; isa++) {
+                const nw_wgemm_kernel *kernel = nw_wgemm_select((nw_isa)isa);
+                if (kernel->isa != (nw_isa)isa) continue;
+                one_f32(kernel, &variants[v], &list[i]);
+                if (variants[v].whole) one_u8(kernel, &variants[v], &list[i]);
+            }
+}
