@@ -12,6 +12,8 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from importlib import metadata
 
@@ -45,32 +47,50 @@ def complaint(stderr):
     return " ".join((text[at[-1]:] if at else text.rpartition("\n")[2]).split())[:300]
 
 
+def run_measured(command):
+    """(exit code, stdout, stderr, peak memory in MiB) of a process. Raises Missing when it takes too long."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        timer = threading.Timer(TIMEOUT, process.kill)
+        timer.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        late = not timer.is_alive()
+        timer.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if late:
+            raise Missing(f"stopped after {TIMEOUT} s")
+        out.seek(0)
+        err.seek(0)
+        return process.returncode, out.read(), err.read(), usage.ru_maxrss / 1024
+
+
 def time_once(runtime, model, threads, warmup, runs, statistic="median"):
-    """Milliseconds of one call: the median (or "least") over `runs` calls in a new process. Raises Missing."""
+    """(milliseconds of one call, milliseconds from the file to the first result, MiB of memory) in a new process: the median
+    (or "least") over `runs` calls. narrow's memory is that of its whole process. Raises Missing."""
     if runtime == "narrow":
         command = [BUILD / "narrow", "bench", model, "--threads", threads, "--warmup", warmup, "--runs", runs, "--json", "-"]
     else:
         command = [sys.executable, "-B", ROOT / "bench/peer.py", runtime, model, threads, warmup, runs]
-    try:
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        raise Missing(f"stopped after {TIMEOUT} s") from None
-    if done.returncode:
-        raise Missing(complaint(done.stderr) or f"exit {done.returncode}")
-    answer = json.loads(done.stdout)
+    code, out, err, memory = run_measured(list(map(str, command)))
+    if code:
+        raise Missing(complaint(err) or f"exit {code}")
+    answer = json.loads(out)
     if runtime == "narrow":
-        return answer["models"][0]["latency_ms_min" if statistic == "least" else "latency_ms_median"]
-    return answer[statistic]
+        one = answer["models"][0]
+        ms = one["latency_ms_min" if statistic == "least" else "latency_ms_median"]
+        return ms, one["load_ms"] + one["first_run_ms"], memory
+    return answer[statistic], answer["ready"], answer["memory"]
 
 
 def runs_that_fill(seconds, runtime, model, threads):
     """How many calls take about that long; the probe also tells what does not run at all."""
-    return min(max(int(1e3 * seconds / time_once(runtime, model, threads, 2, 3)), 5), 20000)
+    return min(max(int(1e3 * seconds / time_once(runtime, model, threads, 2, 3)[0]), 5), 20000)
 
 
 def race(name, files, threads, options):
-    """All rounds of one network at one number of threads: {(runtime, kind): [ms of each round]}, {…: problem}."""
-    runs, times, problems = {}, {}, {}
+    """All rounds of one network at one number of threads: {(runtime, kind): [ms of each round]}, the same with [ms until
+    ready] and [MiB], {…: problem}."""
+    runs, times, ready, memory, problems = {}, {}, {}, {}, {}
     for runtime, kind in contestants(options.cross):
         try:
             if isinstance(files[kind], Missing):
@@ -82,26 +102,27 @@ def race(name, files, threads, options):
         for (runtime, kind), count in list(runs.items()):
             tables.progress(f"{name}, {threads} thread{'s' * (threads > 1)}, round {at + 1}: {runtime}, {kind}")
             try:
-                ms = time_once(runtime, files[kind], threads, max(3, count // 10), count, options.statistic)
-                times.setdefault((runtime, kind), []).append(ms)
+                measured = time_once(runtime, files[kind], threads, max(3, count // 10), count, options.statistic)
+                for each, value in zip((times, ready, memory), measured):
+                    each.setdefault((runtime, kind), []).append(value)
             except Missing as problem:
                 problems[runtime, kind] = str(problem)
                 del runs[runtime, kind]
-                times.pop((runtime, kind), None)
+                for each in (times, ready, memory):
+                    each.pop((runtime, kind), None)
     tables.progress("")
-    return times, problems
+    return {"times": times, "ready": ready, "memory": memory, "problems": problems}
 
 
 def measure(options):
-    """[{model, threads, times: {(runtime, kind): [ms]}, problems: {(runtime, kind): text}}]"""
+    """[{model, threads, times, ready, memory: {(runtime, kind): [value of each round]}, problems: {(runtime, kind): text}}]"""
     results = []
     for at, name in enumerate(options.models):
         print(f"{name} ({at + 1} of {len(options.models)})", file=sys.stderr, flush=True)
         tables.progress(f"{name}: quantizing")
         files = prepare(name)
         for threads in options.threads:
-            times, problems = race(name, files, threads, options)
-            results.append({"model": name, "threads": threads, "times": times, "problems": problems})
+            results.append({"model": name, "threads": threads, **race(name, files, threads, options)})
     return results
 
 

@@ -1,9 +1,13 @@
 """peer.py RUNTIME MODEL THREADS WARMUP RUNS: times another runtime as `narrow bench` times narrow: the same made-up inputs,
 batch 1, one call after the other, the median of the time of each. Prints one line of JSON.
 
-Inputs and outputs are bound before the clock starts, which is the fastest that either runtime offers."""
+Inputs and outputs are bound before the clock starts, which is the fastest that either runtime offers. Beside it: how long the
+runtime takes from a file to its first result, and how much memory the process gains by it; Python and the runtime's own
+libraries are loaded before and do not count."""
 import gc
+import importlib
 import json
+import resource
 import sys
 import time
 
@@ -17,8 +21,7 @@ def made_up(shape, dtype, random):
     return random.integers(0, 2, shape).astype(dtype)
 
 
-def onnxruntime_call(model, threads):
-    import onnxruntime as ort
+def onnxruntime_call(ort, model, threads):
     ort.set_default_logger_severity(3)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -33,8 +36,7 @@ def onnxruntime_call(model, threads):
     return lambda: session.run_with_iobinding(binding)
 
 
-def openvino_call(model, threads):
-    import openvino as ov
+def openvino_call(ov, model, threads):
     # float stays f32: left alone, OpenVINO computes in bfloat16 where the processor can.
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
                 "INFERENCE_PRECISION_HINT": "f32"}
@@ -49,7 +51,12 @@ def openvino_call(model, threads):
 def main():
     runtime, model = sys.argv[1:3]
     threads, warmup, runs = map(int, sys.argv[3:])
-    call = {"onnxruntime": onnxruntime_call, "openvino": openvino_call}[runtime](model, threads)
+    module = importlib.import_module(runtime)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter_ns()
+    call = {"onnxruntime": onnxruntime_call, "openvino": openvino_call}[runtime](module, model, threads)
+    call()
+    ready = (time.perf_counter_ns() - start) / 1e6
     gc.disable()
     times = []
     for _ in range(warmup + runs):
@@ -57,7 +64,8 @@ def main():
         call()
         times.append(time.perf_counter_ns() - start)
     ms = np.array(times[warmup:]) / 1e6
-    print(json.dumps({"median": float(np.median(ms)), "least": float(ms.min())}))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    print(json.dumps({"median": float(np.median(ms)), "least": float(ms.min()), "ready": ready, "memory": memory / 1024}))
 
 
 if __name__ == "__main__":

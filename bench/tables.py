@@ -98,6 +98,21 @@ def thread_table(measured, counts):
     return table(["narrow's speedup", *(f"{k}, {base} → {c}" for c in counts[1:] for k in kinds)], rows)
 
 
+def cost_table(results, part, unit):
+    """narrow and onnxruntime, float and int8, each on its own file: what it takes beside time per call."""
+    rows, columns = [], [[], []]
+    for r in results:
+        row = [r["model"]]
+        for ratios, kinds in zip(columns, (("float", "float"), INT8)):
+            ours, theirs = (r[part].get((runtime, kind)) for runtime, kind in zip(RUNTIMES, kinds))
+            ratios.append(ratio(ours, theirs))
+            row += [milliseconds(ours), milliseconds(theirs), factor(ratios[-1])]
+        rows.append(row)
+    last = ["geometric mean", "", "", mean(columns[0]), "", "", mean(columns[1])]
+    head = [unit, "narrow float", "onnxruntime float", "ratio", "narrow int8", "onnxruntime int8", "ratio"]
+    return table(head, [*rows, last])
+
+
 def problems(results):
     lines = [f"- {r['model']}, {runtime}, {kind}: {text}" for r in results
              for (runtime, kind), text in r["problems"].items()]
@@ -149,6 +164,12 @@ def report(facts, measured, timed):
         text += f"\n## Float, {title}\n\n{speed_table(results, ['float'], ['float'])}"
         text += f"\n## Int8, {title}\n\n{speed_table(results, INT8[:1], INT8, goals=True)}"
         text += same_file_tables(results) + problems(results)
+    if counts:
+        results = [m for m in measured if m["threads"] == counts[0]]
+        text += ("\n## From a file to the first result\n\nMilliseconds to load, plan and run once.\n\n" +
+                 cost_table(results, "ready", "ms") +
+                 "\n## Memory\n\nPeak memory of narrow's process, and what onnxruntime's gains after Python and its libraries "
+                 "are loaded, in MiB.\n\n" + cost_table(results, "memory", "MiB"))
     if len(counts) > 1:
         text += "\n## Threads\n\n" + thread_table(measured, counts)
     return text + (kernel_table(timed) if timed else "")

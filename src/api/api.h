@@ -25,6 +25,7 @@ struct nw_model {
     nw_arena arena;      /* of path, inputs, outputs */
     const char *path;    /* of the file, or what to call the model */
     uint64_t file_bytes; /* 0: never was a file */
+    double load_ms;      /* what reading and checking the file took */
     nw_graph *graph;
     size_t input_count, output_count;
     nw_array *inputs, *outputs;
@@ -53,7 +54,7 @@ static inline nw_result nw_misuse(nw_env *env, const char *what) {
     return nw_result_of(nw_fail(&env->ctx, NW_E_ARGUMENT, "%s", what));
 }
 void nw_env_progress(const nw_env *env, const char *what, size_t done, size_t total);
-int nw_env_threads(const nw_env *env); /* that runs use, at least 1 */
+int nw_env_threads(const nw_env *env);                   /* that runs use, at least 1 */
 void nw_env_write(const nw_env *env, nw_record *record); /* what times depend on: threads, instruction set */
 
 /* An empty report with the fields that all have: command, version. */

@@ -10,7 +10,8 @@
 #define AUTO_WARMUP 3
 
 static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *arena, nw_tensor *outputs,
-                           const nw_measure_options *o, nw_arena *results, nw_latency *latency) {
+                           const nw_measure_options *o, nw_arena *results, nw_latency *latency,
+                           double *first_run) {
     const nw_model *model = runner->model;
     double least = INFINITY; /* of the warm-up: a busy machine must not cut the measurement short */
     size_t warmup = o->warmup ? o->warmup : AUTO_WARMUP, runs = o->runs;
@@ -27,6 +28,7 @@ static nw_status time_runs(nw_runner *runner, const nw_feed *feeds, nw_arena *ar
         NW_TRY(nw_runner_run(runner, model->input_count, feeds, arena, outputs));
         double each = nw_now_ms() - start;
         least = fmin(least, each);
+        if (i == 0) *first_run = each;
         if (!ms) continue;
         ms[i - warmup] = each;
         nw_env_progress(model->env, "timing", i - warmup + 1, runs);
@@ -113,6 +115,7 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
                        const nw_measure_options *o, const peak *p, double *first_ms, nw_record *r) {
     nw_runner *runner = NULL;
     nw_latency latency;
+    double first_run = NAN;
     nw_arena own, counted;
     nw_arena_init(&own, &model->env->ctx);
     nw_feed *feeds = nw_arena_array(&own, model->input_count, sizeof *feeds);
@@ -122,7 +125,7 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
     if (status == NW_OK) status = nw_runner_new(model, &runner);
     if (status == NW_OK) {
         nw_arena_init(&counted, &runner->ctx);
-        status = time_runs(runner, feeds, &counted, outputs, o, &own, &latency);
+        status = time_runs(runner, feeds, &counted, outputs, o, &own, &latency, &first_run);
         nw_arena_free(&counted);
     }
     if (status == NW_OK) {
@@ -138,6 +141,8 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
         }
         double file = model->file_bytes ? (double)model->file_bytes : NAN;
         nw_record_number(r, "file_bytes", "file size", NW_UNIT_BYTES, file);
+        nw_record_number(r, "load_ms", "loading", NW_UNIT_MS, model->file_bytes ? model->load_ms : NAN);
+        nw_record_number(r, "first_run_ms", "first run", NW_UNIT_MS, first_run);
         nw_record_number(r, "latency_ms_median", "latency (median)", NW_UNIT_MS, latency.median);
         nw_record_number(r, "latency_ms_p90", "latency (p90)", NW_UNIT_MS, latency.p90);
         nw_record_number(r, "latency_ms_min", "latency (least)", NW_UNIT_MS, latency.least);

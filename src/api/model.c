@@ -52,11 +52,13 @@ nw_result nw_model_load(nw_env *env, const char *path, nw_model **model) {
     nw_graph *graph;
     nw_model *loaded;
     uint64_t bytes = 0;
+    double start = nw_now_ms();
     nw_status status = nw_onnx_import(&env->ctx, path, true, &graph);
     if (status == NW_OK) status = nw_model_of_graph(env, graph, path, &loaded);
     if (status == NW_OK && (status = nw_file_size(&env->ctx, path, &bytes)) != NW_OK) nw_model_free(loaded);
     if (status != NW_OK) return nw_result_of(status);
     loaded->file_bytes = bytes;
+    loaded->load_ms = nw_now_ms() - start;
     *model = loaded;
     return NW_SUCCESS;
 }

@@ -79,6 +79,7 @@ NW_INLINE void store_codes(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], con
 /* clamp((acc − row_zero·col_sum)·scale [·row_scale] [+ fbias], flo, fhi) */
 NW_INLINE void store_floats(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], const int M, const int V) {
     const nw_epilogue *e = tile->epilogue;
+    const bool limited = e->flo > -__builtin_inff() || e->fhi < __builtin_inff();
     const __m512 lo = _mm512_set1_ps(e->flo), hi = _mm512_set1_ps(e->fhi);
     NW_UNROLL
     for (int v = 0; v < V; v++) {
@@ -97,7 +98,8 @@ NW_INLINE void store_floats(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], co
             __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(x), scale);
             if (e->row_scale) f = _mm512_mul_ps(f, _mm512_set1_ps(e->row_scale[tile->row + (size_t)i]));
             if (e->fbias) f = _mm512_add_ps(f, bias);
-            f = _mm512_min_ps(hi, _mm512_max_ps(lo, f)); /* the second operand survives when one is a NaN */
+            if (limited)
+                f = _mm512_min_ps(hi, _mm512_max_ps(lo, f)); /* the second operand survives as a NaN */
             _mm512_mask_storeu_ps((char *)tile->c + (size_t)i * tile->ldc + 64 * v, mask, f);
         }
     }

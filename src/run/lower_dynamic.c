@@ -84,6 +84,7 @@ nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_temporary(p, s.rows * sizeof(int32_t), &out[2]));
     p->row_grid[y][0] = out[1];
     p->row_grid[y][1] = out[2];
+    p->one_row_grid[y] = !s.per_row;
     *ok = true;
     return NW_PLAN_STEP(p, node, run_dynamic, s.per_row ? "quantize, per row" : "quantize, measured", &s, in,
                         out);

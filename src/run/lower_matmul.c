@@ -16,6 +16,7 @@ typedef struct matmul_state {
     double work;           /* nanoseconds, of one product */
     /* scales of the rows of a, found while running: */
     bool by_row;
+    bool one_grid; /* the same for all rows: it goes into the columns' arrays */
     /* packing while running: */
     bool dynamic;
     size_t packed_bytes; /* per product; room for all of them follows one another */
@@ -26,8 +27,7 @@ typedef struct matmul_state {
 typedef struct matmul_job {
     const matmul_state *s;
     const char *a, *b;
-    const float *row_scale;
-    const int32_t *row_zero;
+    nw_epilogue epilogue;
     char *y, *packed;
     int64_t product;
     bool by_columns;
@@ -45,9 +45,7 @@ static void multiply(const matmul_job *j, int64_t product, const char *packed, c
         args.rows.base = a;
         args.c = y;
         if (packed) args.packed = packed;
-        if (epilogue) args.epilogue = *epilogue;
-        args.epilogue.row_scale = j->row_scale;
-        args.epilogue.row_zero = j->row_zero;
+        args.epilogue = *epilogue;
         nw_gemm_u8s8_run(s->u8s8, &args, m0, m1, n0, n1);
     } else {
         nw_gemm_f32_args args = s->f32_args;
@@ -62,9 +60,9 @@ static void part_range(void *user, size_t begin, size_t end) {
     const matmul_job *j = user;
     size_t m = (size_t)j->s->g.m, n = (size_t)j->s->g.n;
     if (j->by_columns)
-        multiply(j, j->product, NULL, NULL, 0, m, begin, end);
+        multiply(j, j->product, NULL, &j->epilogue, 0, m, begin, end);
     else
-        multiply(j, j->product, NULL, NULL, begin, end, 0, n);
+        multiply(j, j->product, NULL, &j->epilogue, begin, end, 0, n);
 }
 
 /* Packs and multiplies whole products [begin, end). */
@@ -96,13 +94,31 @@ static void product_range(void *user, size_t begin, size_t end) {
     }
 }
 
+/* One scale and zero point for all rows: acc·scale[n]·row_scale becomes acc·(scale[n]·row_scale), and row_zero·col_sum part of
+ * the bias. `room` holds both arrays. */
+static void take_row_grid(nw_epilogue *e, size_t n, void *room) {
+    float *scale = room;
+    int32_t *bias = (int32_t *)(scale + n);
+    for (size_t i = 0; i < n; i++) {
+        scale[i] = e->scale[i] * e->row_scale[0];
+        bias[i] = (int32_t)((e->bias ? (uint32_t)e->bias[i] : 0) -
+                            (uint32_t)e->row_zero[0] * (uint32_t)e->col_sum[i]); /* wraps, as the sums do */
+    }
+    e->scale = scale;
+    e->bias = bias;
+    e->row_scale = NULL;
+    e->row_zero = NULL;
+}
+
 static nw_status run_matmul(nw_exec *e, const nw_step *step) {
     const matmul_state *s = step->state;
     matmul_job job = {.s = s, .a = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0])};
     size_t m = (size_t)s->g.m, n = (size_t)s->g.n;
+    if (s->u8s8) job.epilogue = s->u8s8_args.epilogue;
     if (s->by_row) {
-        job.row_scale = nw_exec_data(e, step->in[1]);
-        job.row_zero = nw_exec_data(e, step->in[2]);
+        job.epilogue.row_scale = nw_exec_data(e, step->in[1]);
+        job.epilogue.row_zero = nw_exec_data(e, step->in[2]);
+        if (s->one_grid) take_row_grid(&job.epilogue, n, nw_exec_data(e, step->out[1]));
     }
     if (s->dynamic) {
         job.b = nw_exec_data(e, step->in[1]);
@@ -184,8 +200,8 @@ static void set_strides(matmul_state *s) {
 }
 
 /* Both operands are codes; b is packed when running. Zero points of b go into wzero. */
-static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_state *s, const nw_plan_product *pr,
-                                 const nw_follow *follow) {
+static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_state *s,
+                                 const nw_plan_product *pr, const nw_follow *follow) {
     const nw_grid *a = &p->grid[node->in[0]], *b = &p->grid[node->in[1]];
     size_t n = (size_t)s->g.n;
     float *scale = nw_arena_array(&p->scratch, n, sizeof *scale);
@@ -205,8 +221,8 @@ static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_stat
     return NW_OK;
 }
 
-static nw_status static_integer(nw_planner *p, const nw_node *node, matmul_state *s, const nw_plan_product *pr,
-                                const nw_weights *w, const nw_follow *follow) {
+static nw_status static_integer(nw_planner *p, const nw_node *node, matmul_state *s,
+                                const nw_plan_product *pr, const nw_weights *w, const nw_follow *follow) {
     size_t n = (size_t)s->g.n, k = (size_t)s->g.k;
     int32_t *sums = nw_arena_array(&p->plan->arena, n, sizeof *sums);
     void *packed;
@@ -285,6 +301,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     matmul_state s = {.g = pr.g,
                       .dynamic = dynamic,
                       .by_row = by_row,
+                      .one_grid = by_row && p->one_row_grid[a],
                       .a_size = integer ? 1 : 4,
                       .y_size = codes_out ? 1 : 4};
     set_strides(&s);
@@ -337,11 +354,12 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, false), &out[0]));
     if (dynamic) NW_TRY(nw_plan_temporary(p, s.packed_bytes * (size_t)s.g.batch, &out[1]));
+    if (s.one_grid) NW_TRY(nw_plan_temporary(p, (size_t)s.g.n * (sizeof(float) + sizeof(int32_t)), &out[1]));
     NW_TRY(nw_plan_step(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, sizeof s,
                         by_row    ? 3
                         : dynamic ? 2
                                   : 1,
-                        in, dynamic ? 2 : 1, out));
+                        in, dynamic || s.one_grid ? 2 : 1, out));
     nw_plan_work(p, integer, (double)s.g.batch * (double)s.g.m * (double)s.g.n * (double)s.g.k);
     if (!integer)
         nw_plan_reason(p, !nw_plan_on_grid(p, a) ? "float: its input is not on an 8-bit grid"

@@ -114,8 +114,9 @@ static nw_status add_taps(nw_planner *p, const int *values, int count) {
 
 static nw_status lower_node(nw_planner *p, nw_node *node) {
     static nw_status (*const families[])(nw_planner *, nw_node *, bool *) = {
-        nw_lower_fakequant, nw_lower_dynamic, nw_lower_conv,        nw_lower_matmul, nw_lower_pool,     nw_lower_gather,
-        nw_lower_move,      nw_lower_elementwise, nw_lower_rows, nw_lower_rnn,    nw_lower_attention};
+        nw_lower_fakequant, nw_lower_dynamic, nw_lower_conv,     nw_lower_matmul,
+        nw_lower_pool,      nw_lower_gather,  nw_lower_move,     nw_lower_elementwise,
+        nw_lower_rows,      nw_lower_rnn,     nw_lower_attention};
     bool ok = false;
     for (int i = 0; i < node->in_count; i++)
         if (node->in[i] >= 0 && p->desc[node->in[i]].format == NW_NONE) return nw_lower_eval(p, node);
@@ -169,7 +170,8 @@ static nw_status init_planner(nw_planner *p, nw_plan *plan, const nw_binding *bi
     p->buffer = nw_calloc(p->ctx, values, sizeof *p->buffer);
     p->grid = nw_calloc(p->ctx, values, sizeof *p->grid);
     p->row_grid = nw_calloc(p->ctx, values, sizeof *p->row_grid);
-    if (!p->done || !p->buffer || !p->grid || !p->row_grid) return NW_E_MEMORY;
+    p->one_row_grid = nw_calloc(p->ctx, values, sizeof *p->one_row_grid);
+    if (!p->done || !p->buffer || !p->grid || !p->row_grid || !p->one_row_grid) return NW_E_MEMORY;
     memset(p->row_grid, 0xff, values * sizeof *p->row_grid);
     memset(p->buffer, 0xff, values * sizeof *p->buffer);
     for (int v = 0; v < p->graph->value_count; v++) { /* packed 8-bit constants lie on a grid */
@@ -177,7 +179,8 @@ static nw_status init_planner(nw_planner *p, nw_plan *plan, const nw_binding *bi
         const nw_qparam *q = t->qparam;
         if (!q || q->grain != NW_GRAIN_TENSOR || (q->format != NW_U8 && q->format != NW_S8)) continue;
         int32_t shift = q->format == NW_S8 ? 128 : 0;
-        p->grid[v] = (nw_grid){nw_qparam_scale(q, 0), nw_qparam_zero(q, 0) + shift, q->qmin + shift, q->qmax + shift};
+        p->grid[v] =
+            (nw_grid){nw_qparam_scale(q, 0), nw_qparam_zero(q, 0) + shift, q->qmin + shift, q->qmax + shift};
     }
     return NW_OK;
 }
@@ -188,6 +191,7 @@ static void free_planner(nw_planner *p) { /* one of zeros is fine */
     nw_free(p->ctx, p->buffer);
     nw_free(p->ctx, p->grid);
     nw_free(p->ctx, p->row_grid);
+    nw_free(p->ctx, p->one_row_grid);
     nw_arena_free(&p->scratch);
 }
 

@@ -115,10 +115,11 @@ typedef struct nw_planner {
     int (*buffer)[NW_FORM_COUNT]; /* per value; −1: not there (yet) */
     nw_grid *grid;                /* per value */
     int (*row_grid)
-        [2];          /* per value whose codes have a scale and zero point per row, found while running: their
+        [2]; /* per value whose codes have a scale and zero point per row, found while running: their
                                      buffers (f32, s32); −1: none */
-    int fused;        /* the value that the node being lowered makes through fusion, or NW_ABSENT */
-    nw_arena scratch; /* while one node is lowered */
+    bool *one_row_grid; /* per value with a row_grid: all of its rows have the same */
+    int fused;          /* the value that the node being lowered makes through fusion, or NW_ABSENT */
+    nw_arena scratch;   /* while one node is lowered */
     nw_elementwise ew;
     nw_layout layout;
     nw_pool pools;
