@@ -45,23 +45,26 @@ static void shift_epilogue(nw_epilogue *e, size_t n) {
     if (e->fbias) e->fbias += n;
 }
 
-static void conv_range(void *user, size_t begin, size_t end) {
+static void depthwise_range(void *user, size_t begin, size_t end) {
     const conv_job *j = user;
     const conv_state *s = j->s;
-    if (s->depthwise && s->integer) {
+    if (s->integer) {
         nw_dwconv_u8s8_args a = s->dw_u8s8_args;
         a.rows = rows_of(s, j->x);
         a.c = j->y;
         nw_dwconv_u8s8_run(s->depthwise, &a, begin, end);
-        return;
-    }
-    if (s->depthwise) {
+    } else {
         nw_dwconv_f32_args a = s->dw_f32_args;
         a.rows = rows_of(s, j->x);
         a.c = (float *)j->y;
         nw_dwconv_f32_run(s->depthwise, &a, begin, end);
-        return;
     }
+}
+
+/* Pixels [m0, m1) and, of each group, output channels [n0, n1). */
+static void conv_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
+    const conv_job *j = user;
+    const conv_state *s = j->s;
     for (size_t g = 0; g < s->groups; g++) {
         const char *x = j->x + g * s->group_x;
         char *y = j->y + g * s->group_y;
@@ -71,14 +74,14 @@ static void conv_range(void *user, size_t begin, size_t end) {
             a.packed = (const char *)a.packed + g * s->group_packed;
             a.c = y;
             shift_epilogue(&a.epilogue, g * a.n);
-            nw_gemm_u8s8_run(s->u8s8, &a, begin, end, 0, a.n);
+            nw_gemm_u8s8_run(s->u8s8, &a, m0, m1, n0, n1);
         } else {
             nw_gemm_f32_args a = s->f32_args;
             a.rows = rows_of(s, x);
             a.packed = (const char *)a.packed + g * s->group_packed;
             a.c = (float *)y;
             if (a.bias) a.bias += g * a.n;
-            nw_gemm_f32_run(s->f32, &a, begin, end, 0, a.n);
+            nw_gemm_f32_run(s->f32, &a, m0, m1, n0, n1);
         }
     }
 }
@@ -99,9 +102,14 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
         copy_padded(s, job.x, nw_exec_data(e, step->out[1]));
         job.x = nw_exec_data(e, step->out[1]);
     }
-    /* Depthwise kernels share the work of up to four lines. */
-    size_t unit = s->depthwise ? 4 * s->window.out_w : s->integer ? s->u8s8->mr : s->f32->mr;
-    nw_exec_parallel(e, s->m, unit, s->work, conv_range, &job);
+    if (s->depthwise) { /* its kernels share the work of up to four lines */
+        nw_exec_parallel(e, s->m, 4 * s->window.out_w, s->work, depthwise_range, &job);
+        return NW_OK;
+    }
+    const nw_product_split split = {s->m, s->integer ? s->u8s8->mr : s->f32->mr,
+                                    s->integer ? s->u8s8_args.n : s->f32_args.n,
+                                    s->integer ? s->u8s8->nr : s->f32->nr, s->work};
+    nw_exec_product(e, &split, conv_part, &job);
     return NW_OK;
 }
 

@@ -30,7 +30,6 @@ typedef struct matmul_job {
     nw_epilogue epilogue;
     char *y, *packed;
     int64_t product;
-    bool by_columns;
 } matmul_job;
 
 static void multiply(const matmul_job *j, int64_t product, const char *packed, const nw_epilogue *epilogue,
@@ -56,13 +55,9 @@ static void multiply(const matmul_job *j, int64_t product, const char *packed, c
     }
 }
 
-static void part_range(void *user, size_t begin, size_t end) {
+static void part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
     const matmul_job *j = user;
-    size_t m = (size_t)j->s->g.m, n = (size_t)j->s->g.n;
-    if (j->by_columns)
-        multiply(j, j->product, NULL, &j->epilogue, 0, m, begin, end);
-    else
-        multiply(j, j->product, NULL, &j->epilogue, begin, end, 0, n);
+    multiply(j, j->product, NULL, &j->epilogue, m0, m1, n0, n1);
 }
 
 /* Packs and multiplies whole products [begin, end). */
@@ -126,11 +121,9 @@ static nw_status run_matmul(nw_exec *e, const nw_step *step) {
         nw_exec_parallel(e, (size_t)s->g.batch, 1, s->work * (double)s->g.batch, product_range, &job);
         return NW_OK;
     }
-    size_t mr = s->u8s8 ? s->u8s8->mr : s->f32->mr, nr = s->u8s8 ? s->u8s8->nr : s->f32->nr;
-    size_t threads = nw_threads_count(e->threads);
-    job.by_columns = m < mr * threads * 2 && n >= nr * threads;
-    for (job.product = 0; job.product < s->g.batch; job.product++)
-        nw_exec_parallel(e, job.by_columns ? n : m, job.by_columns ? nr : mr, s->work, part_range, &job);
+    const nw_product_split split = {m, s->u8s8 ? s->u8s8->mr : s->f32->mr, n,
+                                    s->u8s8 ? s->u8s8->nr : s->f32->nr, s->work};
+    for (job.product = 0; job.product < s->g.batch; job.product++) nw_exec_product(e, &split, part, &job);
     return NW_OK;
 }
 

@@ -249,6 +249,14 @@ typedef void nw_range_fn(void *user, size_t begin, size_t end);
 void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn,
                       void *user);
 
+/* The same for a product of m rows and n columns in tiles of mr × nr: fn(user, m0, m1, n0, n1). */
+typedef struct nw_product_split {
+    size_t m, mr, n, nr;
+    double nanoseconds;
+} nw_product_split;
+typedef void nw_product_fn(void *user, size_t m0, size_t m1, size_t n0, size_t n1);
+void nw_exec_product(const nw_exec *e, const nw_product_split *split, nw_product_fn *fn, void *user);
+
 /* Evaluates a node whose shapes are only known now, and the subgraphs of control flow (late.c). values of the enclosing
  * graphs come from `outer`. */
 typedef struct nw_late_state {

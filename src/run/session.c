@@ -304,6 +304,33 @@ void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanose
     nw_threads_run(e->threads, (count + chunk - 1) / chunk, run_chunk, &job);
 }
 
+typedef struct product_job {
+    nw_product_fn *fn;
+    void *user;
+    size_t m, n;
+} product_job;
+
+static void product_rows(void *user, size_t begin, size_t end) {
+    const product_job *j = user;
+    j->fn(j->user, begin, end, 0, j->n);
+}
+static void product_columns(void *user, size_t begin, size_t end) {
+    const product_job *j = user;
+    j->fn(j->user, 0, j->m, begin, end);
+}
+
+/* A part of the rows passes over all weights, a part of the columns over all rows: the longer side is cut, so that the
+ * parts read less twice. Parts of few tiles would read the weights for little work. */
+void nw_exec_product(const nw_exec *e, const nw_product_split *split, nw_product_fn *fn, void *user) {
+    const size_t threads = nw_threads_count(e->threads);
+    product_job job = {fn, user, split->m, split->n};
+    bool columns = split->n >= split->m && split->n >= 2 * threads * split->nr;
+    size_t tiles = split->m / split->mr / (4 * threads);
+    size_t unit = columns ? split->nr : split->mr * (tiles < 1 ? 1 : tiles > 4 ? 4 : tiles);
+    nw_exec_parallel(e, columns ? split->n : split->m, unit, split->nanoseconds,
+                     columns ? product_columns : product_rows, &job);
+}
+
 /* ---- reporting ------------------------------------------------------------------------------------------------- */
 
 nw_memory_use nw_session_memory(const nw_session *s) {
