@@ -9,6 +9,7 @@
 typedef struct pool_state {
     nw_pool kernels;
     bool max, global, codes, include_pad;
+    bool flat; /* the spatial axes are gone from the output: ReduceMean without keepdims */
     nw_window window;
     size_t m, channels, pixels; /* pixels: of an image, for global pools */
     uint8_t empty;
@@ -72,15 +73,34 @@ static bool one_output(const nw_node *node) {
     return true;
 }
 
+/* The mean over all spatial axes. */
+static bool is_spatial_mean(const nw_planner *p, const nw_node *node, int rank) {
+    const int64_t *axes;
+    size_t count;
+    int64_t values[NW_MAX_RANK];
+    if (!nw_node_is(node, "ReduceMean") || rank < 3) return false;
+    if (!nw_node_ints(node, "axes", &axes, &count)) {
+        const nw_constant *c = nw_graph_constant(p->graph, nw_node_in(node, 1));
+        count = c ? nw_tensor_count(&c->tensor) : 0;
+        if (!c || c->tensor.format != NW_S64 || count > NW_MAX_RANK) return false;
+        memcpy(values, c->tensor.data, count * sizeof *values);
+        axes = values;
+    }
+    unsigned seen = 0;
+    for (size_t i = 0; i < count; i++) seen |= 1u << (axes[i] < 0 ? axes[i] + rank : axes[i]);
+    return (int)count == rank - 2 && seen == ((1u << rank) - 1) - 3;
+}
+
 /* Fills window and sizes; *ok false for what the kernels do not do. */
 static nw_status examine(nw_planner *p, const nw_node *node, pool_state *s, bool *ok) {
     *ok = false;
     const nw_tensor *x = &p->desc[node->in[0]];
-    bool global = strncmp(node->op_type, "Global", 6) == 0;
-    const char *kind = node->op_type + (global ? 6 : 0);
+    bool mean = is_spatial_mean(p, node, x->rank), global = mean || strncmp(node->op_type, "Global", 6) == 0;
+    const char *kind = node->op_type + (global && !mean ? 6 : 0);
     if (node->domain[0] || x->format != NW_F32 || x->qparam || x->rank < 3 || !one_output(node)) return NW_OK;
     s->max = strcmp(kind, "MaxPool") == 0;
-    if (!s->max && strcmp(kind, "AveragePool") != 0) return NW_OK;
+    s->flat = mean && !nw_node_int(node, "keepdims", 1);
+    if (!s->max && !mean && strcmp(kind, "AveragePool") != 0) return NW_OK;
     if (nw_tensor_count(x) == 0) return NW_OK;
     s->global = global;
     s->channels = (size_t)x->dims[1];
@@ -153,7 +173,7 @@ nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok) {
     int in[1], out[1];
     NW_TRY(nw_plan_need(p, x, nw_form_of(s.codes, true), &in[0]));
     nw_plan_fuse(p, &follow);
-    NW_TRY(nw_plan_define(p, follow.value, nw_form_of(s.codes, true), &out[0]));
+    NW_TRY(nw_plan_define(p, follow.value, nw_form_of(s.codes, !s.flat), &out[0]));
     return NW_PLAN_STEP(p, node, run_pool,
                         s.max ? (s.codes ? "max_pool_u8" : "max_pool_f32")
                               : (s.codes ? "avg_pool_u8" : "avg_pool_f32"),
