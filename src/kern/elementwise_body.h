@@ -240,8 +240,18 @@ NW_INLINE vec vec_erf(vec x) {
     return choose(t < 0.95f, small, with_sign(large, x));
 }
 
+/* x·Φ(x), Φ(x) = 1/2 + x·G(x²) for |x| ≤ 5.6, 0 or 1 beyond; G a minimax polynomial in 2x²/5.6² − 1, which the ends of
+ * the range make 0 and 1 exactly. */
 NW_INLINE vec vec_gelu(vec x) {
-    return 0.5f * x * (1.0f + vec_erf(x * 0.70710678f));
+    static const float terms[] = {-1.774871605e-3f, 1.260036719e-3f, -1.278468058e-3f, 4.772288259e-3f,
+                                  -8.656513877e-3f, 1.132058259e-2f, -1.533557754e-2f, 2.083894983e-2f,
+                                  -2.639235184e-2f, 3.198475763e-2f, -3.833872080e-2f, 4.698008299e-2f,
+                                  -6.305145472e-2f, 1.262595952e-1f};
+    vec t = vec_clamp(x, -5.6f, 5.6f);
+    vec u = term(t * t, splat(0.06377551f), -1.0f), g = splat(6.973775453e-4f);
+    NW_UNROLL
+    for (int i = 0; i < 14; i++) g = term(g, u, terms[i]);
+    return x * vec_clamp(term(g, t, 0.5f), 0.0f, 1.0f);
 }
 /* 0.5·(1 + tanh(u)) = 1/(1 + exp(−2u)), u = √(2/π)·(x + 0.044715·x³) */
 NW_INLINE vec vec_gelu_tanh(vec x) {
