@@ -227,36 +227,52 @@ static nw_gemm_fetch fetch_of(const void *panel, size_t bytes, size_t i, size_t 
     return f;
 }
 
-void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t m0, size_t m1,
-                     size_t n0, size_t n1) {
+/* The stretch [k0, k1) of k; the others are added to what it leaves in c. */
+static void run_stretch(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t k0, size_t k1,
+                        size_t m0, size_t m1, size_t n0, size_t n1) {
     const void *buffer[POINTERS];
-    const size_t nr = kernel->nr, depth = args->k * args->taps;
-    const blocking b = block_of(kernel->mr, args->k * sizeof(float), args->taps, &args->rows);
-    nw_gemm_f32_tile tile = {.k = args->k,
+    const size_t nr = kernel->nr, depth = args->k * args->taps, steps = (k1 - k0) * args->taps;
+    const blocking b = block_of(kernel->mr, (k1 - k0) * sizeof(float), args->taps, &args->rows);
+    const bool first = k0 == 0, last = k1 == args->k;
+    nw_rows a = args->rows;
+    a.base = (const char *)a.base + k0 * sizeof(float);
+    nw_gemm_f32_tile tile = {.k = k1 - k0,
                              .taps = args->taps,
                              .ldc = args->ldc,
-                             .accumulate = args->accumulate,
-                             .lo = args->lo,
-                             .hi = args->hi};
+                             .accumulate = args->accumulate || !first,
+                             .lo = last ? args->lo : -__builtin_inff(),
+                             .hi = last ? args->hi : __builtin_inff()};
     for (size_t mb = m0; mb < m1; mb += b.block_rows) {
         size_t count = least(b.block_rows, m1 - mb), tiles = (count + b.tile_rows - 1) / b.tile_rows;
-        const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
+        const void *const *rows = block_rows(&a, args->taps, mb, count, buffer, &tile.row_stride);
         for (size_t j = n0; j < n1; j += nr) {
-            tile.w = (const float *)args->packed + j * depth;
+            const float *panel = (const float *)args->packed + j * depth;
+            size_t left =
+                n1 - j > nr ? panel_width(n1 - j - nr, nr, kernel->half) : 0; /* of the next panel */
+            const float *next = panel + nr * depth + k0 * left;
+            tile.w = panel + k0 * panel_width(n1 - j, nr, kernel->half);
             tile.n = least(nr, n1 - j);
-            const float *next = tile.w + nr * depth;
-            size_t next_bytes =
-                n1 - j > nr ? panel_width(n1 - j - nr, nr, kernel->half) * depth * sizeof(float) : 0;
-            tile.bias = args->bias ? args->bias + j : NULL;
+            tile.bias = args->bias && first ? args->bias + j : NULL;
             for (size_t i = 0; i < count; i += tile.m) {
                 tile.m = least(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
-                tile.fetch = fetch_of(next, next_bytes, i / b.tile_rows, tiles, depth);
+                tile.fetch = fetch_of(next, left * steps * sizeof(float), i / b.tile_rows, tiles, steps);
                 kernel->run(&tile);
             }
         }
     }
+}
+
+/* A long k is cut: a block of rows of all of it would be so low that the weights came from memory for every few tiles. */
+#define STRETCH 1024
+
+void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t m0, size_t m1,
+                     size_t n0, size_t n1) {
+    const bool plain = args->taps == 1 && !args->rows.window && !args->rows.table;
+    const size_t parts = plain && args->k > STRETCH ? (args->k + STRETCH - 1) / STRETCH : 1;
+    for (size_t i = 0; i < parts; i++)
+        run_stretch(kernel, args, args->k * i / parts, args->k * (i + 1) / parts, m0, m1, n0, n1);
 }
 
 void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args *args, size_t m0, size_t m1,
