@@ -309,8 +309,11 @@ void nw_store_codes(nw_format format, void *data, size_t first, size_t count, co
 
 double nw_load_f64(nw_format format, const void *data, size_t i) {
     small_float s;
+    float f;
     switch ((int)format) {
-    case NW_F32: return ((const float *)data)[i];
+    case NW_F32: /* large weights may lie unaligned in their file */
+        memcpy(&f, (const char *)data + i * sizeof f, sizeof f);
+        return f;
     case NW_F64: return ((const double *)data)[i];
     case NW_U64: return (double)((const uint64_t *)data)[i];
     case NW_F8E8M0: return (double)nw_e8m0_to_f32(((const uint8_t *)data)[i]);
@@ -444,7 +447,7 @@ static size_t encode_small(nw_format format, small_float s, const float *in, siz
 void nw_decode_f32(nw_format format, const void *data, size_t first, size_t count, float *out) {
     small_float s;
     switch ((int)format) {
-    case NW_F32: memcpy(out, (const float *)data + first, count * sizeof *out); return;
+    case NW_F32: memcpy(out, (const char *)data + first * sizeof *out, count * sizeof *out); return;
     case NW_U8:
         for (size_t i = 0; i < count; i++) out[i] = ((const uint8_t *)data)[first + i];
         return;
