@@ -44,10 +44,16 @@ typedef struct settings {
         *range;
     const char *elementwise, *products, *embeddings, *recurrent, *quantize_inputs, *bias_correction;
     int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights;
-    int float_bias, dynamic_rows, quantize_outputs, known_ranges, measure;
-    size_t block;
+    int float_bias, dynamic_rows, quantize_outputs, known_ranges, measure, keep_rounding;
+    size_t block, opset;
     double percentile, sigma, momentum;
     text_list exclude, only;
+    /* new, train */
+    const char *input, *optimizer, *train_momentum, *schedule, *augment, *teacher, *test, *log, *tensorboard,
+        *checkpoint;
+    size_t classes, seed, epochs, warmup_steps, log_every, checkpoint_every, test_samples;
+    double rate, weight_decay, label_smoothing, clip, temperature, distill_weight;
+    int resume;
     /* help */
     int man;
     const char *completion;
@@ -138,5 +144,8 @@ int show_report(const settings *s, nw_report *report);
 
 /* progress.c: a bar with the time left, on stderr, when that is a terminal. */
 void progress_start(nw_env *env);
+/* Draws the bar of work that reports itself: at most ten times a second; done == total clears it. Nothing
+ * happens before progress_start, or where there is no terminal. note: what stands behind it. */
+void progress_draw(const char *what, size_t done, size_t total, double seconds_left, const char *note);
 
 #endif

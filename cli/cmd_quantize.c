@@ -46,7 +46,12 @@ static const option options_scheme[] = {
      NULL, 0},
     {"activations", 0, OPTION_LISTED, "TYPE", FIELD(activations), "element type of activations", NULL,
      NW_WORDS_ACTIVATION},
-    {"weights", 0, OPTION_LISTED, "TYPE", FIELD(weights), "element type of weights", NULL, NW_WORDS_WEIGHT},
+    {"weights", 0, OPTION_TEXT, "SCHEME", FIELD(weights),
+     "what weights are stored as: s8 (default), u8, s4, u4, s2, u2, s16, u16, or a scheme such as s4:32@f16 "
+     "(4 bits, an f16 "
+     "scale per 32), ternary, binary, log4, sqrt8, codebook4, nf4:64, fixed8, range(-7:7), f16, bf16, "
+     "f8e4m3fn, mxfp4",
+     NULL, 0},
     {"symmetric", 0, OPTION_FLAG, NULL, FIELD(symmetric), "zero point 0 for activations and weights", NULL,
      0},
     {"asymmetric", 0, OPTION_FLAG, NULL, FIELD(asymmetric), "free zero points for activations and weights",
@@ -72,8 +77,13 @@ static const option options_scheme[] = {
      "mode dynamic: a scale per row instead of per tensor", NULL, 0},
     {"form", 0, OPTION_LISTED, "NAME", FIELD(form),
      "qdq: ordinary operators between QuantizeLinear and DequantizeLinear; qoperator: QLinearConv and its "
-     "like",
+     "like; native: codes as small as they are, for narrow alone; matmulnbits: 4-bit weights in blocks as "
+     "com.microsoft's operator",
      NULL, NW_WORDS_FORM},
+    {"opset", 0, OPTION_COUNT, "N", FIELD(opset),
+     "opset of the written model (default: the model's, raised to 21 where 4-bit codes, 16-bit codes or "
+     "blocks need it)",
+     NULL, 0},
     {0},
 };
 
@@ -142,6 +152,7 @@ static int options_of(const settings *s, nw_quantize_options *o) {
         .asymmetric_weights = s->weight_scheme ? strcmp(s->weight_scheme, "asymmetric") == 0 : s->asymmetric,
         .per_tensor = s->per_tensor,
         .block = (int64_t)s->block,
+        .opset = (int64_t)s->opset,
         .full_range = s->full_range,
         .reduce_range = s->reduce_range,
         .mse_weights = s->mse_weights,
@@ -227,7 +238,9 @@ const command command_quantize = {
           "parts stay in float"},
          {"narrow quantize model.onnx -o small.onnx -c photos/ --preprocess imagenet --measure",
           "and so does whatever integers would slow down here"},
-         {"narrow quantize model.onnx -o small.onnx --weights-only --weights s4 --block 32",
-          "4-bit weights, no data needed"}},
+         {"narrow quantize model.onnx -o small.onnx --weights-only --weights s4:32@f16",
+          "4-bit weights with a scale per 32, no data needed"},
+         {"narrow quantize model.onnx -o small.onnx --weights-only --weights ternary --form native",
+          "2 bits per weight, in a file for narrow"}},
     .run = quantize,
 };

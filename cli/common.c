@@ -40,7 +40,11 @@ void split_name(const char *text, char *buffer, size_t size, const char **name, 
 }
 
 nw_result open_data(nw_env *env, const settings *s, bool calibration, nw_data **data) {
-    nw_data_options options = {s->preprocess, s->labels, s->skip, s->samples, calibration};
+    nw_data_options options = {.preprocess = s->preprocess,
+                               .labels = s->labels,
+                               .skip = s->skip,
+                               .samples = s->samples,
+                               .calibration = calibration};
     return nw_data_open(env, s->data, &options, data);
 }
 

@@ -198,8 +198,10 @@ suite conformance conformance
 suite golden golden
 suite roundtrip with_python roundtrip tests/interop/roundtrip.py build/conformance-data
 suite cli tests/cli/run.sh
+suite train tests/cli/train.sh
 suite install tests/cli/install.sh
 suite accuracy python3 tests/accuracy/accuracy.py $($long && echo --all)
+suite formats with_python formats tests/interop/formats.py
 suite interop with_python interop tests/interop/quantized.py $($long && echo --all)
 suite fuzz fuzz
 suite clang build clang

@@ -59,12 +59,15 @@ NW_API const char *nw_version(void);                 /* "0.1.0" */
 
 /* The words an option accepts, separated by '|', the default first where there is one: "minmax|moving|…". */
 typedef enum nw_word_list {
-    NW_WORDS_MODE,       /* of quantization */
-    NW_WORDS_FORM,       /* how quantization is spelled in ONNX */
-    NW_WORDS_ACTIVATION, /* element types of quantized activations */
-    NW_WORDS_WEIGHT,     /* element types of quantized weights */
-    NW_WORDS_OBSERVER,   /* how the range of an activation is chosen */
-    NW_WORDS_ISA         /* instruction sets, lowest first */
+    NW_WORDS_MODE,         /* of quantization */
+    NW_WORDS_FORM,         /* how quantization is spelled in ONNX */
+    NW_WORDS_ACTIVATION,   /* element types of quantized activations */
+    NW_WORDS_WEIGHT,       /* element types of quantized weights; schemes are more (docs/numerics.md) */
+    NW_WORDS_OBSERVER,     /* how the range of an activation is chosen */
+    NW_WORDS_ISA,          /* instruction sets, lowest first */
+    NW_WORDS_ARCHITECTURE, /* of new models */
+    NW_WORDS_OPTIMIZER,    /* how training moves parameters along their gradients */
+    NW_WORDS_SCHEDULE      /* of the learning rate */
 } nw_word_list;
 NW_API const char *nw_words(nw_word_list list); /* never NULL */
 
@@ -152,6 +155,7 @@ typedef struct nw_data_options {
     size_t skip;            /* leaves out the first so many samples */
     size_t samples;         /* uses at most so many of the rest; 0: all */
     int calibration;        /* of two parts, take the training part (otherwise the test part) */
+    int shuffle;            /* for training: samples come in random order, another one in every epoch */
 } nw_data_options;
 
 /* A folder of images with one sub-folder per class, a csv of file,label, MNIST's idx files, CIFAR's binary
@@ -201,9 +205,11 @@ typedef struct nw_quantize_options {
     const char *mode; /* "static": weights, and activations on scales measured on data; "dynamic": activations
                          on scales measured at run time; "weights": weights only */
     const char *form; /* "qdq": QuantizeLinear and DequantizeLinear around ordinary operators; "qoperator":
-                         QLinearConv and its like */
+                         QLinearConv and its like; "native": codes as they are, for narrow alone; "matmulnbits":
+                         com.microsoft's operator for products with 4-bit weights in blocks */
     const char *activations; /* element type; "u8" */
-    const char *weights;     /* element type; "s8" */
+    const char *weights; /* element type ("s8", the default) or a whole scheme: "s4:32@f16", "ternary", "nf4:64", "f16" …
+                            (docs/numerics.md has the grammar) */
     int symmetric_activations, asymmetric_weights;
     int per_tensor;   /* one scale per weight, instead of one per output channel */
     int64_t block;    /* > 0: one scale per so many weights of an input axis; modes "weights" and "dynamic" */
@@ -230,6 +236,7 @@ typedef struct nw_quantize_options {
     const char *const *only;    /* patterns: no other layer is quantized */
     size_t batch;               /* samples per calibration run; 0: chosen */
     const char *save_as; /* the quantized model is written here too; its report then has both file sizes */
+    int64_t opset; /* of the written model; 0: the model's own, raised where the codes need a later one */
     int measure; /* times the layers both ways and leaves in float what integers would slow down on this machine, with the
                     environment's threads and instruction set. Not for mode "weights" */
 } nw_quantize_options;
@@ -239,6 +246,70 @@ typedef struct nw_quantize_options {
  * not wanted; it says what was quantized, what was left in float and why. Deterministic but for `measure`. */
 NW_API nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quantize_options *options,
                                    nw_model **quantized, nw_report **report);
+
+/* ---- training ---------------------------------------------------------------------------------------- */
+
+/* An untrained model: architecture of NW_WORDS_ARCHITECTURE, input [channels, height, width]; random weights
+ * that are a function of `seed`. The batch size is free. */
+NW_API nw_result nw_model_new(nw_env *env, const char *architecture, const int64_t input[3], int64_t classes,
+                              uint64_t seed, nw_model **model);
+
+/* How far a training is; shares and rates are NaN where they are not known. */
+typedef struct nw_training_progress {
+    size_t epoch, epochs;  /* epoch: of the latest step, from 1 */
+    size_t step, steps;    /* within the epoch, step from 1 */
+    double loss, accuracy; /* means over the epoch so far; accuracy: of the answers while training */
+    double test_accuracy;  /* at the end of an epoch, where there is a test set */
+    double rate;           /* of learning */
+    double images_per_second, seconds_left;
+    int epoch_done; /* after the last step and the test: once per epoch */
+} nw_training_progress;
+typedef void nw_training_fn(void *user, const nw_training_progress *progress);
+
+typedef struct nw_training_options {
+    size_t epochs; /* passes over the data; 0: 10 */
+    size_t batch;  /* samples per step; 0: 64, or the model's own. What is left of an epoch is dropped */
+    const char *optimizer; /* "sgd" */
+    double rate;           /* of learning; 0: 0.01 with sgd, else 0.001 */
+    double momentum;       /* of sgd; 0: 0.9; below 0: none */
+    double weight_decay;   /* of weights, not of biases and normalizations */
+    const char
+        *schedule; /* "constant"; "step": a tenth after each third of the epochs; "cosine": falls to 0 */
+    size_t warmup; /* steps in which the rate grows to its value */
+    double label_smoothing;  /* 0 … below 1 */
+    double clip;             /* the largest norm of the gradients; 0: any */
+    const char *augment;     /* changes to images: "flip,crop=4,noise=0.01"; NULL: none */
+    uint64_t seed;           /* of all that is random; the same seed and threads give the same bits */
+    const nw_model *teacher; /* its class scores are learned, beside the labels or without any; NULL: none */
+    double temperature;      /* that both scores are divided by; 0: 4 */
+    double distill_weight; /* of the teacher, 0 … 1, labels have the rest; 0: 1 without labels, else 0.5 */
+    const char *output;    /* whose class scores are trained; NULL: the first that looks like them */
+    const char *log;       /* JSON lines are written here (docs/json.md) */
+    size_t log_every;      /* a line per so many steps; 0: 50 */
+    const char *tensorboard;  /* event files for TensorBoard are written to this folder */
+    const char *checkpoint;   /* the state of training is kept here: at every epoch … */
+    size_t checkpoint_every;  /* … and after so many steps; 0: at epochs only */
+    int resume;               /* goes on from the checkpoint, bit by bit, when there is one */
+    nw_training_fn *progress; /* called after every step */
+    void *progress_user;
+} nw_training_options;
+
+/* Trains all floating-point weights, biases and normalizations of a model; quantized weights are trained as
+ * floats that are rounded in every step (straight-through gradients), and are quantized again at the end.
+ * data: with `shuffle`. test: measured after every epoch; may be NULL. *trained is the model as a file would
+ * hold it; report NULL: not wanted. */
+NW_API nw_result nw_model_train(const nw_model *model, nw_data *data, nw_data *test,
+                                const nw_training_options *options, nw_model **trained, nw_report **report);
+
+typedef struct nw_dequantize_options {
+    int keep_rounding;   /* activations stay restricted to their grids; only the weights become float */
+    const char *save_as; /* the model is written here too */
+} nw_dequantize_options;
+
+/* A quantized model, of narrow's or another tool's making, back in float: constants become the numbers that their codes
+ * mean, activations are no longer rounded. `model` stays as it is; options NULL: defaults; report NULL: not wanted. */
+NW_API nw_result nw_model_dequantize(const nw_model *model, const nw_dequantize_options *options,
+                                     nw_model **real, nw_report **report);
 
 /* ---- measurements ------------------------------------------------------------------------------------ */
 

@@ -55,6 +55,8 @@ static inline nw_result nw_misuse(nw_env *env, const char *what) {
 }
 void nw_env_progress(const nw_env *env, const char *what, size_t done, size_t total);
 int nw_env_threads(const nw_env *env);                   /* that runs use, at least 1 */
+/* The place of a word in its list; NULL is the first. Fails, naming `what` it is for, when it is none of them. */
+nw_status nw_env_word(nw_env *env, const char *what, const char *word, nw_word_list list, int *index);
 void nw_env_write(const nw_env *env, nw_record *record); /* what times depend on: threads, instruction set */
 
 /* An empty report with the fields that all have: command, version. */

@@ -11,6 +11,7 @@ static nw_dataset_options internal(const nw_data_options *options) {
         o.skip = options->skip;
         o.samples = options->samples;
         o.prefer_train = options->calibration != 0;
+        o.shuffle = options->shuffle != 0;
     }
     return o;
 }

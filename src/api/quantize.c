@@ -1,53 +1,64 @@
 /* quantize.c: post-training quantization, and the report of what was done. */
 #include "api/api.h"
 #include "onnx/onnx.h"
-#include "quant/quant.h"
+#include "quant/measure.h"
 
 #include <math.h>
 #include <string.h>
 #include <sys/resource.h>
 
-static nw_status word_of(nw_env *env, const char *what, const char *word, nw_word_list list, int *index) {
-    const char *at = nw_words(list);
-    *index = 0;
-    if (!word) return NW_OK;
-    for (int i = 0;; i++) {
+static void relay(void *user, size_t done, size_t total) {
+    nw_env_progress(user, "calibrating", done, total);
+}
+
+static bool is_word(const char *word, nw_word_list list) {
+    for (const char *at = nw_words(list);; at++) {
         size_t length = strcspn(at, "|");
-        if (strlen(word) == length && memcmp(at, word, length) == 0) {
-            *index = i;
-            return NW_OK;
-        }
-        if (!at[length])
-            return nw_fail(&env->ctx, NW_E_ARGUMENT, "%s \"%s\" is unknown: use one of %s", what, word,
-                           nw_words(list));
-        at += length + 1;
+        if (strlen(word) == length && memcmp(at, word, length) == 0) return true;
+        at += length;
+        if (!*at) return false;
     }
 }
 
-static void relay(void *user, size_t done, size_t total) {
-    nw_env_progress(user, "calibrating", done, total);
+/* An element type, whose details other options say, or a scheme, which says them all. */
+static nw_status set_weights(nw_env *env, const nw_quantize_options *o, nw_quant_options *q) {
+    q->weight_asymmetric = o->asymmetric_weights != 0;
+    q->weight_full_range = o->full_range != 0;
+    q->reduce_range = o->reduce_range != 0;
+    q->weight_block = o->block;
+    if (!o->weights) return NW_OK;
+    if (is_word(o->weights, NW_WORDS_WEIGHT)) {
+        q->weight = nw_format_by_name(o->weights);
+        return NW_OK;
+    }
+    NW_TRY(nw_scheme_parse(&env->ctx, o->weights, &q->weight_scheme));
+    if (q->weight_asymmetric || q->weight_full_range || q->reduce_range)
+        return nw_fail(
+            &env->ctx, NW_E_ARGUMENT,
+            "weights \"%s\" say by themselves which codes they use: write s8-asym or range(-128:127) "
+            "instead of asymmetric, full-range or reduce-range",
+            o->weights);
+    if (!q->weight_scheme.block) q->weight_scheme.block = o->block;
+    q->weight_block = q->weight_scheme.block;
+    return NW_OK;
 }
 
 static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_options *out,
                           nw_quant_style *style) {
     static const nw_quant_scheme schemes[] = {NW_QUANT_STATIC, NW_QUANT_DYNAMIC, NW_QUANT_WEIGHTS};
-    static const nw_quant_style styles[] = {NW_STYLE_QDQ, NW_STYLE_QOPERATOR};
+    static const nw_quant_style styles[] = {NW_STYLE_QDQ, NW_STYLE_QOPERATOR, NW_STYLE_NATIVE,
+                                            NW_STYLE_MATMULNBITS};
     int mode, form, unused;
-    NW_TRY(word_of(env, "mode", o->mode, NW_WORDS_MODE, &mode));
-    NW_TRY(word_of(env, "form", o->form, NW_WORDS_FORM, &form));
-    NW_TRY(word_of(env, "activation type", o->activations, NW_WORDS_ACTIVATION, &unused));
-    NW_TRY(word_of(env, "weight type", o->weights, NW_WORDS_WEIGHT, &unused));
+    NW_TRY(nw_env_word(env, "mode", o->mode, NW_WORDS_MODE, &mode));
+    NW_TRY(nw_env_word(env, "form", o->form, NW_WORDS_FORM, &form));
+    NW_TRY(nw_env_word(env, "activation type", o->activations, NW_WORDS_ACTIVATION, &unused));
     nw_quant_options q = nw_quant_options_default();
     q.scheme = schemes[mode];
     *style = styles[form];
     if (o->activations) q.activation = nw_format_by_name(o->activations);
-    if (o->weights) q.weight = nw_format_by_name(o->weights);
+    NW_TRY(set_weights(env, o, &q));
     q.activation_symmetric = o->symmetric_activations != 0;
-    q.weight_asymmetric = o->asymmetric_weights != 0;
     q.weight_per_tensor = o->per_tensor != 0;
-    q.weight_block = o->block;
-    q.weight_full_range = o->full_range != 0;
-    q.reduce_range = o->reduce_range != 0;
     if (o->mse_weights) q.weight_range = NW_WEIGHT_MSE;
     if (o->observer && !nw_observer_by_name(o->observer, &q.observer.kind))
         return nw_fail(&env->ctx, NW_E_ARGUMENT, "observer \"%s\" is unknown: use one of %s", o->observer,
@@ -93,9 +104,14 @@ static void write_scheme(nw_record *r, const nw_quantize_options *o, const nw_qu
         snprintf(grain, sizeof grain, "per tensor");
     nw_record_text(r, "mode", NULL, mode);
     nw_record_text(r, "form", NULL, o->form ? o->form : "qdq");
-    nw_record_textf(r, "weights_scheme", "weights", "%s %s, %s%s", nw_format_name(q->weight),
-                    q->weight_asymmetric ? "asymmetric" : "symmetric", grain,
-                    q->reduce_range ? ", reduced range" : "");
+    char word[NW_SCHEME_WORD];
+    if (q->weight_scheme.coding.format != NW_NONE)
+        nw_record_textf(r, "weights_scheme", "weights", "%s, %s",
+                        nw_scheme_print(&q->weight_scheme, word, sizeof word), grain);
+    else
+        nw_record_textf(r, "weights_scheme", "weights", "%s %s, %s%s", nw_format_name(q->weight),
+                        q->weight_asymmetric ? "asymmetric" : "symmetric", grain,
+                        q->reduce_range ? ", reduced range" : "");
     if (q->scheme == NW_QUANT_STATIC) {
         nw_record_textf(r, "activations_scheme", "activations", "%s %s, observer %s",
                         nw_format_name(q->activation), q->activation_symmetric ? "symmetric" : "asymmetric",
@@ -170,10 +186,16 @@ static void write_timings(nw_record *r, const nw_env *env, const nw_quant_report
     nw_record_number(r, "run_ms_float", "a run: in float", NW_UNIT_MS, q->float_ms);
     nw_record_number(r, "run_ms_all_integer", "all on integers", NW_UNIT_MS, q->all_integer_ms);
     nw_record_number(r, "run_ms", "as written", NW_UNIT_MS, q->ms);
-    nw_record_flag(r, "slower_than_float", NULL, q->ms > q->float_ms);
-    if (q->ms > q->float_ms)
+    const bool slower = nw_measure_gains(q->ms, q->float_ms);
+    bool any_integer = false;
+    for (size_t i = 0; i < q->layer_count; i++) any_integer |= q->layers[i].quantized;
+    nw_record_flag(r, "slower_than_float", NULL, slower);
+    if (slower)
         nw_record_text(r, NULL, "note",
-                       "slower than the float model on this machine: it is smaller, not faster");
+                       "slower than the float model on this machine, whatever is left in float");
+    if (!any_integer && q->timing_count)
+        nw_record_text(r, NULL, "note",
+                       "no layer gains from integers on this machine, as it is quantized here");
     for (size_t i = 0; i < q->timing_count; i++)
         if (q->timings[i].left)
             write_timing(
@@ -286,7 +308,9 @@ static nw_status drop_idle_inputs(nw_graph *graph) {
 static nw_status timed_inputs(const nw_model *model, nw_data *data, nw_arena *arena, nw_feed *feeds) {
     if (!data) {
         nw_status status = nw_feeds_made_up(model, 0, NULL, 1, arena, feeds);
-        return status == NW_OK ? NW_OK : nw_fail_where(&model->env->ctx, status, "measuring without data");
+        return status == NW_OK ? NW_OK
+                               : nw_fail_where(&model->env->ctx, status,
+                                               "measuring without data, which would give the shape");
     }
     nw_feeder feeder;
     nw_batch batch;
@@ -336,7 +360,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantiz
         nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
     nw_status status = quantize_graph(model, graph, data, q, o->measure != 0, report);
     if (status == NW_OK) status = drop_idle_inputs(graph);
-    if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style);
+    if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style, o->opset);
     if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
     if (status == NW_OK && save_as) status = nw_file_size(ctx, save_as, &bytes);
     if (status != NW_OK) {

@@ -1,5 +1,6 @@
 #include "data/dataset.h"
 
+#include "base/random.h"
 #include "data/pipeline.h"
 #include "data/source.h"
 
@@ -29,8 +30,8 @@ struct nw_dataset {
     nw_pipeline *pipeline; /* of this pass; made by the first nw_dataset_next */
     size_t position;       /* samples handed out in this pass */
     size_t *order;         /* [count] shuffled places, or NULL: as they come */
-    uint64_t random;       /* state */
-    nw_status failed;      /* sticky until rewind */
+    nw_random random;
+    nw_status failed; /* sticky until rewind */
     char message[1024];
 
     nw_tensor *tensors; /* [n_inputs] of the current batch */
@@ -46,19 +47,11 @@ static size_t place(const nw_dataset *ds, size_t position) {
     return ds->order ? ds->order[position] : position;
 }
 
-/* splitmix64 (Steele, Lea, Flood 2014). */
-static uint64_t draw(uint64_t *state) {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 /* Fisher–Yates. */
 static void shuffle(nw_dataset *ds) {
     for (size_t i = 0; i < ds->count; i++) ds->order[i] = i;
     for (size_t i = ds->count; i > 1; i--) {
-        size_t j = (size_t)(draw(&ds->random) % i), t = ds->order[i - 1];
+        size_t j = (size_t)(nw_random_bits(&ds->random) % i), t = ds->order[i - 1];
         ds->order[i - 1] = ds->order[j];
         ds->order[j] = t;
     }
@@ -93,7 +86,7 @@ static nw_status set_up(nw_dataset *ds, const nw_dataset_options *options, const
     if (!ds->name || !ds->tensors || !ds->buffers) return NW_E_MEMORY;
     if (options->shuffle) {
         if (!(ds->order = nw_arena_array(&s->arena, ds->count, sizeof *ds->order))) return NW_E_MEMORY;
-        ds->random = options->seed;
+        ds->random.state = options->seed;
         shuffle(ds);
     }
     return NW_OK;
@@ -331,6 +324,11 @@ nw_status nw_dataset_next(nw_dataset *ds, size_t max_batch, nw_batch *batch) {
     }
     *batch = b;
     return NW_OK;
+}
+
+nw_status nw_dataset_shuffle(nw_dataset *ds, uint64_t seed) {
+    ds->random.state = seed;
+    return nw_dataset_rewind(ds);
 }
 
 nw_status nw_dataset_rewind(nw_dataset *ds) {

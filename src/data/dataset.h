@@ -91,6 +91,8 @@ typedef struct nw_batch {
  * (a file that cannot be decoded, named in the message) every call fails alike until nw_dataset_rewind. */
 nw_status nw_dataset_next(nw_dataset *ds, size_t max_batch, nw_batch *batch);
 nw_status nw_dataset_rewind(nw_dataset *ds);
+/* Rewinds to an order that is a function of `seed`; without options.shuffle the order stays. */
+nw_status nw_dataset_shuffle(nw_dataset *ds, uint64_t seed);
 
 /* One line: kind, samples, shapes, classes, preprocessing. Returns buffer. */
 char *nw_dataset_describe(const nw_dataset *ds, char *buffer, size_t size);

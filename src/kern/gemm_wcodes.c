@@ -5,11 +5,30 @@
 #include <string.h>
 
 static const nw_wgemm_kernel kernels[] = {
-#define NW_WGEMM(isa, word, f32_word, nr, mr, mr_u8)                                                         \
-    {"gemm_wcodes__" #word,     NW_ISA_##isa,                    nr,                   mr, mr_u8,            \
-     nw_wgemm_f32__##f32_word,  nw_wgemm_decode__##f32_word, nw_wgemm_u8__##word, "gemm_u8_wcodes__" #word},
+#define NW_WGEMM(isa, word, f32_word, nr, mr, ahead, mr_u8)                                                  \
+    {"gemm_wcodes__" #word,                                                                                  \
+     NW_ISA_##isa,                                                                                           \
+     nr,                                                                                                     \
+     mr,                                                                                                     \
+     ahead,                                                                                                  \
+     mr_u8,                                                                                                  \
+     nw_wgemm_f32__##f32_word,                                                                               \
+     nw_wgemm_decode__##f32_word,                                                                            \
+     nw_wgemm_u8__##word,                                                                                    \
+     "gemm_u8_wcodes__" #word},
+#define NW_WGEMM_BF16(isa, word, nr, mr)
 #include "kern/gemm_wcodes.def"
 #undef NW_WGEMM
+#undef NW_WGEMM_BF16
+};
+
+static const nw_wgemm_bf16_kernel bf16_kernels[] = {
+#define NW_WGEMM(isa, word, f32_word, nr, mr, ahead, mr_u8)
+#define NW_WGEMM_BF16(isa, word, nr, mr)                                                                     \
+    {"gemm_bf16_wcodes__" #word, NW_ISA_##isa, nr, mr, nw_wgemm_bf16__##word},
+#include "kern/gemm_wcodes.def"
+#undef NW_WGEMM
+#undef NW_WGEMM_BF16
 };
 
 const nw_wgemm_kernel *nw_wgemm_select(nw_isa ceiling) {
@@ -17,6 +36,13 @@ const nw_wgemm_kernel *nw_wgemm_select(nw_isa ceiling) {
     for (size_t i = 1; i < sizeof kernels / sizeof *kernels; i++)
         if (kernels[i].isa <= ceiling && nw_isa_supported(kernels[i].isa)) best = i;
     return &kernels[best];
+}
+
+const nw_wgemm_bf16_kernel *nw_wgemm_bf16_select(nw_isa ceiling) {
+    size_t best = 0;
+    for (size_t i = 1; i < sizeof bf16_kernels / sizeof *bf16_kernels; i++)
+        if (bf16_kernels[i].isa <= ceiling && nw_isa_supported(bf16_kernels[i].isa)) best = i;
+    return &bf16_kernels[best];
 }
 
 static size_t least(size_t a, size_t b) {
@@ -30,11 +56,12 @@ static size_t panel_bytes(const nw_wcodes *w, size_t nr) {
     return rest ? bytes + nw_wcodes_record(w, nr, rest) : bytes;
 }
 
-size_t nw_wcodes_bytes(const nw_wgemm_kernel *kernel, const nw_wcodes *w) {
-    const size_t nr = kernel->nr, limit = SIZE_MAX / (64 * NW_WGEMM_MAX_NR); /* a code takes 9 bytes at most */
+size_t nw_wcodes_bytes(size_t nr, const nw_wcodes *w) {
+    const size_t limit = SIZE_MAX / (64 * NW_WGEMM_MAX_NR); /* a code takes 9 bytes at most */
     size_t bytes;
     if (w->n > SIZE_MAX - nr || w->k > limit || w->block > limit) return 0;
-    if (__builtin_mul_overflow((w->n + nr - 1) / nr, panel_bytes(w, nr), &bytes) || bytes > SIZE_MAX - NW_GEMM_ALIGN)
+    if (__builtin_mul_overflow((w->n + nr - 1) / nr, panel_bytes(w, nr), &bytes) ||
+        bytes > SIZE_MAX - NW_GEMM_ALIGN)
         return 0;
     return (bytes + NW_GEMM_ALIGN - 1) / NW_GEMM_ALIGN * NW_GEMM_ALIGN;
 }
@@ -42,8 +69,8 @@ size_t nw_wcodes_bytes(const nw_wgemm_kernel *kernel, const nw_wcodes *w) {
 /* Codes first … first + count to out[0], out[step], … */
 static void load_codes(int bits, const void *codes, size_t first, size_t count, size_t step, uint16_t *out) {
     if (bits == 16) {
-        const uint16_t *from = (const uint16_t *)codes + first;
-        for (size_t i = 0; i < count; i++) out[i * step] = from[i];
+        const char *from = (const char *)codes + 2 * first;
+        for (size_t i = 0; i < count; i++) memcpy(&out[i * step], from + 2 * i, 2);
         return;
     }
     const uint8_t *from = codes;
@@ -56,8 +83,8 @@ static void load_codes(int bits, const void *codes, size_t first, size_t count, 
 #define SPAN 128 /* codes of a column unpacked at a time: whole words */
 
 /* codes[i][j] ← code of W[n0 + j][k0 + i], i < count, j < columns; the rest of `nr` stays. */
-static void load_span(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t k0, size_t count,
-                      size_t nr, uint16_t *codes) {
+static void load_span(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t k0,
+                      size_t count, size_t nr, uint16_t *codes) {
     if (s->stride_k == 1)
         for (size_t j = 0; j < columns; j++)
             load_codes(w->bits, s->codes, (n0 + j) * s->stride_n + k0, count, nr, codes + j);
@@ -104,8 +131,8 @@ nw_format nw_wcodes_scale_format(nw_format source) {
 }
 
 /* Scales and zero points of block b, columns n0 …; those of padding columns are 0. The values also go to scale[], zero[]. */
-static char *store_head(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t b, size_t nr,
-                        float *scale, int32_t *zero, char *out) {
+static char *store_head(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t b,
+                        size_t nr, float *scale, int32_t *zero, char *out) {
     int8_t zeros[NW_WGEMM_MAX_NR] = {0};
     for (size_t j = 0; j < nr; j++) {
         const size_t at = (n0 + j) * s->scale_n + b * s->scale_b;
@@ -123,9 +150,8 @@ static char *store_head(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0
     return out;
 }
 
-void nw_wcodes_pack(const nw_wgemm_kernel *kernel, const nw_wcodes *w, const nw_wcodes_source *source, void *packed,
+void nw_wcodes_pack(size_t nr, const nw_wcodes *w, const nw_wcodes_source *source, void *packed,
                     float *sums) {
-    const size_t nr = kernel->nr;
     uint16_t codes[SPAN * NW_WGEMM_MAX_NR];
     float scale[NW_WGEMM_MAX_NR];
     int32_t zero[NW_WGEMM_MAX_NR];
@@ -161,23 +187,25 @@ void nw_wcodes_pack(const nw_wgemm_kernel *kernel, const nw_wcodes *w, const nw_
 #define DEPTH      512 /* k of a panel that are decoded at a time */
 #define BLOCK_ROWS 256 /* whose DEPTH columns of A stay in the second-level cache while panels pass */
 
-/* Rows [m0, m1) by tiles that decode in registers: each panel is read once for all of them. */
-static void few_rows(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1, size_t n0,
-                     size_t n1) {
-    const size_t bytes = panel_bytes(args->w, kernel->nr);
-    nw_wgemm_f32_tile tile = {.w = args->w,
-                              .m = m1 - m0,
-                              .a = (const float *)((const char *)args->a + m0 * args->lda),
-                              .lda = args->lda,
-                              .ldc = args->ldc,
-                              .lo = args->lo,
-                              .hi = args->hi};
+#define FEW_ROWS 32 /* of A, which the second-level cache keeps while panels pass */
+
+/* `count` rows at m0 by tiles that decode in registers: each panel is read from memory once for all of them. */
+static void few_rows(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t count,
+                     size_t n0, size_t n1) {
+    const size_t bytes = panel_bytes(args->w, kernel->nr), tiles = (count + kernel->mr - 1) / kernel->mr;
+    const size_t tile_rows = (count + tiles - 1) / tiles;
+    nw_wgemm_f32_tile tile = {
+        .w = args->w, .lda = args->lda, .ldc = args->ldc, .lo = args->lo, .hi = args->hi};
     for (size_t j = n0; j < n1; j += kernel->nr) {
         tile.panel = (const char *)args->w->packed + j / kernel->nr * bytes;
         tile.n = least(kernel->nr, n1 - j);
-        tile.c = (float *)((char *)args->c + m0 * args->ldc) + j;
         tile.bias = args->bias ? args->bias + j : NULL;
-        kernel->f32(&tile);
+        for (size_t i = 0; i < count; i += tile.m) {
+            tile.m = least(tile_rows, count - i);
+            tile.a = (const float *)((const char *)args->a + (m0 + i) * args->lda);
+            tile.c = (float *)((char *)args->c + (m0 + i) * args->ldc) + j;
+            kernel->f32(&tile);
+        }
     }
 }
 
@@ -193,8 +221,8 @@ static size_t stretch_end(const nw_wcodes *w, size_t k0) {
 
 /* `count` rows at m0 times k0 ≤ k < k1 of each panel, decoded once: sums so far stand in C, which gets the bias first and is
  * clamped in the end. */
-static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t count, size_t n0,
-                    size_t n1, size_t k0, size_t k1) {
+static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t count,
+                    size_t n0, size_t n1, size_t k0, size_t k1) {
     const nw_gemm_f32_kernel *f32 = nw_gemm_f32_select(kernel->isa);
     const size_t bytes = panel_bytes(args->w, kernel->nr), tiles = (count + f32->mr - 1) / f32->mr;
     const size_t tile_rows = (count + tiles - 1) / tiles;
@@ -225,11 +253,12 @@ static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args
     }
 }
 
-void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1, size_t n0,
-                      size_t n1) {
-    if (m0 == m1) return;
-    if (m1 - m0 <= kernel->mr) {
-        few_rows(kernel, args, m0, m1, n0, n1);
+void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1,
+                      size_t n0, size_t n1) {
+    /* Tables of 256 levels are slow to read: decoding them once pays early. */
+    if (m1 - m0 <= (args->w->kind == NW_WCODES_TABLE8 ? kernel->mr : kernel->ahead)) {
+        for (size_t mb = m0; mb < m1; mb += FEW_ROWS)
+            few_rows(kernel, args, mb, least(FEW_ROWS, m1 - mb), n0, n1);
         return;
     }
     for (size_t mb = m0; mb < m1; mb += BLOCK_ROWS)
@@ -243,8 +272,8 @@ void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *ar
 
 #define A_BYTES (512 * 1024) /* of A that a pass over all panels rereads from the second-level cache */
 
-void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args, size_t m0, size_t m1, size_t n0,
-                     size_t n1) {
+void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args, size_t m0, size_t m1,
+                     size_t n0, size_t n1) {
     const nw_wcodes *w = args->w;
     const size_t bytes = panel_bytes(w, kernel->nr), mr = kernel->mr_u8;
     const size_t block_rows = A_BYTES / w->k < mr ? mr : least(A_BYTES / w->k, BLOCK_ROWS) / mr * mr;
@@ -269,6 +298,31 @@ void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args
                 tile.zero = zero + i;
                 tile.factor = factor + i;
                 kernel->u8(&tile);
+            }
+        }
+    }
+}
+
+/* ---- bf16 ---------------------------------------------------------------------------------------------- */
+
+void nw_wgemm_bf16_run(const nw_wgemm_bf16_kernel *kernel, const nw_wgemm_bf16_args *args, size_t m0,
+                       size_t m1, size_t n0, size_t n1) {
+    const nw_wcodes *w = args->w;
+    const size_t bytes = panel_bytes(w, kernel->nr), mr = kernel->mr, limit = A_BYTES / 2 / w->k;
+    const size_t block_rows = limit < mr ? mr : limit / mr * mr;
+    nw_wgemm_bf16_tile tile = {.w = w, .lda = args->lda, .ldc = args->ldc, .lo = args->lo, .hi = args->hi};
+    for (size_t mb = m0; mb < m1; mb += block_rows) {
+        const size_t count = least(block_rows, m1 - mb), tiles = (count + mr - 1) / mr;
+        const size_t tile_rows = (count + tiles - 1) / tiles;
+        for (size_t j = n0; j < n1; j += kernel->nr) {
+            tile.panel = (const char *)w->packed + j / kernel->nr * bytes;
+            tile.n = least(kernel->nr, n1 - j);
+            tile.bias = args->bias ? args->bias + j : NULL;
+            for (size_t i = 0; i < count; i += tile.m) {
+                tile.m = least(tile_rows, count - i);
+                tile.a = (const uint16_t *)((const char *)args->a + (mb + i) * args->lda);
+                tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
+                kernel->run(&tile);
             }
         }
     }

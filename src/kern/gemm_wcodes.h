@@ -1,8 +1,8 @@
 /* gemm_wcodes.h: matrix products whose constant weights stay codes of 1 to 16 bits in memory and are decoded in registers:
  *     C[m][n] = clamp( Σ_b scale[n][b] · Σ_{k in block b} A[m][k] · (level(code[n][k]) − zero[n][b]) + bias[n], lo, hi )
  * A is f32 (only the weights are quantized), or u8 codes on a grid of the whole matrix or of each row, when products of a
- * block are integers. Memory is read once per tile of rows: few rows run as fast as the codes come from memory, many rows
- * have a panel of weights decoded into the cache and multiplied by the f32 kernel of gemm.h.
+ * block are integers. A few rows run as fast as the codes come from memory. Where decoding in registers cannot keep up with
+ * many rows, a panel of weights is decoded into the cache and multiplied by the f32 kernel of gemm.h.
  * Kernels cannot fail and take no memory. Must not include anything but kern/ and num/format.h. */
 #ifndef NW_KERN_GEMM_WCODES_H
 #define NW_KERN_GEMM_WCODES_H
@@ -33,10 +33,10 @@ typedef struct nw_wcodes {
     size_t block;           /* k per scale: ≥ 1; k when columns have one scale */
     nw_format scale_format; /* F32, F16 or BF16 */
     bool zeros;             /* of TABLE and S8 */
-    bool whole;         /* u8 products are possible: TABLE: level = unit·step, |step − zero| ≤ 63; S8 without zeros */
-    float level[16];    /* TABLE: 2^bits of them, repeated, so that the bits above a code do not matter */
-    int8_t step[16];    /* the same, as integers */
-    float unit;         /* 1 but for TABLE */
+    bool whole; /* u8 products are possible: TABLE: level = unit·step, |step − zero| ≤ 63; S8 without zeros */
+    float level[16];     /* TABLE: 2^bits of them, repeated, so that the bits above a code do not matter */
+    int8_t step[16];     /* the same, as integers */
+    float unit;          /* 1 but for TABLE */
     const float *levels; /* TABLE8: [256] */
     const void *packed;  /* NW_GEMM_ALIGN-aligned */
     const float *sums;   /* [n], if whole: Σ_b scale · Σ_k (step − zero) */
@@ -44,7 +44,8 @@ typedef struct nw_wcodes {
 
 /* Codes, scales and zero points where they come from; strides in elements. */
 typedef struct nw_wcodes_source {
-    const void *codes; /* code of W[n][k] is element n·stride_n + k·stride_k; below 8 bits the low bits of a byte come first */
+    const void *
+        codes; /* code of W[n][k] is element n·stride_n + k·stride_k; below 8 bits the low bits of a byte come first */
     size_t stride_n, stride_k;
     uint8_t flip;       /* XORed to 8-bit codes: 128 makes u8 codes s8 */
     const void *scales; /* of block b of column n: element n·scale_n + b·scale_b, F32, F16, BF16 or F8E8M0 */
@@ -89,46 +90,72 @@ typedef struct nw_wgemm_u8_tile {
     size_t lda;
     float *c;
     size_t ldc;
-    const float *sums, *bias;  /* at the tile's first column; bias may be NULL */
+    const float *sums, *bias;   /* at the tile's first column; bias may be NULL */
     const float *zero, *factor; /* [m] */
     float lo, hi;
 } nw_wgemm_u8_tile;
 typedef void nw_wgemm_u8_fn(const nw_wgemm_u8_tile *tile);
 
+/* A is bf16 too: products are exact in f32; how the sums of a block are rounded (the vector instruction adds pairs, and takes
+ * subnormal numbers for 0) and in which order they are added is left to the ISA. */
+typedef struct nw_wgemm_bf16_tile {
+    const nw_wcodes *w; /* of kind BF16 */
+    const char *panel;
+    size_t m, n;
+    const uint16_t *a; /* exactly k elements per row are read */
+    size_t lda;        /* bytes */
+    float *c;
+    size_t ldc;
+    const float *bias;
+    float lo, hi;
+} nw_wgemm_bf16_tile;
+typedef void nw_wgemm_bf16_fn(const nw_wgemm_bf16_tile *tile);
+
+typedef struct nw_wgemm_bf16_kernel {
+    const char *name; /* "gemm_bf16_wcodes__avx512bf16" */
+    nw_isa isa;
+    size_t nr, mr;
+    nw_wgemm_bf16_fn *run;
+} nw_wgemm_bf16_kernel;
+
 typedef struct nw_wgemm_kernel {
     const char *name; /* "gemm_wcodes__avx2" */
     nw_isa isa;
-    size_t nr, mr, mr_u8;
+    size_t nr, mr;
+    size_t ahead; /* products of more rows decode panels before */
+    size_t mr_u8;
     nw_wgemm_f32_fn *f32;
     nw_wgemm_decode_fn *decode;
     nw_wgemm_u8_fn *u8;
     const char *name_u8; /* "gemm_u8_wcodes__avx2" */
 } nw_wgemm_kernel;
 
-#define NW_WGEMM(isa, word, f32_word, nr, mr, mr_u8)                                                         \
+#define NW_WGEMM(isa, word, f32_word, nr, mr, ahead, mr_u8)                                                  \
     nw_wgemm_f32_fn nw_wgemm_f32__##f32_word;                                                                \
     nw_wgemm_decode_fn nw_wgemm_decode__##f32_word;                                                          \
     nw_wgemm_u8_fn nw_wgemm_u8__##word;
+#define NW_WGEMM_BF16(isa, word, nr, mr) nw_wgemm_bf16_fn nw_wgemm_bf16__##word;
 #include "kern/gemm_wcodes.def"
 #undef NW_WGEMM
+#undef NW_WGEMM_BF16
 
 const nw_wgemm_kernel *nw_wgemm_select(nw_isa ceiling); /* never NULL; static storage */
+const nw_wgemm_bf16_kernel *nw_wgemm_bf16_select(nw_isa ceiling);
 
-/* Bytes of w when packed for a kernel; 0 on overflow of size_t. */
-size_t nw_wcodes_bytes(const nw_wgemm_kernel *kernel, const nw_wcodes *w);
+/* Bytes of w when packed for kernels with panels of nr columns; 0 on overflow of size_t. */
+size_t nw_wcodes_bytes(size_t nr, const nw_wcodes *w);
 /* Permutes codes and scales into `packed`; sums [n] if w->whole. */
-void nw_wcodes_pack(const nw_wgemm_kernel *kernel, const nw_wcodes *w, const nw_wcodes_source *source,
-                    void *packed, float *sums);
+void nw_wcodes_pack(size_t nr, const nw_wcodes *w, const nw_wcodes_source *source, void *packed, float *sums);
 
 /* ---- products ------------------------------------------------------------------------------------------ */
 
 typedef struct nw_wgemm_f32_args {
     const nw_wcodes *w;
     size_t m;
-    const float *a; /* [m][k] */
-    size_t lda;     /* bytes */
-    float *c;       /* [m][n]; must not overlap a */
-    size_t ldc;     /* bytes */
+    const float *a;    /* [m][k] */
+    size_t lda;        /* bytes */
+    float *c;          /* [m][n]; must not overlap a */
+    size_t ldc;        /* bytes */
     const float *bias; /* [n] or NULL */
     float lo, hi;      /* −inf and +inf for no limit */
 } nw_wgemm_f32_args;
@@ -148,6 +175,17 @@ typedef struct nw_wgemm_u8_args {
     const int32_t *row_zero;
 } nw_wgemm_u8_args;
 
+typedef struct nw_wgemm_bf16_args {
+    const nw_wcodes *w; /* of kind BF16 */
+    size_t m;
+    const uint16_t *a; /* [m][k] */
+    size_t lda;
+    float *c;
+    size_t ldc;
+    const float *bias;
+    float lo, hi;
+} nw_wgemm_bf16_args;
+
 /* Rows [m0,m1) and columns [n0,n1) of C; n0 a multiple of kernel->nr, n1 too unless it is n. Calls on disjoint parts may run
  * at the same time; parts should be many columns, not many rows: each part decodes its columns. The f32 summation order
  * depends on m1 − m0 and differs between ISAs. f32: 72 KiB of stack. */
@@ -155,6 +193,9 @@ void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *ar
                       size_t n0, size_t n1);
 void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args, size_t m0, size_t m1,
                      size_t n0, size_t n1);
+
+void nw_wgemm_bf16_run(const nw_wgemm_bf16_kernel *kernel, const nw_wgemm_bf16_args *args, size_t m0,
+                       size_t m1, size_t n0, size_t n1);
 
 /* ---- for kernels --------------------------------------------------------------------------------------- */
 

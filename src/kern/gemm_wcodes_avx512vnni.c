@@ -32,7 +32,8 @@ NW_INLINE __m512 level_of(const nw_wcodes *w, const nw_wcodes_kind kind, __m512 
     switch (kind) {
     case NW_WCODES_TABLE: return _mm512_permutexvar_ps(x, table);
     case NW_WCODES_S8: return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24), 24));
-    case NW_WCODES_TABLE8: return _mm512_i32gather_ps(_mm512_and_si512(x, _mm512_set1_epi32(255)), w->levels, 4);
+    case NW_WCODES_TABLE8:
+        return _mm512_i32gather_ps(_mm512_and_si512(x, _mm512_set1_epi32(255)), w->levels, 4);
     case NW_WCODES_F16: return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
     default: return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
     }
@@ -46,8 +47,8 @@ NW_INLINE __m512i load_words(const char *words, int v) {
 
 /* One code of every column and the rows' elements of the same k: acc[i][v] += a[i][at] · (level − zero). */
 NW_INLINE void add_code(const nw_wcodes *w, const nw_wcodes_kind kind, const bool zeros, __m512 table,
-                        const __m512 *zero, const __m512i *x, const int shift, const float *const *a, size_t at,
-                        __m512 (*acc)[2], const int M) {
+                        const __m512 *zero, const __m512i *x, const int shift, const float *const *a,
+                        size_t at, __m512 (*acc)[2], const int M) {
     __m512 level[2];
     NW_UNROLL
     for (int v = 0; v < 2; v++) {
@@ -63,8 +64,8 @@ NW_INLINE void add_code(const nw_wcodes *w, const nw_wcodes_kind kind, const boo
 }
 
 /* bits 0: those of w. Few rows leave too few accumulators to hide the latency of a multiply-add: S sets take turns. */
-NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind, const int bits, const bool zeros,
-                       const int M, const int S) {
+NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind, const int bits,
+                       const bool zeros, const int M, const int S) {
     const nw_wcodes *w = tile->w;
     const int width = bits ? bits : w->bits;
     const size_t per_word = 32 / (size_t)width, head = nw_wcodes_head(w, NR);
@@ -133,7 +134,8 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
     NW_UNROLL
     for (int v = 0; v < 2; v++) {
         const __mmask16 mask = columns_mask(tile->n, v);
-        const __m512 bias = tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
+        const __m512 bias =
+            tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
         NW_UNROLL
         for (int i = 0; i < M; i++) {
             if ((size_t)i >= tile->m) continue;
@@ -145,8 +147,10 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
 }
 
 /* Tiles of M rows serve fewer too: they repeat the first row. */
-#define ROWS(X, name, ...) X(name, 1, 4, __VA_ARGS__) X(name, 2, 2, __VA_ARGS__) X(name, 4, 2, __VA_ARGS__) \
-    X(name, 6, 1, __VA_ARGS__) X(name, 8, 1, __VA_ARGS__)
+#define ROWS(X, name, ...)                                                                                   \
+    X(name, 1, 4, __VA_ARGS__)                                                                               \
+    X(name, 2, 2, __VA_ARGS__)                                                                               \
+    X(name, 4, 2, __VA_ARGS__) X(name, 6, 1, __VA_ARGS__) X(name, 8, 1, __VA_ARGS__)
 #define TILE(name, m, s, kind, bits, zeros)                                                                  \
     static void name##_##m(const nw_wgemm_f32_tile *tile) {                                                  \
         tile_of(tile, NW_WCODES_##kind, bits, zeros, m, s);                                                  \
@@ -230,32 +234,37 @@ void nw_wgemm_decode__avx512vnni(const nw_wcodes *w, const char *panel, size_t k
 /* ---- u8 ------------------------------------------------------------------------------------------------ */
 
 /* Four codes of each lane, in the low bits of its bytes, as bytes of step − zero. */
-NW_INLINE __m512i steps_of(const nw_wcodes_kind kind, const bool zeros, __m512i table, __m512i zero, __m512i x) {
+NW_INLINE __m512i steps_of(const nw_wcodes_kind kind, const bool zeros, __m512i table, __m512i zero,
+                           __m512i x) {
     if (kind == NW_WCODES_S8) return x;
     x = _mm512_shuffle_epi8(table, _mm512_and_si512(x, _mm512_set1_epi8(15)));
     return zeros ? _mm512_sub_epi8(x, zero) : x;
 }
 
 /* acc[i][v] += Σ of four products; four[i]: the rows' activations of the same k. */
-NW_INLINE void add_group(__m512i (*acc)[2], const int32_t *four, const __m512i *steps, const int M) {
+NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m512i table, const __m512i *zero,
+                         const __m512i *x, const int32_t *four, __m512i (*acc)[2], const int M) {
+    const __m512i steps[2] = {steps_of(kind, zeros, table, zero[0], x[0]),
+                              steps_of(kind, zeros, table, zero[1], x[1])};
     NW_UNROLL
     for (int i = 0; i < M; i++) {
         const __m512i s = _mm512_set1_epi32(four[i]);
-        NW_UNROLL
-        for (int v = 0; v < 2; v++) acc[i][v] = _mm512_dpbusd_epi32(acc[i][v], s, steps[v]);
+        acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], s, steps[0]);
+        acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], s, steps[1]);
     }
 }
 
-NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kind, const int bits, const bool zeros,
-                          const int M) {
+NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kind, const int bits,
+                          const bool zeros, const int M) {
     const nw_wcodes *w = tile->w;
     const int width = bits ? bits : w->bits;
     const size_t per_word = 32 / (size_t)width, head = nw_wcodes_head(w, NR);
     const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)w->step));
-    const __m512i spread = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    const __m512i spread =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
     const char *p = tile->panel;
-    const uint8_t *a[12];
-    __m512 total[12][2];
+    const uint8_t *a[4];
+    __m512 total[4][2];
     NW_UNROLL
     for (int i = 0; i < M; i++) {
         a[i] = tile->a + ((size_t)i < tile->m ? (size_t)i : 0) * tile->lda;
@@ -264,7 +273,7 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
     for (size_t k = 0; k < w->k;) {
         const char *record = p;
         size_t left = w->k - k < w->block ? w->k - k : w->block;
-        __m512i acc[12][2], zero[2], x[2], steps[2];
+        __m512i acc[4][2], zero[2], x[2];
         NW_UNROLL
         for (int i = 0; i < M; i++) acc[i][0] = acc[i][1] = _mm512_setzero_si512();
         NW_UNROLL
@@ -280,12 +289,10 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 _mm_prefetch(p + AHEAD + 64, _MM_HINT_T0);
             }
             for (int group = 0; group < 8 / width; group++, k += 4) {
-                int32_t four[12];
+                int32_t four[4];
                 NW_UNROLL
                 for (int i = 0; i < M; i++) memcpy(&four[i], a[i] + k, 4);
-                steps[0] = steps_of(kind, zeros, table, zero[0], x[0]);
-                steps[1] = steps_of(kind, zeros, table, zero[1], x[1]);
-                add_group(acc, four, steps, M);
+                add_group(kind, zeros, table, zero, x, four, acc, M);
                 x[0] = _mm512_srli_epi32(x[0], (unsigned)width);
                 x[1] = _mm512_srli_epi32(x[1], (unsigned)width);
             }
@@ -294,12 +301,10 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
             x[0] = load_words(p, 0);
             x[1] = load_words(p, 1);
             for (size_t used; left; k += used, left -= used) {
-                int32_t four[12];
+                int32_t four[4];
                 used = left < 4 ? left : 4;
                 for (int i = 0; i < M; i++) four[i] = nw_wgemm_four(a[i] + k, used);
-                steps[0] = steps_of(kind, zeros, table, zero[0], x[0]);
-                steps[1] = steps_of(kind, zeros, table, zero[1], x[1]);
-                add_group(acc, four, steps, M);
+                add_group(kind, zeros, table, zero, x, four, acc, M);
                 x[0] = _mm512_srli_epi32(x[0], (unsigned)width);
                 x[1] = _mm512_srli_epi32(x[1], (unsigned)width);
             }
@@ -318,7 +323,8 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
     for (int v = 0; v < 2; v++) {
         const __mmask16 mask = columns_mask(tile->n, v);
         const __m512 sums = _mm512_maskz_loadu_ps(mask, tile->sums + 16 * v);
-        const __m512 bias = tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
+        const __m512 bias =
+            tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
         NW_UNROLL
         for (int i = 0; i < M; i++) {
             if ((size_t)i >= tile->m) continue;
@@ -339,10 +345,7 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
     U8_TILE(1, name, kind, bits, zeros)                                                                      \
     U8_TILE(2, name, kind, bits, zeros)                                                                      \
     U8_TILE(4, name, kind, bits, zeros)                                                                      \
-    U8_TILE(8, name, kind, bits, zeros)                                                                      \
-    U8_TILE(12, name, kind, bits, zeros)                                                                     \
-    static nw_wgemm_u8_fn *const name[12] = {name##_1, name##_2, name##_4,  name##_4,  name##_8,  name##_8,  \
-                                             name##_8, name##_8, name##_12, name##_12, name##_12, name##_12};
+    static nw_wgemm_u8_fn *const name[4] = {name##_1, name##_2, name##_4, name##_4};
 U8_TILES(u8_table4, TABLE, 4, false)
 U8_TILES(u8_table4_zeros, TABLE, 4, true)
 U8_TILES(u8_table12, TABLE, 0, false)
@@ -353,7 +356,8 @@ void nw_wgemm_u8__avx512vnni(const nw_wgemm_u8_tile *tile) {
     const nw_wcodes *w = tile->w;
     nw_wgemm_u8_fn *const *tiles = u8_s8;
     if (w->kind == NW_WCODES_TABLE)
-        tiles = w->bits == 4 ? (w->zeros ? u8_table4_zeros : u8_table4) : (w->zeros ? u8_table12_zeros : u8_table12);
+        tiles = w->bits == 4 ? (w->zeros ? u8_table4_zeros : u8_table4)
+                             : (w->zeros ? u8_table12_zeros : u8_table12);
     tiles[tile->m - 1](tile);
 }
 #else

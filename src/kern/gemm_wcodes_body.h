@@ -47,6 +47,16 @@ static size_t block_at(const nw_wcodes *w, size_t k) {
     return w->k - k < w->block ? w->k - k : w->block;
 }
 
+/* Row r of C, its first n columns. */
+static void store_row(float *c, size_t ldc, size_t r, size_t n, const float *x, const float *bias, float lo,
+                      float hi) {
+    float *row = (float *)((char *)c + r * ldc);
+    for (size_t j = 0; j < n; j++) {
+        const float y = bias ? x[j] + bias[j] : x[j];
+        row[j] = y < lo ? lo : y > hi ? hi : y;
+    }
+}
+
 void NW_KERNEL(wgemm_f32)(const nw_wgemm_f32_tile *tile) {
     const nw_wcodes *w = tile->w;
     const size_t head = nw_wcodes_head(w, NR);
@@ -69,17 +79,12 @@ void NW_KERNEL(wgemm_f32)(const nw_wgemm_f32_tile *tile) {
             for (size_t r = 0; r < tile->m; r++) total[r][j] += scale * acc[r][j];
         }
     }
-    for (size_t r = 0; r < tile->m; r++) {
-        float *c = (float *)((char *)tile->c + r * tile->ldc);
-        for (size_t j = 0; j < tile->n; j++) {
-            float y = total[r][j];
-            if (tile->bias) y += tile->bias[j];
-            c[j] = y < tile->lo ? tile->lo : y > tile->hi ? tile->hi : y;
-        }
-    }
+    for (size_t r = 0; r < tile->m; r++)
+        store_row(tile->c, tile->ldc, r, tile->n, total[r], tile->bias, tile->lo, tile->hi);
 }
 
-void NW_KERNEL(wgemm_decode)(const nw_wcodes *w, const char *panel, size_t k0, size_t k1, size_t width, float *out) {
+void NW_KERNEL(wgemm_decode)(const nw_wcodes *w, const char *panel, size_t k0, size_t k1, size_t width,
+                             float *out) {
     const size_t head = nw_wcodes_head(w, NR);
     const char *p = panel + k0 / w->block * nw_wcodes_record(w, NR, w->block);
     float scale[NR], levels[NR];
@@ -139,11 +144,33 @@ void NW_KERNEL(wgemm_u8)(const nw_wgemm_u8_tile *tile) {
         }
     }
     for (size_t r = 0; r < tile->m; r++) {
-        float *c = (float *)((char *)tile->c + r * tile->ldc);
-        for (size_t j = 0; j < tile->n; j++) {
-            float y = (total[r][j] - tile->zero[r] * tile->sums[j]) * tile->factor[r];
-            if (tile->bias) y += tile->bias[j];
-            c[j] = y < tile->lo ? tile->lo : y > tile->hi ? tile->hi : y;
+        for (size_t j = 0; j < tile->n; j++)
+            total[r][j] = (total[r][j] - tile->zero[r] * tile->sums[j]) * tile->factor[r];
+        store_row(tile->c, tile->ldc, r, tile->n, total[r], tile->bias, tile->lo, tile->hi);
+    }
+}
+
+void NW_KERNEL(wgemm_bf16)(const nw_wgemm_bf16_tile *tile) {
+    const nw_wcodes *w = tile->w;
+    const size_t head = nw_wcodes_head(w, NR);
+    const int8_t zero[NR] = {0};
+    const char *p = tile->panel;
+    float total[MR][NR] = {{0}}, levels[NR];
+    for (size_t k = 0, count; k < w->k; k += count, p += nw_wcodes_record(w, NR, count)) {
+        float acc[MR][NR] = {{0}};
+        count = block_at(w, k);
+        for (size_t i = 0; i < count; i++) {
+            load_levels(w, p + head, zero, i, levels);
+            for (size_t r = 0; r < tile->m; r++) {
+                const uint16_t *a = (const uint16_t *)((const char *)tile->a + r * tile->lda) + k + i;
+                for (int j = 0; j < NR; j++) acc[r][j] += nw_bf16_to_f32(*a) * levels[j];
+            }
+        }
+        for (int j = 0; j < NR; j++) {
+            const float scale = load_scale(w, p, j);
+            for (size_t r = 0; r < tile->m; r++) total[r][j] += scale * acc[r][j];
         }
     }
+    for (size_t r = 0; r < tile->m; r++)
+        store_row(tile->c, tile->ldc, r, tile->n, total[r], tile->bias, tile->lo, tile->hi);
 }

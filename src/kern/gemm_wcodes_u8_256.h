@@ -19,18 +19,47 @@ NW_INLINE __m256 load_scale(const nw_wcodes *w, const char *head, int v) {
 
 /* Zero points of eight columns, each in the four bytes of a lane. */
 NW_INLINE __m256i spread_zeros(const char *zeros, int v) {
-    const __m256i spread = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    const __m256i spread =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
     return _mm256_shuffle_epi8(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(zeros + 8 * v))), spread);
 }
 
-NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kind, const int M) {
+/* Four codes of each lane, in the low bits of its bytes, as bytes of step − zero. */
+NW_INLINE __m256i steps_of(const nw_wcodes_kind kind, const bool zeros, __m256i table, __m256i zero,
+                           __m256i x) {
+    if (kind == NW_WCODES_S8) return x;
+    x = _mm256_shuffle_epi8(table, _mm256_and_si256(x, _mm256_set1_epi8(15)));
+    return zeros ? _mm256_sub_epi8(x, zero) : x;
+}
+
+NW_INLINE void load_words(const char *p, __m256i *x) {
+    x[0] = _mm256_loadu_si256((const void *)p);
+    x[1] = _mm256_loadu_si256((const void *)(p + 32));
+}
+
+/* acc[i][v] += Σ of four products; four[i]: the rows' activations of the same k. */
+NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m256i table, const __m256i *zero,
+                         const __m256i *x, const int32_t *four, __m256i (*acc)[2], const int M) {
+    const __m256i steps[2] = {steps_of(kind, zeros, table, zero[0], x[0]),
+                              steps_of(kind, zeros, table, zero[1], x[1])};
+    NW_UNROLL
+    for (int i = 0; i < M; i++) {
+        const __m256i s = _mm256_set1_epi32(four[i]);
+        acc[i][0] = dot4(kind, acc[i][0], s, steps[0]);
+        acc[i][1] = dot4(kind, acc[i][1], s, steps[1]);
+    }
+}
+
+/* bits 0: those of w, below 4. */
+NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kind, const int bits,
+                          const bool zeros, const int M) {
     const nw_wcodes *w = tile->w;
-    const size_t head = nw_wcodes_head(w, NR);
+    const int width = bits ? bits : w->bits;
+    const size_t per_word = 32 / (size_t)width, head = nw_wcodes_head(w, NR);
     const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)w->step));
     const char *p = tile->panel;
-    const uint8_t *a[6];
-    __m256 total[6][2];
+    const uint8_t *a[4];
+    __m256 total[4][2];
     NW_UNROLL
     for (int i = 0; i < M; i++) {
         a[i] = tile->a + ((size_t)i < tile->m ? (size_t)i : 0) * tile->lda;
@@ -38,34 +67,35 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
     }
     for (size_t k = 0; k < w->k;) {
         const char *record = p;
-        const size_t end = w->k - k < w->block ? w->k : k + w->block;
-        __m256i acc[6][2], zero[2];
+        size_t left = w->k - k < w->block ? w->k - k : w->block;
+        __m256i acc[4][2], zero[2], x[2];
         NW_UNROLL
         for (int i = 0; i < M; i++) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
         NW_UNROLL
-        for (int v = 0; v < 2; v++) zero[v] = w->zeros ? spread_zeros(p + head - NR, v) : _mm256_setzero_si256();
+        for (int v = 0; v < 2; v++) zero[v] = zeros ? spread_zeros(p + head - NR, v) : _mm256_setzero_si256();
         p += head;
-        for (; k < end; p += 4 * NR) {
-            const __m256i x[2] = {_mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 32))};
-            for (int shift = 0; shift < 8 && k < end; shift += w->bits) {
-                const size_t used = end - k < 4 ? end - k : 4; /* missing activations count as 0 */
-                __m256i steps[2];
+        for (; left >= per_word; left -= per_word, p += 4 * NR) {
+            load_words(p, x);
+            for (int group = 0; group < 8 / width; group++, k += 4) {
+                int32_t four[4];
                 NW_UNROLL
-                for (int v = 0; v < 2; v++) {
-                    steps[v] = x[v];
-                    if (kind == NW_WCODES_S8) continue;
-                    steps[v] = _mm256_srl_epi32(x[v], _mm_cvtsi32_si128(shift));
-                    steps[v] = _mm256_shuffle_epi8(table, _mm256_and_si256(steps[v], _mm256_set1_epi8(15)));
-                    steps[v] = _mm256_sub_epi8(steps[v], zero[v]);
-                }
-                NW_UNROLL
-                for (int i = 0; i < M; i++) {
-                    const __m256i s = _mm256_set1_epi32(nw_wgemm_four(a[i] + k, used));
-                    acc[i][0] = dot4(kind, acc[i][0], s, steps[0]);
-                    acc[i][1] = dot4(kind, acc[i][1], s, steps[1]);
-                }
-                k += used;
+                for (int i = 0; i < M; i++) memcpy(&four[i], a[i] + k, 4);
+                add_group(kind, zeros, table, zero, x, four, acc, M);
+                x[0] = _mm256_srli_epi32(x[0], width);
+                x[1] = _mm256_srli_epi32(x[1], width);
             }
+        }
+        if (left) { /* a part of a word: missing activations count as 0 */
+            load_words(p, x);
+            for (size_t used; left; k += used, left -= used) {
+                int32_t four[4];
+                used = left < 4 ? left : 4;
+                for (int i = 0; i < M; i++) four[i] = nw_wgemm_four(a[i] + k, used);
+                add_group(kind, zeros, table, zero, x, four, acc, M);
+                x[0] = _mm256_srli_epi32(x[0], width);
+                x[1] = _mm256_srli_epi32(x[1], width);
+            }
+            p += 4 * NR;
         }
         NW_UNROLL
         for (int v = 0; v < 2; v++) {
@@ -94,19 +124,26 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
 }
 
 /* Tiles of M rows serve fewer too: they repeat the first row. */
-#define U8_TILE(name, m, kind)                                                                               \
+#define U8_TILE(name, m, kind, bits, zeros)                                                                  \
     static void name##_##m(const nw_wgemm_u8_tile *tile) {                                                   \
-        u8_tile_of(tile, NW_WCODES_##kind, m);                                                               \
+        u8_tile_of(tile, NW_WCODES_##kind, bits, zeros, m);                                                  \
     }
-#define U8_TILES(name, kind)                                                                                 \
-    U8_TILE(name, 1, kind)                                                                                   \
-    U8_TILE(name, 2, kind)                                                                                   \
-    U8_TILE(name, 4, kind)                                                                                   \
-    U8_TILE(name, 6, kind)                                                                                   \
-    static nw_wgemm_u8_fn *const name[6] = {name##_1, name##_2, name##_4, name##_4, name##_6, name##_6};
-U8_TILES(u8_table, TABLE)
-U8_TILES(u8_s8, S8)
+#define U8_TILES(name, kind, bits, zeros)                                                                    \
+    U8_TILE(name, 1, kind, bits, zeros)                                                                      \
+    U8_TILE(name, 2, kind, bits, zeros)                                                                      \
+    U8_TILE(name, 4, kind, bits, zeros)                                                                      \
+    static nw_wgemm_u8_fn *const name[4] = {name##_1, name##_2, name##_4, name##_4};
+U8_TILES(u8_table4, TABLE, 4, false)
+U8_TILES(u8_table4_zeros, TABLE, 4, true)
+U8_TILES(u8_table12, TABLE, 0, false)
+U8_TILES(u8_table12_zeros, TABLE, 0, true)
+U8_TILES(u8_s8, S8, 8, false)
 
 void NW_KERNEL(wgemm_u8)(const nw_wgemm_u8_tile *tile) {
-    (tile->w->kind == NW_WCODES_S8 ? u8_s8 : u8_table)[tile->m - 1](tile);
+    const nw_wcodes *w = tile->w;
+    nw_wgemm_u8_fn *const *tiles = u8_s8;
+    if (w->kind == NW_WCODES_TABLE)
+        tiles = w->bits == 4 ? (w->zeros ? u8_table4_zeros : u8_table4)
+                             : (w->zeros ? u8_table12_zeros : u8_table12);
+    tiles[tile->m - 1](tile);
 }

@@ -29,8 +29,9 @@ static uint32_t ask(void) {
     bool avx2 = ymm && has(c, 28) && has(c, 12) && has(c, 29) && has(b7, 5);
     if (avx2) set |= 1u << NW_ISA_AVX2;
     if (avx2 && has(a71, 4)) set |= 1u << NW_ISA_AVXVNNI;
-    if (avx2 && zmm && has(b7, 16) && has(b7, 17) && has(b7, 30) && has(b7, 31) && has(c7, 11))
-        set |= 1u << NW_ISA_AVX512VNNI;
+    bool avx512 = avx2 && zmm && has(b7, 16) && has(b7, 17) && has(b7, 30) && has(b7, 31) && has(c7, 11);
+    if (avx512) set |= 1u << NW_ISA_AVX512VNNI;
+    if (avx512 && has(a71, 5)) set |= 1u << NW_ISA_AVX512BF16;
     return set;
 }
 #elif defined(__aarch64__) && defined(__linux__)

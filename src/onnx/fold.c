@@ -1,27 +1,12 @@
 /* fold.c: quantization as ONNX spells it → as the portable graph means it. Every tensor of codes gets a real counterpart; integer
  * operators become ordinary ones on the counterparts, with a FakeQuant behind. What no rule matches stays as it is. */
-#include "onnx/onnx.h"
+#include "onnx/fold.h"
+#include "onnx/spell.h"
+
 #include "op/quantize.h"
 
 #include <math.h>
 #include <string.h>
-
-/* A scale and zero point, both constants of the graph. */
-typedef struct grid {
-    nw_format format;
-    nw_qparam p; /* arrays in the folder's arena */
-} grid;
-
-typedef struct folder {
-    nw_graph *g;
-    nw_arena arena;
-    int count;   /* values that existed at the start */
-    int *real;   /* [count] real counterpart of a tensor of codes, or NW_ABSENT */
-    grid *grids; /* [count] of it */
-    int *
-        dynamic; /* [count] of the codes of a DynamicQuantizeLinear: the FakeQuant in its place, or NW_ABSENT */
-    nw_uses uses;
-} folder;
 
 static bool is_op(const nw_node *node, const char *domain, const char *type) {
     return strcmp(node->op_type, type) == 0 && strcmp(node->domain, domain) == 0;
@@ -32,26 +17,41 @@ static bool is_linear(const nw_node *node,
     return is_op(node, "", type) || is_op(node, "com.microsoft", type);
 }
 
+const nw_node *nw_fold_maker(const folder *f, int v, const char *type) {
+    int n = v < 0 || v >= f->count ? NW_ABSENT : f->uses.producer[v];
+    return n >= 0 && is_op(&f->g->nodes[n], "", type) ? &f->g->nodes[n] : NULL;
+}
+
+const nw_tensor *nw_fold_constant(const folder *f, int v) {
+    const nw_node *cast = nw_fold_maker(f, v, "Cast");
+    if (cast && nw_node_int(cast, "to", 0) != NW_F32) return NULL;
+    const nw_constant *c = nw_graph_constant(f->g, cast ? nw_node_in(cast, 0) : v);
+    return c && !c->tensor.qparam && nw_format_is_float(c->tensor.format) ? &c->tensor : NULL;
+}
+
 /* ---- grids ------------------------------------------------------------------------------------------------------ */
 
 /* The grid of codes of `format` with these scale and zero inputs; *ok false when they are no constants or make no sense here. */
 static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int64_t axis, int64_t block,
                            int rank, grid *out, bool *ok) {
     *ok = false;
-    const nw_constant *s = nw_graph_constant(f->g, scale), *z = nw_graph_constant(f->g, zero);
-    if (!s || s->tensor.qparam || !nw_format_is_float(s->tensor.format) || (zero >= 0 && !z)) return NW_OK;
-    if (!nw_format_is_integer(format) || nw_format_bits(format) > 32) return NW_OK;
-    size_t n = nw_tensor_count(&s->tensor);
+    const nw_tensor *s = nw_fold_constant(f, scale);
+    const nw_constant *z = nw_graph_constant(f->g, zero);
+    bool real = nw_format_is_float(format) && nw_format_bits(format) <= 8 && format != NW_F8E8M0;
+    if (!s || (zero >= 0 && !z)) return NW_OK;
+    if (!real && (!nw_format_is_integer(format) || nw_format_bits(format) > 32)) return NW_OK;
+    size_t n = nw_tensor_count(s);
     if (n == 0 || (z && nw_tensor_count(&z->tensor) != n)) return NW_OK;
-    nw_qparam p = {.format = format,
-                   .groups = n,
-                   .qmin = (int32_t)nw_format_min(format),
-                   .qmax = (int32_t)(nw_format_max(format) > INT32_MAX ? INT32_MAX : nw_format_max(format))};
+    nw_qparam p = {.format = format, .groups = n};
+    if (!real) {
+        p.qmin = (int32_t)nw_format_min(format);
+        p.qmax = (int32_t)(nw_format_max(format) > INT32_MAX ? INT32_MAX : nw_format_max(format));
+    }
     if (axis < 0) axis += rank;
     if (block > 0) {
         p.grain = NW_GRAIN_BLOCK;
         p.block = block;
-    } else if (s->tensor.rank == 1 && (n > 1 || (rank > 0 && axis < rank && rank == 1))) {
+    } else if (s->rank == 1 && (n > 1 || (rank > 0 && axis < rank && rank == 1))) {
         p.grain = NW_GRAIN_AXIS;
     }
     if (p.grain == NW_GRAIN_AXIS && n == 1) p.grain = NW_GRAIN_TENSOR;
@@ -61,9 +61,9 @@ static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int
     int32_t *zeros = nw_arena_array(&f->arena, n, sizeof *zeros);
     if (!scales || !zeros) return NW_E_MEMORY;
     for (size_t i = 0; i < n; i++) {
-        scales[i] = (float)nw_tensor_f64(&s->tensor, i);
+        scales[i] = (float)nw_tensor_f64(s, i);
         zeros[i] = z ? (int32_t)nw_tensor_s64(&z->tensor, i) : 0;
-        if (!(scales[i] > 0) || !isfinite(scales[i])) return NW_OK;
+        if (!(scales[i] > 0) || !isfinite(scales[i]) || (real && zeros[i])) return NW_OK;
     }
     p.scales = scales;
     p.zeros = zeros;
@@ -179,7 +179,8 @@ static nw_status real_bias(folder *f, int codes, const grid *x, const grid *w, i
     float *scales = nw_arena_array(&f->arena, n ? n : 1, sizeof *scales);
     if (!scales) return NW_E_MEMORY;
     if (w->p.groups != 1 && w->p.groups != n) *ok = false;
-    for (size_t i = 0; i < n && *ok; i++) scales[i] = nw_qparam_scale(&x->p, 0) * nw_qparam_scale(&w->p, w->p.groups == 1 ? 0 : i);
+    for (size_t i = 0; i < n && *ok; i++)
+        scales[i] = nw_qparam_scale(&x->p, 0) * nw_qparam_scale(&w->p, w->p.groups == 1 ? 0 : i);
     if (!*ok) return NW_OK;
     bool axis = c->tensor.rank == 1 && n > 1 && w->p.groups > 1;
     grid q = {NW_S32,
@@ -250,7 +251,8 @@ static nw_status fold_quantize(folder *f, int index, bool *ok) {
     const nw_node *node = &f->g->nodes[index];
     const nw_constant *z = nw_graph_constant(f->g, nw_node_in(node, 2));
     nw_format format = z ? z->tensor.format : (nw_format)nw_node_int(node, "output_dtype", NW_U8);
-    *ok = nw_node_int(node, "block_size", 0) == 0 && nw_node_in(node, 0) >= 0;
+    *ok = nw_node_int(node, "block_size", 0) == 0 && nw_node_in(node, 0) >= 0 &&
+          (nw_format_is_integer(format) || nw_node_int(node, "saturate", 1) != 0);
     if (!*ok) return NW_OK;
     const nw_value *x = &f->g->values[node->in[0]];
     grid q;
@@ -307,6 +309,8 @@ static nw_status fold_dequantize(folder *f, int index, bool *ok) {
             return NW_OK;
         }
         nw_tensor t = c->tensor;
+        NW_TRY(nw_fold_scales(f, nw_fold_constant(f, nw_node_in(node, 1))->format, &q.p, ok));
+        if (!*ok) return NW_OK;
         NW_TRY(nw_graph_copy_qparam(g, &q.p, &t.qparam));
         nw_constant *packed = nw_arena_alloc(&g->arena, sizeof *packed);
         if (!packed) return NW_E_MEMORY;
@@ -358,12 +362,6 @@ static nw_status fold_move(folder *f, int index, bool *ok) {
     return NW_OK;
 }
 
-/* The maker of v among the nodes of the file, if it is of this type. */
-static const nw_node *maker(const folder *f, int v, const char *type) {
-    int n = v < 0 || v >= f->count ? NW_ABSENT : f->uses.producer[v];
-    return n >= 0 && is_op(&f->g->nodes[n], "", type) ? &f->g->nodes[n] : NULL;
-}
-
 /* x restricted to a grid found while running, where `quantizer` makes its codes; one FakeQuant for all readers. */
 static nw_status dynamic_input(folder *f, const nw_node *quantizer, int *out) {
     int codes = quantizer->out[0], x = quantizer->in[0];
@@ -384,9 +382,10 @@ static nw_status fold_dynamic_product(folder *f, int index, bool *ok) {
     *ok = false;
     if (last->in_count != 2) return NW_OK;
     for (int side = 0; side < 2; side++) {
-        const nw_node *cast = maker(f, last->in[side], "Cast"), *scales = maker(f, last->in[1 - side], "Mul");
-        const nw_node *product = cast ? maker(f, cast->in[0], "MatMulInteger") : NULL;
-        const nw_node *quantizer = product ? maker(f, product->in[0], "DynamicQuantizeLinear") : NULL;
+        const nw_node *cast = nw_fold_maker(f, last->in[side], "Cast"),
+                      *scales = nw_fold_maker(f, last->in[1 - side], "Mul");
+        const nw_node *product = cast ? nw_fold_maker(f, cast->in[0], "MatMulInteger") : NULL;
+        const nw_node *quantizer = product ? nw_fold_maker(f, product->in[0], "DynamicQuantizeLinear") : NULL;
         if (!scales || !quantizer || product->in[0] != quantizer->out[0] ||
             nw_node_in(product, 2) != quantizer->out[2])
             continue;
@@ -498,7 +497,18 @@ static nw_status fold_node(folder *f, int index) {
     if (is_op(node, ms, "DynamicQuantizeLSTM")) return fold_dynamic_lstm(f, index, &ok);
     if (node->out_count < 1 || node->out[0] < 0) return NW_OK;
     if (is_linear(node, "QuantizeLinear")) return fold_quantize(f, index, &ok);
-    if (is_linear(node, "DequantizeLinear")) return fold_dequantize(f, index, &ok);
+    if (is_op(node, NARROW, "DequantizeLinear")) return nw_fold_native(f, index);
+    const char *codes = nw_node_string(node, NW_CODES_FORMAT, NULL);
+    if (is_op(node, ms, "MatMulNBits")) return nw_fold_nbits(f, index, &ok);
+    if (is_linear(node, "DequantizeLinear")) {
+        int y = node->out[0];
+        NW_TRY(fold_dequantize(f, index, &ok));
+        return ok && codes && f->g->values[y].constant ? nw_fold_recode(f, y, codes) : NW_OK;
+    }
+    if (codes) {
+        NW_TRY(nw_fold_spelled(f, index, codes, &ok));
+        if (ok) return NW_OK;
+    }
     if (is_op(node, "", "QLinearConv")) return fold_weighted(f, index, "Conv", 0, 6, 8, &ok);
     if (is_op(node, "", "QLinearMatMul")) {
         const nw_constant *w = nw_graph_constant(f->g, nw_node_in(node, 3));
@@ -539,7 +549,19 @@ static nw_status restore_codes(folder *f) {
     return NW_OK;
 }
 
+static nw_status fold_subgraphs(nw_graph *g) {
+    for (int n = 0; n < g->node_count; n++)
+        for (int a = 0; a < g->nodes[n].attr_count; a++) {
+            const nw_attr *attr = &g->nodes[n].attrs[a];
+            if (attr->kind == NW_ATTR_GRAPH) NW_TRY(nw_onnx_fold_quantization(attr->graph));
+            for (size_t i = 0; attr->kind == NW_ATTR_GRAPHS && i < attr->count; i++)
+                NW_TRY(nw_onnx_fold_quantization(attr->graphs[i]));
+        }
+    return NW_OK;
+}
+
 nw_status nw_onnx_fold_quantization(nw_graph *g) {
+    NW_TRY(fold_subgraphs(g));
     folder f = {.g = g, .count = g->value_count, .uses = {.ctx = g->ctx}};
     nw_arena_init(&f.arena, g->ctx);
     size_t count = (size_t)f.count + 1;

@@ -24,9 +24,20 @@ nw_status nw_onnx_read_tensor(nw_context *ctx, const char *path, nw_arena *arena
  * DequantizeLinear of an initializer into a packed constant. Unmatched Q/DQ stay ordinary operators. In place. */
 nw_status nw_onnx_fold_quantization(nw_graph *graph);
 
-typedef enum nw_quant_style { NW_STYLE_QDQ, NW_STYLE_QOPERATOR } nw_quant_style;
-/* The inverse, in place: FakeQuants and packed constants become Q/DQ pairs, and with NW_STYLE_QOPERATOR the integer
- * operators where one exists (the rest stay Q/DQ). */
-nw_status nw_onnx_spell_quantization(nw_graph *graph, nw_quant_style style);
+typedef enum nw_quant_style {
+    NW_STYLE_QDQ,       /* QuantizeLinear and DequantizeLinear around ordinary operators */
+    NW_STYLE_QOPERATOR, /* integer operators where there is one, else QDQ */
+    NW_STYLE_NATIVE, /* FakeQuant as it is, packed constants as bytes behind ai.narrow's DequantizeLinear: as small as the
+                        codes are, for narrow alone */
+    NW_STYLE_MATMULNBITS /* com.microsoft's MatMulNBits for products with 4-bit weights in blocks, else QDQ */
+} nw_quant_style;
+/* The inverse of nw_onnx_fold_quantization, in place. Codes that ONNX has no type for at the model's opset are stored in the
+ * smallest type that holds them; tables become Gather (docs/numerics.md has the forms). opset 0: the model is raised to
+ * where types and grains of its codes exist; else it is raised to this one, and codes are stored as it allows. */
+nw_status nw_onnx_spell_quantization(nw_graph *graph, nw_quant_style style, int64_t opset);
+
+/* Raises the model to a version of ONNX's own operators, in place: nodes that it changed are converted, and the IR version
+ * goes with it. Fails, naming the node, where there is no conversion. */
+nw_status nw_onnx_raise(nw_graph *graph, int64_t opset);
 
 #endif

@@ -1,31 +1,13 @@
 /* spell.c: quantization as the portable graph means it → as ONNX spells it: QuantizeLinear/DequantizeLinear pairs, or the integer
  * operators where there is one. A small model has as many bytes in names as in weights: names are short (x_q: codes, x_scale),
  * and zero points that are all alike are one initializer. */
-#include "onnx/onnx.h"
+#include "onnx/spell.h"
+
 #include "op/quantize.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-#define MS "com.microsoft"
-
-/* A tensor of codes: of a FakeQuant's output, or of a packed constant. */
-typedef struct spelled {
-    int codes;       /* NW_ABSENT: not made (yet) */
-    int scale, zero; /* initializers; zero may be NW_ABSENT */
-    const nw_qparam *p;
-} spelled;
-
-typedef struct speller {
-    nw_graph *g;
-    nw_arena arena;
-    nw_quant_style style;
-    int count;          /* values at the start */
-    spelled *of;        /* [count] */
-    nw_uses uses;       /* of the graph at the start */
-    const char *domain; /* of Q/DQ nodes */
-} speller;
 
 /* ---- initializers ----------------------------------------------------------------------------------------------- */
 
@@ -38,18 +20,17 @@ static const char *base_name(nw_graph *g, int v) {
     return base ? base : name;
 }
 
-static nw_status add_named(nw_graph *g, const char *base, const char *suffix, const nw_tensor *t, int *id) {
+nw_status nw_spell_named(nw_graph *g, const char *base, const char *suffix, const nw_tensor *t, int *id) {
     const char *name = nw_arena_printf(&g->arena, "%s%s", base, suffix);
     return name ? nw_graph_add_constant_copy(g, name, t, id) : NW_E_MEMORY;
 }
 
-/* Zero points of a grid, in a tensor of zero's format and shape. */
-static nw_status add_zero(speller *s, const char *name, nw_tensor *zero, const nw_qparam *p, int *id) {
-    bool alike = zero->rank <= 1;
+nw_status nw_spell_zero(speller *s, const char *name, nw_tensor *zero, const nw_qparam *p, int *id) {
+    bool alike = zero->rank <= 1 && !s->g->parent; /* names are unique across subgraphs */
     for (size_t i = 1; i < p->groups; i++) alike = alike && nw_qparam_zero(p, i) == nw_qparam_zero(p, 0);
     const char *shared = NULL;
     if (alike) {
-        const char *format = nw_format_name(p->format);
+        const char *format = nw_format_name(zero->format);
         int value = nw_qparam_zero(p, 0);
         shared = zero->rank ? nw_arena_printf(&s->g->arena, "zero_%s_%d_x%zu", format, value, p->groups)
                             : nw_arena_printf(&s->g->arena, "zero_%s_%d", format, value);
@@ -59,12 +40,23 @@ static nw_status add_zero(speller *s, const char *name, nw_tensor *zero, const n
     }
     NW_TRY(nw_tensor_alloc(&s->arena, zero));
     memset(zero->data, 0, nw_tensor_bytes(zero));
-    for (size_t i = 0; i < p->groups; i++) nw_store_s64(p->format, zero->data, i, nw_qparam_zero(p, i));
+    for (size_t i = 0; i < p->groups; i++) nw_store_s64(zero->format, zero->data, i, nw_qparam_zero(p, i));
     return alike ? nw_graph_add_constant_copy(s->g, shared, zero, id)
-                 : add_named(s->g, name, "_zero", zero, id);
+                 : nw_spell_named(s->g, name, "_zero", zero, id);
 }
 
-/* Scale and zero point of a grid as initializers; out->scale may name one that fits. Shapes: a scalar, [C], or the blocks'. */
+void nw_spell_scale_shape(const nw_qparam *p, int rank, const int64_t *dims, nw_tensor *scale) {
+    scale->rank = 0;
+    if (p->grain == NW_GRAIN_AXIS) {
+        scale->rank = 1;
+        scale->dims[0] = (int64_t)p->groups;
+    } else if (p->grain == NW_GRAIN_BLOCK) {
+        nw_tensor_set_shape(scale, rank, dims);
+        scale->dims[p->axis] = dims[p->axis] / p->block + (dims[p->axis] % p->block != 0);
+    }
+}
+
+/* Scale (f32) and zero point of a grid as initializers; out->scale may name one that fits. */
 static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int rank, const int64_t *dims,
                           spelled *out) {
     nw_graph *g = s->g;
@@ -73,25 +65,19 @@ static nw_status add_grid(speller *s, const char *name, const nw_qparam *p, int 
     if (!scales) return NW_E_MEMORY;
     for (size_t i = 0; i < p->groups; i++) scales[i] = nw_qparam_scale(p, i);
     nw_tensor scale = {.format = NW_F32, .data = scales};
-    if (p->grain == NW_GRAIN_AXIS) {
-        scale.rank = 1;
-        scale.dims[0] = (int64_t)p->groups;
-    } else if (p->grain == NW_GRAIN_BLOCK) {
-        nw_tensor_set_shape(&scale, rank, dims);
-        scale.dims[p->axis] = (dims[p->axis] + p->block - 1) / p->block;
-    }
+    nw_spell_scale_shape(p, rank, dims, &scale);
     if (!have || have->tensor.format != NW_F32 || !nw_tensor_same_shape(&have->tensor, &scale))
-        NW_TRY(add_named(g, name, "_scale", &scale, &out->scale));
+        NW_TRY(nw_spell_named(g, name, "_scale", &scale, &out->scale));
     out->p = p;
     out->zero = NW_ABSENT;
-    if (p->format == NW_S32) return NW_OK; /* int32 takes no zero point */
+    if (!nw_spell_has_zero(p->format)) return NW_OK;
     nw_tensor zero = scale;
     zero.format = p->format;
-    return add_zero(s, name, &zero, p, &out->zero);
+    return nw_spell_zero(s, name, &zero, p, &out->zero);
 }
 
-/* The codes of a packed constant as an initializer of their own. */
-static nw_status spell_constant(speller *s, int v) {
+/* The codes of a packed constant as an initializer, for an integer operator. */
+static nw_status operand_codes(speller *s, int v) {
     nw_graph *g = s->g;
     spelled *sp = &s->of[v];
     if (sp->codes >= 0) return NW_OK;
@@ -107,29 +93,22 @@ static nw_status spell_constant(speller *s, int v) {
 
 /* ---- QuantizeLinear and DequantizeLinear ------------------------------------------------------------------------- */
 
-static nw_status set_grain(speller *s, nw_node *node, const nw_qparam *p) {
-    if (p->grain == NW_GRAIN_TENSOR) return NW_OK;
-    NW_TRY(nw_node_set_int(s->g, node, "axis", p->axis));
-    return p->grain == NW_GRAIN_BLOCK ? nw_node_set_int(s->g, node, "block_size", p->block) : NW_OK;
-}
-
-static nw_status add_linear(speller *s, const char *type, int x, const spelled *sp, int y) {
-    nw_graph *g = s->g;
-    int in[3] = {x, sp->scale, sp->zero};
-    nw_node *node; /* without a name: its output's tells */
-    NW_TRY(nw_graph_add_node(g, s->domain, type, NULL, sp->zero < 0 ? 2 : 3, in, 1, &y, &node));
-    return set_grain(s, node, sp->p);
-}
-
 /* Old opsets have no per-axis or narrow codes in the standard operators; com.microsoft's have them at any opset. */
-static void choose_domain(speller *s) {
-    int64_t opset = nw_graph_opset(s->g, "");
-    s->domain = opset >= 13 ? "" : MS;
-    for (int v = 0; v < s->count && opset < 21; v++) {
-        const nw_qparam *p = s->of[v].p;
-        if (!p) continue;
-        if (nw_format_bits(p->format) == 16 || nw_format_bits(p->format) < 8) s->domain = MS;
-    }
+static const char *linear_domain(const speller *s, nw_format format) {
+    int bits = nw_format_bits(format);
+    if (s->opset < 13) return MS;
+    return s->opset < 21 && nw_format_is_integer(format) && (bits == 16 || bits < 8) ? MS : "";
+}
+
+nw_status nw_spell_linear(speller *s, const char *type, nw_format format, int x, const spelled *sp, int y,
+                          nw_node **node) {
+    int in[3] = {x, sp->scale, sp->zero};
+    /* without a name: its output's tells */
+    NW_TRY(
+        nw_graph_add_node(s->g, linear_domain(s, format), type, NULL, sp->zero < 0 ? 2 : 3, in, 1, &y, node));
+    if (sp->p->grain == NW_GRAIN_TENSOR) return NW_OK;
+    NW_TRY(nw_node_set_int(s->g, *node, "axis", sp->p->axis));
+    return sp->p->grain == NW_GRAIN_BLOCK ? nw_node_set_int(s->g, *node, "block_size", sp->p->block) : NW_OK;
 }
 
 /* ---- integer operators ------------------------------------------------------------------------------------------- */
@@ -179,7 +158,7 @@ static bool per_tensor(const speller *s, int v) {
 
 /* Input v as (codes, scale, zero) into in[]. A constant's codes are made now. */
 static nw_status push(speller *s, int v, int *in, int *count) {
-    if (s->g->values[v].constant) NW_TRY(spell_constant(s, v));
+    if (s->g->values[v].constant) NW_TRY(operand_codes(s, v));
     in[(*count)++] = s->of[v].codes;
     in[(*count)++] = s->of[v].scale;
     in[(*count)++] = s->of[v].zero;
@@ -194,7 +173,7 @@ static nw_status push_bias(speller *s, int v, const nw_qparam *x, const nw_qpara
     if (!*ok) return NW_OK;
     if (c->tensor.qparam) {
         *ok = c->tensor.qparam->format == NW_S32;
-        if (*ok) NW_TRY(spell_constant(s, v));
+        if (*ok) NW_TRY(operand_codes(s, v));
         if (*ok) in[(*count)++] = s->of[v].codes;
         return NW_OK;
     }
@@ -207,7 +186,7 @@ static nw_status push_bias(speller *s, int v, const nw_qparam *x, const nw_qpara
         double unit = (double)nw_qparam_scale(x, 0) * (double)nw_qparam_scale(w, w->groups == 1 ? 0 : i);
         nw_store_f64(NW_S32, q.data, i, (double)((const float *)c->tensor.data)[i] / unit);
     }
-    return add_named(s->g, s->g->values[v].name, "_q", &q, &in[(*count)++]);
+    return nw_spell_named(s->g, s->g->values[v].name, "_q", &q, &in[(*count)++]);
 }
 
 /* Replaces nodes[index] (with the clamp and the FakeQuant behind it) by an integer operator that makes the codes. */
@@ -310,9 +289,9 @@ static nw_status push_recurrent(speller *s, int v, int *codes, int *scale, int *
         ((float *)scales.data)[i] = nw_qparam_scale(p, i % p->groups);
         nw_store_s64(t->format, zeros.data, i, nw_qparam_zero(p, i % p->groups));
     }
-    NW_TRY(add_named(g, name, "_q", &q, codes));
-    NW_TRY(add_named(g, name, "_scale", &scales, scale));
-    return add_named(g, name, "_zero", &zeros, zero);
+    NW_TRY(nw_spell_named(g, name, "_q", &q, codes));
+    NW_TRY(nw_spell_named(g, name, "_scale", &scales, scale));
+    return nw_spell_named(g, name, "_zero", &zeros, zero);
 }
 
 /* Whether a weight has the codes that DynamicQuantizeLSTM takes: several scales only without zero points. */
@@ -371,15 +350,6 @@ static nw_status spell_operator(speller *s, int index) {
 
 /* ---- the whole graph --------------------------------------------------------------------------------------------- */
 
-/* Constants whose codes ONNX has no type for become real numbers. */
-static nw_status expand_table(speller *s, int v) {
-    const nw_tensor *t = &s->g->values[v].constant->tensor;
-    if (t->format < NW_FORMAT_OWN) return NW_OK;
-    nw_tensor real;
-    NW_TRY(nw_tensor_to_f32(&s->arena, t, &real));
-    return nw_graph_set_constant_copy(s->g, v, &real);
-}
-
 /* Grids of all FakeQuants (their initializers) and of all packed constants. */
 static nw_status collect(speller *s) {
     nw_graph *g = s->g;
@@ -396,7 +366,8 @@ static nw_status collect(speller *s) {
                            nw_node_label(g, node), nw_format_name(p->format));
         s->of[node->out[0]].p = dynamic ? NULL : p;
         s->of[node->out[0]].scale = nw_node_in(node, 1);
-        if (dynamic && (p->format != NW_U8 || nw_qparam_scale_format(p) != NW_F32 || p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
+        if (dynamic && (p->format != NW_U8 || nw_qparam_scale_format(p) != NW_F32 ||
+                        p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
                            "FakeQuant \"%s\": scales found at run time can be written as ONNX for u8 per "
                            "tensor, from opset 11 on",
@@ -404,7 +375,6 @@ static nw_status collect(speller *s) {
     }
     for (int v = 0; v < s->count; v++)
         if (g->values[v].constant) {
-            NW_TRY(expand_table(s, v));
             s->of[v].p = g->values[v].constant->tensor.qparam;
             s->of[v].scale = NW_ABSENT;
         }
@@ -437,17 +407,16 @@ static nw_status spell_fakequant(speller *s, int index) {
     if (sp->codes < 0) {
         NW_TRY(nw_graph_add_value(g, codes_name, &sp->codes));
         g->values[sp->codes].format = sp->p->format;
-        NW_TRY(add_linear(s, "QuantizeLinear", x, sp, sp->codes));
+        nw_node *node;
+        NW_TRY(nw_spell_linear(s, "QuantizeLinear", sp->p->format, x, sp, sp->codes, &node));
     }
     g->nodes[index].dead = true;
     return NW_OK;
 }
 
-static nw_status spell(speller *s, int nodes) {
+/* FakeQuants, and integer operators in place of ordinary ones. */
+static nw_status spell_nodes(speller *s, int nodes) {
     nw_graph *g = s->g;
-    NW_TRY(collect(s));
-    choose_domain(s);
-    for (int v = 0; v < s->count; v++) s->of[v].codes = NW_ABSENT;
     /* Codes are made in order of computation, so that an integer operator finds its inputs' codes. */
     for (int n = 0; n < nodes; n++) {
         const nw_node *node = &g->nodes[n];
@@ -463,16 +432,28 @@ static nw_status spell(speller *s, int nodes) {
         else if (s->style == NW_STYLE_QOPERATOR)
             NW_TRY(spell_operator(s, n));
     }
+    return NW_OK;
+}
+
+static nw_status spell(speller *s, int nodes) {
+    nw_graph *g = s->g;
+    bool native = s->style == NW_STYLE_NATIVE;
+    if (!native) NW_TRY(collect(s));
+    for (int v = 0; v < s->count; v++) s->of[v].codes = NW_ABSENT;
+    if (!native) NW_TRY(spell_nodes(s, nodes));
     for (int v = 0; v < s->count; v++) {
         spelled *sp = &s->of[v];
-        if (!sp->p) continue;
-        bool constant = g->values[v].constant != NULL;
-        if (constant) NW_TRY(spell_constant(s, v));
-        if (constant) { /* the value is now computed from its codes */
-            nw_bytes_free(g->values[v].constant->owner);
-            g->values[v].constant = NULL;
+        nw_constant *c = g->values[v].constant;
+        nw_node *node;
+        if (c && c->tensor.qparam && sp->codes < 0) {
+            NW_TRY(nw_spell_constant(s, v));
+        } else if (sp->p) {
+            if (c) { /* an integer operator reads its codes */
+                nw_bytes_free(c->owner);
+                g->values[v].constant = NULL;
+            }
+            NW_TRY(nw_spell_linear(s, "DequantizeLinear", sp->p->format, sp->codes, sp, v, &node));
         }
-        NW_TRY(add_linear(s, "DequantizeLinear", sp->codes, sp, v));
     }
     return NW_OK;
 }
@@ -486,18 +467,82 @@ static void drop_opset(nw_graph *g, const char *domain) {
         }
 }
 
-nw_status nw_onnx_spell_quantization(nw_graph *g, nw_quant_style style) {
-    speller s = {.g = g, .style = style, .count = g->value_count, .domain = ""};
+/* The i-th subgraph among the attributes of a node, or NULL. */
+static nw_graph *subgraph(const nw_node *node, size_t i) {
+    for (int a = 0; a < node->attr_count; a++) {
+        const nw_attr *attr = &node->attrs[a];
+        size_t count = attr->kind == NW_ATTR_GRAPH ? 1 : attr->kind == NW_ATTR_GRAPHS ? attr->count : 0;
+        if (i < count) return attr->kind == NW_ATTR_GRAPH ? attr->graph : attr->graphs[i];
+        i -= count;
+    }
+    return NULL;
+}
+
+/* The opset from which on ONNX has all types and grains that the graph's codes need; 0: any. */
+static int64_t needed_opset(const nw_graph *g) {
+    int64_t need = 0;
+    for (int v = 0; v < g->value_count; v++) {
+        const nw_constant *c = g->values[v].constant;
+        int64_t constant = c && c->tensor.qparam ? nw_spell_constant_opset(c->tensor.qparam) : 0;
+        if (constant > need) need = constant;
+    }
+    for (int n = 0; n < g->node_count; n++) {
+        const nw_node *node = &g->nodes[n];
+        const nw_graph *sub;
+        int64_t codes = 0;
+        for (size_t i = 0; (sub = subgraph(node, i)); i++) {
+            int64_t inner = needed_opset(sub);
+            if (inner > need) need = inner;
+        }
+        if (!node->dead && node->op == &nw_op_narrow_FakeQuant) {
+            nw_qparam p = {.format = nw_format_by_name(nw_node_string(node, "format", ""))};
+            if (nw_node_int(node, "block", 0) > 0) p.grain = NW_GRAIN_BLOCK;
+            codes = nw_spell_constant_opset(&p);
+        }
+        if (codes > need) need = codes;
+    }
+    return need;
+}
+
+static bool uses_domain(const nw_graph *g, const char *domain) {
+    for (int n = 0; n < g->node_count; n++) {
+        const nw_graph *sub;
+        if (strcmp(g->nodes[n].domain, domain) == 0) return true;
+        for (size_t i = 0; (sub = subgraph(&g->nodes[n], i)); i++)
+            if (uses_domain(sub, domain)) return true;
+    }
+    return false;
+}
+
+/* A graph and its subgraphs. */
+static nw_status spell_graph(nw_graph *g, nw_quant_style style) {
+    nw_graph *sub;
+    for (int n = 0; n < g->node_count; n++)
+        for (size_t i = 0; (sub = subgraph(&g->nodes[n], i)); i++) NW_TRY(spell_graph(sub, style));
+    speller s = {.g = g, .style = style, .opset = nw_graph_opset(g, ""), .count = g->value_count};
     nw_arena_init(&s.arena, g->ctx);
     s.of = nw_arena_array(&s.arena, (size_t)s.count + 1, sizeof *s.of);
     nw_status status = s.of ? nw_uses_init(&s.uses, g) : NW_E_MEMORY;
     if (status == NW_OK) status = spell(&s, g->node_count);
     nw_uses_free(&s.uses);
     nw_arena_free(&s.arena);
-    NW_TRY(status);
-    drop_opset(g, "ai.narrow");
-    NW_TRY(nw_graph_prune(g));
-    for (int n = 0; n < g->node_count; n++)
-        if (strcmp(g->nodes[n].domain, MS) == 0) NW_TRY(nw_graph_set_opset(g, MS, 1));
+    return status == NW_OK ? nw_graph_prune(g) : status;
+}
+
+nw_status nw_onnx_spell_quantization(nw_graph *g, nw_quant_style style, int64_t opset) {
+    int64_t have = nw_graph_opset(g, "");
+    if (style == NW_STYLE_MATMULNBITS) {
+        NW_TRY(nw_spell_nbits(g));
+        NW_TRY(nw_graph_prune(g));
+    }
+    if (opset == 0 && style != NW_STYLE_NATIVE) {
+        opset = needed_opset(g);
+        if (opset < have) opset = have;
+    }
+    if (opset) NW_TRY(nw_onnx_raise(g, opset));
+    NW_TRY(spell_graph(g, style));
+    drop_opset(g, NARROW);
+    if (uses_domain(g, MS)) NW_TRY(nw_graph_set_opset(g, MS, 1));
+    if (uses_domain(g, NARROW)) NW_TRY(nw_graph_set_opset(g, NARROW, 1));
     return nw_graph_resolve(g);
 }

@@ -301,10 +301,11 @@ nw_status nw_export_unknown(nw_arena *arena, nw_str blob, ProtobufCMessage *mess
 
 /* ---- metadata of nodes ------------------------------------------------------------------------------------------- */
 
-#define METADATA_PROPS 9 /* of NodeProto: a StringStringEntryProto each */
+#define METADATA_PROPS 9            /* of NodeProto: a StringStringEntryProto each */
+#define OURS           "ai.narrow." /* keys of ours begin with it */
 
 bool nw_is_metadata(const nw_attr *attr) {
-    return attr->kind == NW_ATTR_STRING && strcmp(attr->name, NW_STATE_FORMAT) == 0;
+    return attr->kind == NW_ATTR_STRING && strncmp(attr->name, OURS, strlen(OURS)) == 0;
 }
 
 /* A length and so many bytes, as protobuf writes them; *at moves behind. */
@@ -335,8 +336,8 @@ static bool read_entry(const char *at, size_t size, nw_str *key, nw_str *value) 
     return true;
 }
 
-static bool is_state_format(nw_str key) {
-    return key.size == strlen(NW_STATE_FORMAT) && memcmp(key.data, NW_STATE_FORMAT, key.size) == 0;
+static bool is_ours(nw_str key) {
+    return key.size > strlen(OURS) && memcmp(key.data, OURS, strlen(OURS)) == 0;
 }
 
 nw_status nw_import_metadata(nw_graph *g, nw_node *node) {
@@ -348,10 +349,11 @@ nw_status nw_import_metadata(nw_graph *g, nw_node *node) {
         memcpy(&head, blob + at, sizeof head);
         size = sizeof head + head.size;
         if (head.tag == METADATA_PROPS && head.wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED &&
-            read_entry(blob + at + sizeof head, head.size, &key, &value) && is_state_format(key)) {
+            read_entry(blob + at + sizeof head, head.size, &key, &value) && is_ours(key)) {
+            const char *name = nw_arena_strndup(&g->arena, key.data, key.size);
             const char *text = nw_arena_strndup(&g->arena, value.data, value.size);
-            if (!text) return NW_E_MEMORY;
-            NW_TRY(nw_node_set_string(g, node, NW_STATE_FORMAT, text));
+            if (!name || !text) return NW_E_MEMORY;
+            NW_TRY(nw_node_set_string(g, node, name, text));
             continue;
         }
         memmove(blob + kept, blob + at, size);

@@ -31,7 +31,7 @@ nw_status nw_import_keep(nw_arena *arena, uint32_t tag, const ProtobufCMessage *
 /* The inverse: an array in the arena for message->unknown_fields. */
 nw_status nw_export_unknown(nw_arena *arena, nw_str blob, ProtobufCMessage *message);
 
-/* The attribute NW_STATE_FORMAT is metadata of its node in files: NodeProto.metadata_props of IR version 10, which older
+/* String attributes "ai.narrow.…" are metadata of their node in files: NodeProto.metadata_props of IR version 10, which older
  * descriptions of the format know as an unknown field. Import moves it from node->unknown to an attribute; export adds it to
  * the blob. */
 bool nw_is_metadata(const nw_attr *attr);

@@ -26,6 +26,13 @@ nw_status nw_fakequant_qparam(const nw_graph *graph, const nw_node *node, nw_are
  * format is an attribute too. */
 nw_status nw_fakequant_write(nw_graph *graph, nw_node *node, const nw_qparam *p);
 
+/* DequantizeLinear (domain "ai.narrow"): a packed constant, in files as small as its codes are.
+ *   inputs, all constants: codes u8, the bytes of the codes (low bits first below 8 bits); scale and zero as FakeQuant's
+ *   attributes: shape (of the result, f32), and FakeQuant's
+ * Reads such a node: *codes, whose data is the input's, without qparam; *p with its arrays in `arena`. */
+nw_status nw_packed_read(const nw_graph *graph, const nw_node *node, nw_arena *arena, nw_tensor *codes,
+                         nw_qparam *p);
+
 /* x restricted to a grid of p's format, qmin and qmax whose scale its own range decides: one run of a FakeQuant without a
  * scale. out may be x. */
 void nw_fake_quantize_measured(const nw_qparam *p, size_t count, const float *x, float *out);

@@ -1,5 +1,6 @@
 /* random.c: RandomUniform, RandomNormal, their …Like forms, Bernoulli and Multinomial. A seed attribute makes
  * the numbers repeat; without one every evaluation draws others. And ai.narrow.Dropout. */
+#include "base/random.h"
 #include "op/grad.h"
 #include "op/real.h"
 
@@ -7,32 +8,9 @@
 #include <string.h>
 #include <time.h>
 
-/* SplitMix64 (Steele, Lea, Flood 2014): a Weyl sequence through a mixing function; every seed is good. */
-typedef struct generator {
-    uint64_t state;
-} generator;
-
-static uint64_t next_bits(generator *g) {
-    uint64_t z = g->state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-/* In [0, 1), 53 random bits. */
-static double next_uniform(generator *g) {
-    return (double)(next_bits(g) >> 11) * 0x1p-53;
-}
-
-/* Box and Muller's transform; 1 − u avoids the logarithm of 0. */
-static double next_normal(generator *g) {
-    double radius = sqrt(-2 * log(1 - next_uniform(g)));
-    return radius * cos(6.283185307179586477 * next_uniform(g));
-}
-
-static generator start(const nw_op_call *call) {
+static nw_random start(const nw_op_call *call) {
     const nw_attr *seed = nw_node_attr(call->node, "seed");
-    generator g = {0};
+    nw_random g = {0};
     if (seed && seed->kind == NW_ATTR_FLOAT) {
         memcpy(&g.state, &seed->f, sizeof seed->f);
     } else {
@@ -40,7 +18,7 @@ static generator start(const nw_op_call *call) {
         timespec_get(&now, TIME_UTC);
         g.state = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     }
-    next_bits(&g);
+    nw_random_bits(&g);
     return g;
 }
 
@@ -77,18 +55,18 @@ static nw_status like_infer(nw_op_call *call) {
 static nw_status uniform_eval(nw_op_call *call) {
     double low = nw_node_float(call->node, "low", 0), high = nw_node_float(call->node, "high", 1);
     nw_tensor *y = &call->out[0];
-    generator g = start(call);
+    nw_random g = start(call);
     for (size_t i = 0, n = nw_tensor_count(y); i < n; i++)
-        nw_store_f64(y->format, y->data, i, low + (high - low) * next_uniform(&g));
+        nw_store_f64(y->format, y->data, i, low + (high - low) * nw_random_uniform(&g));
     return NW_OK;
 }
 
 static nw_status normal_eval(nw_op_call *call) {
     double mean = nw_node_float(call->node, "mean", 0), scale = nw_node_float(call->node, "scale", 1);
     nw_tensor *y = &call->out[0];
-    generator g = start(call);
+    nw_random g = start(call);
     for (size_t i = 0, n = nw_tensor_count(y); i < n; i++)
-        nw_store_f64(y->format, y->data, i, mean + scale * next_normal(&g));
+        nw_store_f64(y->format, y->data, i, mean + scale * nw_random_normal(&g));
     return NW_OK;
 }
 
@@ -120,9 +98,9 @@ static nw_status bernoulli_infer(nw_op_call *call) {
 static nw_status bernoulli_eval(nw_op_call *call) {
     const nw_tensor *x = call->in[0];
     nw_tensor *y = &call->out[0];
-    generator g = start(call);
+    nw_random g = start(call);
     for (size_t i = 0, n = nw_tensor_count(y); i < n; i++)
-        nw_store_s64(y->format, y->data, i, next_uniform(&g) < nw_tensor_f64(x, i));
+        nw_store_s64(y->format, y->data, i, nw_random_uniform(&g) < nw_tensor_f64(x, i));
     return NW_OK;
 }
 
@@ -155,10 +133,10 @@ static nw_status dropout_eval(nw_op_call *call) {
     float *y, ratio = nw_node_float(call->node, "ratio", 0.5f), scale = 1 / (1 - ratio);
     NW_TRY(nw_call_f32(call, 0, &x));
     NW_TRY(nw_call_f32_out(call, 0, &y));
-    generator g = {(uint64_t)nw_node_int(call->node, "seed", 0)};
-    g.state = next_bits(&g) ^ (uint64_t)nw_tensor_s64(call->in[1], 0);
+    nw_random g =
+        nw_random_at((uint64_t)nw_node_int(call->node, "seed", 0), (uint64_t)nw_tensor_s64(call->in[1], 0));
     for (size_t i = 0, n = nw_tensor_count(&call->out[0]); i < n; i++)
-        y[i] = next_uniform(&g) < (double)ratio ? 0 : x[i] * scale;
+        y[i] = nw_random_uniform(&g) < (double)ratio ? 0 : x[i] * scale;
     nw_call_f32_done(call, 0, y);
     return NW_OK;
 }
@@ -211,7 +189,7 @@ static nw_status multinomial_eval(nw_op_call *call) {
     const double *x;
     double *cumulative;
     size_t batch = (size_t)y->dims[0], samples = (size_t)y->dims[1], classes = (size_t)call->in[0]->dims[1];
-    generator g = start(call);
+    nw_random g = start(call);
     NW_TRY(nw_call_f64(call, 0, &x));
     NW_TRY(nw_call_scratch(call, classes, &cumulative));
     for (size_t b = 0; b < batch; b++, x += classes) {
@@ -220,7 +198,7 @@ static nw_status multinomial_eval(nw_op_call *call) {
         for (size_t c = 0; c < classes; c++) cumulative[c] = sum += exp(x[c] - most);
         for (size_t i = 0; i < samples; i++)
             nw_store_s64(y->format, y->data, b * samples + i,
-                         (int64_t)draw(classes, cumulative, sum * next_uniform(&g)));
+                         (int64_t)draw(classes, cumulative, sum * nw_random_uniform(&g)));
     }
     return NW_OK;
 }

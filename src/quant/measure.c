@@ -13,7 +13,7 @@
 #define GAIN_SHARE  0.01
 
 bool nw_measure_gains(double before_ms, double after_ms) {
-    return after_ms < before_ms * (1 - GAIN_SHARE);
+    return before_ms - after_ms > NOISE_MS && before_ms - after_ms > GAIN_SHARE * before_ms;
 }
 
 /* integer − float in milliseconds, or 0 when that is a gain or noise. */

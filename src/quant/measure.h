@@ -28,7 +28,7 @@ typedef struct nw_timed_unit {
  * elsewhere each unit that loses is its own. Losses below 1 µs or 3 % are noise. Returns the number of groups. */
 int nw_measure_groups(size_t count, nw_timed_unit *units, int *group);
 
-/* Whether a run of the whole model became measurably faster: by more than 1 %. */
+/* Whether a run of the whole model became measurably faster: by more than 1 µs and 1 %. */
 bool nw_measure_gains(double before_ms, double after_ms);
 
 #endif

@@ -148,6 +148,10 @@ typedef struct nw_quant_report {
     size_t batch;   /* of them per run */
 } nw_quant_report;
 
+/* The way back, in place: packed constants become f32; FakeQuants of activations go, and with them the restriction of
+ * recurrent states, unless keep_rounding. Counts both. The graph is resolved. */
+nw_status nw_dequantize_graph(nw_graph *graph, bool keep_rounding, size_t *weights, size_t *roundings);
+
 void nw_quant_report_free(nw_quant_report *report); /* NULL is fine */
 
 /* Quantizes `graph` in place. It is resolved and simplified (run/simplify.h). dataset: read from where it

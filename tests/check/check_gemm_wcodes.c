@@ -35,15 +35,16 @@ typedef struct shape {
 } shape;
 
 static const shape tests[] = {
-    {1, 1, 1, 0},      {1, 17, 5, 16},    {2, 33, 64, 32},  {3, 31, 100, 32},   {4, 64, 257, 64}, {5, 7, 33, 17},
-    {6, 40, 96, 16},   {7, 65, 127, 128}, {8, 32, 48, 24},  {9, 100, 70, 32},   {10, 5, 300, 0},  {11, 16, 31, 32},
-    {12, 48, 129, 16}, {13, 9, 515, 256}, {14, 33, 700, 0}, {15, 20, 1100, 48}, {16, 8, 66, 33},  {17, 36, 1500, 700},
-    {18, 12, 513, 1},  {19, 70, 64, 32},  {20, 34, 530, 0}, {300, 40, 520, 32}, {1, 96, 1030, 0},
+    {1, 1, 1, 0},       {1, 17, 5, 16},     {2, 33, 64, 32},     {3, 31, 100, 32},  {4, 64, 257, 64},
+    {5, 7, 33, 17},     {6, 40, 96, 16},    {7, 65, 127, 128},   {8, 32, 48, 24},   {9, 100, 70, 32},
+    {10, 5, 300, 0},    {11, 16, 31, 32},   {12, 48, 129, 16},   {13, 9, 515, 256}, {14, 33, 700, 0},
+    {15, 20, 1100, 48}, {16, 8, 66, 33},    {17, 36, 1500, 700}, {18, 12, 513, 1},  {19, 70, 64, 32},
+    {20, 34, 530, 0},   {300, 40, 520, 32}, {1, 96, 1030, 0},
 };
 /* The last does not fit into a cache: it tells how fast codes come from memory. */
 static const shape benches[] = {
-    {1, 4096, 4096, 32},  {4, 4096, 4096, 32},   {8, 4096, 4096, 32},
-    {16, 4096, 4096, 32}, {128, 4096, 4096, 32}, {1, 131072, 4096, 32},
+    {1, 4096, 4096, 32},  {4, 4096, 4096, 32},  {8, 4096, 4096, 32},   {16, 4096, 4096, 32},
+    {32, 4096, 4096, 32}, {64, 4096, 4096, 32}, {128, 4096, 4096, 32}, {1, 131072, 4096, 32},
 };
 
 /* The case's matrix: w, its source, and what they mean as numbers. */
@@ -124,7 +125,8 @@ static void make_codes(matrix *mat) {
     const nw_wcodes *w = &mat->w;
     const size_t n = w->n, k = w->k, order = check_opt.bench ? 1 : check_below(3), gap = order == 2 ? 2 : 1;
     size_t bytes;
-    static const nw_format formats[] = {[1] = NW_INDEX1, [2] = NW_U2, [4] = NW_U4, [8] = NW_U8, [16] = NW_U16};
+    static const nw_format formats[] = {
+        [1] = NW_INDEX1, [2] = NW_U2, [4] = NW_U4, [8] = NW_U8, [16] = NW_U16};
     mat->source.stride_n = order ? k * gap : 1;
     mat->source.stride_k = order ? gap : n;
     nw_format_bytes(formats[w->bits], n * k * gap - gap + 1, &bytes);
@@ -137,13 +139,14 @@ static void make_codes(matrix *mat) {
         for (size_t i = 0; i < k; i++) {
             const uint16_t code = (uint16_t)random_code(w);
             const size_t group = j * mat->source.scale_n + i / w->block * mat->source.scale_b;
-            nw_store_codes(formats[w->bits], codes, j * mat->source.stride_n + i * mat->source.stride_k, 1, &code);
+            nw_store_codes(formats[w->bits], codes, j * mat->source.stride_n + i * mat->source.stride_k, 1,
+                           &code);
             mat->value[j * k + i] = value_of(mat, code);
             if (w->zeros) mat->value[j * k + i] -= mat->source.zeros[group] - mat->source.zero_shift;
         }
 }
 
-static void make_matrix(matrix *mat, const nw_wgemm_kernel *kernel, const variant *v, const shape *s) {
+static void make_matrix(matrix *mat, size_t nr, const variant *v, const shape *s) {
     *mat = (matrix){.w = {.kind = v->kind,
                           .bits = v->bits,
                           .n = s->n,
@@ -156,28 +159,25 @@ static void make_matrix(matrix *mat, const nw_wgemm_kernel *kernel, const varian
     if (v->zeros) make_zeros(mat);
     make_levels(mat, v);
     make_codes(mat);
-    void *packed = check_alloc(nw_wcodes_bytes(kernel, &mat->w));
+    void *packed = check_alloc(nw_wcodes_bytes(nr, &mat->w));
     float *sums = check_alloc(s->n * sizeof *sums);
-    nw_wcodes_pack(kernel, &mat->w, &mat->source, packed, sums);
+    nw_wcodes_pack(nr, &mat->w, &mat->source, packed, sums);
     mat->w.packed = packed;
     mat->w.sums = sums;
 }
 
-static size_t packed_bytes(const nw_wgemm_kernel *kernel, const matrix *mat) {
-    return nw_wcodes_bytes(kernel, &mat->w);
-}
-
 /* Timed, the answer counted as products and as packed bytes. */
-static void report(const nw_wgemm_kernel *kernel, const matrix *mat, size_t m, void (*call)(void *), void *arg) {
+static void report(size_t nr, const matrix *mat, size_t m, void (*call)(void *), void *arg) {
     const double seconds = check_seconds(call, arg);
-    if (m <= 8) check_report(seconds, (double)packed_bytes(kernel, mat), "GB/s");
+    if (m <= 8) check_report(seconds, (double)nw_wcodes_bytes(nr, &mat->w), "GB/s");
     check_report(seconds, 2.0 * (double)(m * mat->w.n * mat->w.k), "GOP/s");
 }
 
 /* What lies between the rows of c must stay. */
 static void verify_gaps(const float *c, const float *before, size_t m, size_t n, size_t ld) {
     for (size_t i = 0; i + 1 < m; i++)
-        if (memcmp(c + i * ld + n, before + i * ld + n, (ld - n) * sizeof *c)) check_fail("wrote between rows");
+        if (memcmp(c + i * ld + n, before + i * ld + n, (ld - n) * sizeof *c))
+            check_fail("wrote between rows");
 }
 
 /* ---- f32 ----------------------------------------------------------------------------------------------- */
@@ -191,32 +191,35 @@ static void call_f32(void *p) {
     nw_wgemm_f32_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.w->n);
 }
 
-static void verify_f32(const f32_call *call, const matrix *mat) {
-    const nw_wgemm_f32_args *a = &call->args;
+/* a: the rows as numbers, [m][k]. */
+static void verify_real(const matrix *mat, size_t m, const float *a, size_t lda, const float *c, size_t ldc,
+                        const float *bias, float lo, float hi) {
     const nw_wcodes *w = &mat->w;
-    for (size_t i = 0; i < a->m; i++)
+    for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < w->n; j++) {
-            const float *row = (const float *)((const char *)a->a + i * a->lda);
-            const float got = ((const float *)((const char *)a->c + i * a->ldc))[j];
-            double sum = a->bias ? (double)a->bias[j] : 0, magnitude = fabs(sum);
+            const float *row = (const float *)((const char *)a + i * lda);
+            const float got = ((const float *)((const char *)c + i * ldc))[j];
+            double sum = bias ? (double)bias[j] : 0, magnitude = fabs(sum);
             for (size_t k = 0; k < w->k; k++) {
                 double p = (double)row[k] * mat->value[j * w->k + k] *
                            (double)mat->scale[j * blocks_of(w) + k / w->block];
                 sum += p;
                 magnitude += fabs(p);
             }
-            double want = fmin(fmax(sum, (double)a->lo), (double)a->hi);
+            double want = fmin(fmax(sum, (double)lo), (double)hi);
             if (!check_close((double)got, want, (6 + sqrt((double)w->k)) * 0x1p-24 * magnitude + 1e-30))
                 check_fail("row %zu column %zu is %.9g, not %.9g", i, j, (double)got, want);
         }
 }
 
 static void one_f32(const nw_wgemm_kernel *kernel, const variant *v, const shape *s) {
-    if (!check_begin(kernel->isa, kernel->name, "%zu x %zu x %zu, %s, block %zu", s->m, s->n, s->k, v->name, s->block))
+    if (!check_begin(kernel->isa, kernel->name, "%zu x %zu x %zu, %s, block %zu", s->m, s->n, s->k, v->name,
+                     s->block))
         return;
     matrix mat;
-    make_matrix(&mat, kernel, v, s);
-    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)), ld = s->n + (check_opt.bench ? 0 : check_below(4));
+    make_matrix(&mat, kernel->nr, v, s);
+    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)),
+                 ld = s->n + (check_opt.bench ? 0 : check_below(4));
     const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
     float *a = check_alloc(a_count * 4), *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4);
     float *before = check_alloc(c_count * 4);
@@ -235,13 +238,13 @@ static void one_f32(const nw_wgemm_kernel *kernel, const variant *v, const shape
                       .lo = clamp ? -1 : -INFINITY,
                       .hi = clamp ? 3 : INFINITY}};
     if (check_opt.bench) {
-        report(kernel, &mat, s->m, call_f32, &call);
+        report(kernel->nr, &mat, s->m, call_f32, &call);
     } else {
         const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
         nw_wgemm_f32_run(kernel, &call.args, 0, m_cut, 0, n_cut);
         nw_wgemm_f32_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
         nw_wgemm_f32_run(kernel, &call.args, 0, s->m, n_cut, s->n);
-        verify_f32(&call, &mat);
+        verify_real(&mat, s->m, a, lda * 4, c, ld * 4, call.args.bias, call.args.lo, call.args.hi);
         verify_gaps(c, before, s->m, s->n, ld);
     }
     check_end();
@@ -291,12 +294,13 @@ static void verify_u8(const u8_call *call, const matrix *mat) {
 }
 
 static void one_u8(const nw_wgemm_kernel *kernel, const variant *v, const shape *s) {
-    if (!check_begin(kernel->isa, kernel->name_u8, "%zu x %zu x %zu, %s, block %zu", s->m, s->n, s->k, v->name,
-                     s->block))
+    if (!check_begin(kernel->isa, kernel->name_u8, "%zu x %zu x %zu, %s, block %zu", s->m, s->n, s->k,
+                     v->name, s->block))
         return;
     matrix mat;
-    make_matrix(&mat, kernel, v, s);
-    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)), ld = s->n + (check_opt.bench ? 0 : check_below(4));
+    make_matrix(&mat, kernel->nr, v, s);
+    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)),
+                 ld = s->n + (check_opt.bench ? 0 : check_below(4));
     const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
     uint8_t *a = check_alloc(a_count);
     float *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4), *before = check_alloc(c_count * 4);
@@ -323,13 +327,63 @@ static void one_u8(const nw_wgemm_kernel *kernel, const variant *v, const shape 
                      .row_scale = rows ? row_scale : NULL,
                      .row_zero = rows ? row_zero : NULL}};
     if (check_opt.bench) {
-        report(kernel, &mat, s->m, call_u8, &call);
+        report(kernel->nr, &mat, s->m, call_u8, &call);
     } else {
         const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
         nw_wgemm_u8_run(kernel, &call.args, 0, m_cut, 0, n_cut);
         nw_wgemm_u8_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
         nw_wgemm_u8_run(kernel, &call.args, 0, s->m, n_cut, s->n);
         verify_u8(&call, &mat);
+        verify_gaps(c, before, s->m, s->n, ld);
+    }
+    check_end();
+}
+
+/* ---- bf16 ---------------------------------------------------------------------------------------------- */
+
+typedef struct bf16_call {
+    const nw_wgemm_bf16_kernel *kernel;
+    nw_wgemm_bf16_args args;
+} bf16_call;
+static void call_bf16(void *p) {
+    bf16_call *c = p;
+    nw_wgemm_bf16_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.w->n);
+}
+
+static void one_bf16(const nw_wgemm_bf16_kernel *kernel, const variant *v, const shape *s) {
+    if (!check_begin(kernel->isa, kernel->name, "%zu x %zu x %zu, block %zu", s->m, s->n, s->k, s->block))
+        return;
+    matrix mat;
+    make_matrix(&mat, kernel->nr, v, s);
+    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)),
+                 ld = s->n + (check_opt.bench ? 0 : check_below(4));
+    const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
+    uint16_t *a = check_alloc(a_count * sizeof *a);
+    float *real = check_alloc(a_count * 4), *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4);
+    float *before = check_alloc(c_count * 4);
+    for (size_t i = 0; i < a_count; i++)
+        real[i] = nw_bf16_to_f32(a[i] = nw_bf16_from_f32(check_uniform(-1, 1)));
+    check_fill_f32(bias, s->n, -1, 1);
+    memcpy(before, c, c_count * 4);
+    const bool clamp = check_below(2);
+    bf16_call call = {kernel,
+                      {.w = &mat.w,
+                       .m = s->m,
+                       .a = a,
+                       .lda = lda * 2,
+                       .c = c,
+                       .ldc = ld * 4,
+                       .bias = check_below(2) ? bias : NULL,
+                       .lo = clamp ? -1 : -INFINITY,
+                       .hi = clamp ? 3 : INFINITY}};
+    if (check_opt.bench) {
+        report(kernel->nr, &mat, s->m, call_bf16, &call);
+    } else {
+        const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
+        nw_wgemm_bf16_run(kernel, &call.args, 0, m_cut, 0, n_cut);
+        nw_wgemm_bf16_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
+        nw_wgemm_bf16_run(kernel, &call.args, 0, s->m, n_cut, s->n);
+        verify_real(&mat, s->m, real, lda * 4, c, ld * 4, call.args.bias, call.args.lo, call.args.hi);
         verify_gaps(c, before, s->m, s->n, ld);
     }
     check_end();
@@ -343,6 +397,9 @@ void check_gemm_wcodes(void) {
         for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
             for (int isa = 0; isa < NW_ISA_COUNT; isa++) {
                 const nw_wgemm_kernel *kernel = nw_wgemm_select((nw_isa)isa);
+                const nw_wgemm_bf16_kernel *bf16 = nw_wgemm_bf16_select((nw_isa)isa);
+                if (variants[v].kind == NW_WCODES_BF16 && bf16->isa == (nw_isa)isa)
+                    one_bf16(bf16, &variants[v], &list[i]);
                 if (kernel->isa != (nw_isa)isa) continue;
                 one_f32(kernel, &variants[v], &list[i]);
                 if (variants[v].whole) one_u8(kernel, &variants[v], &list[i]);

@@ -2,59 +2,7 @@
 # run.sh: the command as a user meets it: what works, and that whatever fails says one clear sentence on stderr, exits with
 # 1 (2 for a wrong command line), and leaves no file behind. NARROW_BUILD_DIR: the build (default build/release).
 set -u
-cd "$(dirname "$0")/../.."
-root=$PWD
-narrow=${NARROW_BUILD_DIR:-$root/build/release}/narrow
-letters=$root/examples/letters
-model=$letters/letters.onnx
-preprocess=scale=1/255,mean=0.5,std=0.5
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-mkdir "$work/out"
-cd "$work" || exit 1
-passed=0 failed=0
-
-good() { passed=$((passed + 1)); }
-bad() {
-    failed=$((failed + 1))
-    echo "FAILED cli $1: $2"
-    [ ! -s stderr ] || sed 's/^/    /' stderr
-}
-
-# works NAME PATTERN ARGUMENT…: exit 0, nothing on stderr, PATTERN (extended, any case) somewhere on stdout.
-works() {
-    local name=$1 pattern=$2 code
-    shift 2
-    timeout 120 "$narrow" "$@" >stdout 2>stderr </dev/null
-    code=$?
-    if [ $code != 0 ]; then bad "$name" "exit $code"
-    elif [ -s stderr ]; then bad "$name" "it says something on stderr"
-    elif ! grep -qiE -- "$pattern" stdout; then bad "$name" "its output does not show \"$pattern\""
-    else good; fi
-}
-
-# fails NAME CODE PATTERN ARGUMENT…: that exit code, one line "narrow: …" on stderr that fits PATTERN (a wrong command line
-# may add how to get help), no file in out/.
-fails() {
-    local name=$1 want=$2 pattern=$3 code
-    shift 3
-    timeout 120 "$narrow" "$@" >stdout 2>stderr </dev/null
-    code=$?
-    if [ $code != "$want" ]; then bad "$name" "exit $code, not $want"
-    elif [ "$(grep -c '^narrow: ' stderr)" != 1 ]; then bad "$name" "not one line \"narrow: …\" on stderr"
-    elif [ "$want" = 1 ] && [ "$(wc -l <stderr)" != 1 ]; then bad "$name" "more than one line on stderr"
-    elif ! grep -qiE -- "$pattern" stderr; then bad "$name" "the message does not say \"$pattern\""
-    elif [ -n "$(ls -A out)" ]; then bad "$name" "it leaves $(ls -A out)"
-    else good; fi
-    rm -rf out && mkdir out
-}
-
-# npy FILE DTYPE SHAPE BYTES: a NumPy file of zeros.
-npy() {
-    local header="{'descr': '$2', 'fortran_order': False, 'shape': $3, }"
-    printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' "$header" >"$1"
-    head -c "$4" /dev/zero >>"$1"
-}
+. "$(dirname "$0")/harness.sh"
 
 npy one.npy '<f4' '(1, 1, 28, 28)' 3136
 npy three.npy '<f4' '(3, 1, 28, 28)' 9408
@@ -72,7 +20,7 @@ head -c $((size - 1)) "$model" >cut.onnx
 works version 'narrow [0-9]+\.[0-9]+\.[0-9]+' --version
 works help 'quantize' --help
 works 'help command' 'usage: narrow quantize' help quantize
-for command in info run quantize eval compare layers bench; do
+for command in info run quantize dequantize eval compare layers bench new train; do
     works "$command --help" "usage: narrow $command" $command --help
     grep -q Examples stdout || bad "$command --help" "no examples"
 done
@@ -153,6 +101,22 @@ works 'run int8' '' run out/int8.onnx --input image=one.npy --output-dir out
 works 'quantize to QOperator' '9 of 9' quantize "$model" -o out/qop.onnx --form qoperator --calibrate "$letters:train" \
     --samples 50 --preprocess $preprocess
 works 'weights only' '[0-9] of 9|compression' quantize "$model" -o out/weights.onnx --weights-only
+for scheme in ternary binary:64@f16 nf4:64 mxfp4 f16 'range(-7:7)'; do
+    works "weights $scheme" "compression" quantize "$model" -o out/scheme.onnx --weights-only --weights "$scheme"
+    works "run with weights $scheme" '' run out/scheme.onnx --input image=one.npy --output-dir out
+    cp out/logits.npy scheme.npy
+    works "weights $scheme, native" "compression" quantize "$model" -o out/native.onnx --weights-only --weights "$scheme" \
+        --form native
+    works "run with weights $scheme, native" '' run out/native.onnx --input image=one.npy --output-dir out
+    cmp -s out/logits.npy scheme.npy && good || bad "weights $scheme" 'the native form gives other results'
+done
+works dequantize 'made float' dequantize out/int8.onnx -o out/float.onnx
+works 'a dequantized model' '^quantized +no$' info out/float.onnx
+works 'dequantize weights' 'made float' dequantize out/weights.onnx -o out/real.onnx
+works 'dequantized weights mean the same' 'SQNR +– +1[0-9][0-9]\.[0-9] dB' compare out/weights.onnx out/real.onnx \
+    --data "$letters:test" --preprocess $preprocess --samples 100 --no-latency
+works 'dequantize --keep-rounding' 'made float' dequantize out/int8.onnx -o out/rounded.onnx --keep-rounding
+works 'a dequantized model that rounds' 'quantized +0 constants, 1[0-9] activations' info out/rounded.onnx
 works 'some layers stay float' 'exclude' quantize "$model" -o out/part.onnx --exclude 'Gemm' \
     --calibrate "$letters:train" --samples 50 --preprocess $preprocess
 works 'quantize --measure' 'as written' quantize "$model" -o out/measured.onnx --measure --json measured.json \
@@ -172,6 +136,13 @@ timeout 60 "$narrow" quantize "$model" -o out/int8.onnx --calibrate nowhere --pr
 [ "$(md5sum <out/int8.onnx)" = "$before" ] && good || bad 'failed quantize' 'the old file is gone'
 rm -rf out && mkdir out
 fails 'measure weights only' 1 'nothing to measure' quantize "$model" -o out/x.onnx --weights-only --measure
+fails 'unknown weights' 1 'codebook4' quantize "$model" -o out/x.onnx --weights-only --weights s77
+fails 'weights that say it all' 1 's8-asym' quantize "$model" -o out/x.onnx --weights-only --weights s4:32 --asymmetric
+fails 'tables of static layers' 1 'weights only' quantize "$model" -o out/x.onnx --weights nf4 --calibrate "$letters:train" \
+    --preprocess $preprocess
+fails 'lower opset' 1 'cannot become' quantize "$model" -o out/x.onnx --weights-only --opset 7
+fails 'blocks at an old opset' 1 'opset 21' quantize "$model" -o out/x.onnx --weights-only --weights s4:32 --opset 13
+fails 'dequantize without -o' 2 '[-]o OUT' dequantize "$model"
 fails 'folder as output' 1 'folder' quantize "$model" -o out --weights-only
 fails 'output in no folder' 1 'No such file|folder' quantize "$model" -o out/no/where.onnx --weights-only
 (

@@ -1,6 +1,7 @@
 /* test_measure.c: which layers are left in float: the decision on made-up times, and what it does to a plan. */
 #include "op/op.h"
 #include "quant/measure.h"
+#include "support/support.h"
 #include "support/unit.h"
 
 #include <math.h>
@@ -8,9 +9,13 @@
 
 static nw_context ctx;
 
+static test_memory memory;
+
 static int open_context(void **state) {
     (void)state;
-    nw_context_init(&ctx, NULL);
+    memory = (test_memory){.fail_at = -1, .keep_failing = true};
+    const nw_allocator allocator = test_allocator(&memory);
+    nw_context_init(&ctx, &allocator);
     return 0;
 }
 
@@ -69,6 +74,7 @@ static void gains_must_be_measurable(void **state) {
     assert_true(nw_measure_gains(1.0, 0.9));
     assert_false(nw_measure_gains(1.0, 0.995));
     assert_false(nw_measure_gains(1.0, 1.1));
+    assert_false(nw_measure_gains(0.0010, 0.0005)); /* half a microsecond */
 }
 
 /* ---- on a model: x → Conv a → Relu → Conv b → y, one input channel, three by three pixels ------------ */
@@ -185,6 +191,25 @@ static void weights_only_is_not_timed(void **state) {
     assert_fails(&ctx, NW_E_ARGUMENT, "nothing to measure", nw_quantize_graph(&ctx, g, NULL, &o, NULL));
 }
 
+/* Memory runs out here and there on the way: said each time, and nothing leaks. */
+static void starving(void **state) {
+    float data[18] = {0};
+    const nw_feed feed = {"x", {.format = NW_F32, .rank = 4, .dims = {1, 2, 3, 3}, .data = data}};
+    nw_quant_options o = given_range();
+    o.timed = &feed;
+    o.timed_count = 1;
+    nw_status status = NW_E_MEMORY;
+    for (long k = 0; status != NW_OK; k += 1 + k / 16) {
+        build(state);
+        memory.fail_at = memory.asked + k;
+        status = nw_quantize_graph(&ctx, g, NULL, &o, NULL);
+        drop(state);
+        if (status != NW_OK && status != NW_E_MEMORY) fail_msg("allocation %ld: %s", k, ctx.message);
+        if (memory.alive) fail_msg("allocation %ld: %ld blocks leak", k, memory.alive);
+        assert_true(k < 1000000);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(losers_are_ordered_by_loss, open_context),
@@ -195,6 +220,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(slow_layers_stay_float, build, drop),
         cmocka_unit_test_setup_teardown(layers_are_timed, build, drop),
         cmocka_unit_test_setup_teardown(weights_only_is_not_timed, build, drop),
+        cmocka_unit_test(starving),
     };
     return cmocka_run_group_tests_name("measure", tests, NULL, NULL);
 }

@@ -338,7 +338,7 @@ static nw_graph *through_a_file(const nw_graph *g, nw_quant_style style) {
     int fd = mkstemp(path);
     assert_true(fd >= 0 && close(fd) == 0);
     assert_ok(&ctx, nw_graph_copy(g, &ctx, &spelled));
-    assert_ok(&ctx, nw_onnx_spell_quantization(spelled, style));
+    assert_ok(&ctx, nw_onnx_spell_quantization(spelled, style, 0));
     assert_ok(&ctx, nw_onnx_export(spelled, path));
     nw_graph_free(spelled);
     assert_ok(&ctx, nw_onnx_import(&ctx, path, false, &back));

@@ -1,0 +1,388 @@
+/* trainer.c: joins model, loss and gradients into one graph, and steps along the gradients.
+ *
+ * Two graphs share their value ids: `model` is what is trained, with float masters for packed constants, and
+ * keeps the form of inference; the joined graph, which only the session keeps, has the parameters as inputs. */
+#include "train/trainer.h"
+
+#include "run/bind.h"
+#include "train/backward.h"
+#include "train/loss.h"
+#include "train/master.h"
+#include "train/parameters.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#define NO_OUTPUT SIZE_MAX
+
+struct nw_trainer {
+    nw_context *ctx;
+    nw_trainer_options options;
+    nw_arena arena, run; /* of everything below; of one run's outputs */
+    nw_graph *model;
+    nw_masters masters;
+    nw_train_values values;
+    nw_session *session;
+    int64_t classes, steps;
+    nw_feed *feeds; /* parameters, states, step, labels, teacher: fixed; then room for the model's inputs */
+    size_t fixed_count, input_count;
+    nw_feed *labels, *teacher; /* places in feeds; NULL: not used */
+    nw_tensor *outputs;        /* [output_count] of the latest run */
+    size_t logits_at, loss_at; /* in the outputs */
+    size_t *gradient_at;       /* [parameters]; NO_OUTPUT: the loss does not depend on it */
+    size_t *next_at;           /* [states] */
+    float **slots;             /* [parameters] what the optimizer remembers */
+    float **moving;            /* [parameters] gradients of the latest run, those that there are, … */
+    size_t *moving_size;       /* … and their elements */
+    nw_checkpoint_array *arrays;
+    size_t array_count;
+};
+
+/* ---- which output ---------------------------------------------------------------------------------------- */
+
+static bool are_scores(const nw_tensor *t) {
+    return nw_format_is_float(t->format) && t->rank >= 2 && t->dims[1] > 1 &&
+           nw_dims_product(t->dims, 2, t->rank) == 1;
+}
+
+static const nw_node *producer_of(const nw_graph *g, int v) {
+    for (int n = 0; n < g->node_count; n++)
+        for (int o = 0; o < g->nodes[n].out_count && !g->nodes[n].dead; o++)
+            if (g->nodes[n].out[o] == v) return &g->nodes[n];
+    return NULL;
+}
+
+/* What a Softmax over the classes that makes v reads (perhaps with a FakeQuant behind it); else v. */
+static int before_softmax(const nw_graph *g, const nw_tensor *desc, int v) {
+    const nw_node *node = producer_of(g, v);
+    if (node && (nw_node_is(node, "Identity") || strcmp(node->op_type, "FakeQuant") == 0))
+        node = producer_of(g, node->in[0]);
+    if (!node || !(nw_node_is(node, "Softmax") || nw_node_is(node, "LogSoftmax"))) return v;
+    int64_t axis = nw_node_int(node, "axis", nw_graph_opset(g, "") < 13 ? 1 : -1);
+    return axis == 1 || axis + desc[v].rank == 1 ? node->in[0] : v;
+}
+
+nw_status nw_find_logits(const nw_graph *g, const nw_tensor *desc, const char *name, int *logits) {
+    for (int i = 0; i < g->output_count; i++) {
+        int v = g->outputs[i];
+        if (name ? strcmp(g->values[v].name, name) != 0 : !are_scores(&desc[v])) continue;
+        if (!are_scores(&desc[v]))
+            return nw_fail(g->ctx, NW_E_SHAPE, "output \"%s\" has no class scores [N, classes]", name);
+        *logits = before_softmax(g, desc, v);
+        return NW_OK;
+    }
+    if (name) return nw_fail(g->ctx, NW_E_ARGUMENT, "the model has no output \"%s\"", name);
+    return nw_fail(
+        g->ctx, NW_E_SHAPE,
+        "no output of the model looks like class scores [N, classes]: there is nothing that labels "
+        "or a teacher could be compared with");
+}
+
+/* ---- the joined graph ------------------------------------------------------------------------------------ */
+
+typedef struct joining {
+    nw_trainer *t;
+    nw_graph *g; /* the joined graph */
+    int logits, loss;
+    int labels, teacher; /* inputs, NW_ABSENT: none */
+} joining;
+
+/* Finds the class scores, as [batch, classes]; the graph puts out nothing else but the next running statistics. */
+static nw_status choose_logits(joining *j) {
+    nw_trainer *t = j->t;
+    nw_binding binding;
+    NW_TRY(nw_bind(j->g, NULL, &binding));
+    nw_status status = nw_find_logits(j->g, binding.desc, t->options.output, &j->logits);
+    nw_tensor shape = {0};
+    if (status == NW_OK) shape = binding.desc[j->logits];
+    nw_binding_free(&binding);
+    NW_TRY(status);
+    if (shape.dims[0] != t->options.batch)
+        return nw_fail(j->g->ctx, NW_E_SHAPE,
+                       "the model gives class scores of %" PRId64 " samples for a batch of %" PRId64,
+                       shape.dims[0], t->options.batch);
+    t->classes = shape.dims[1];
+    if (shape.rank > 2) {
+        int flat, scores = j->logits;
+        nw_node *node;
+        NW_TRY(nw_graph_add_value(j->g, "train/logits", &flat));
+        NW_TRY(nw_graph_add_node(j->g, "", "Flatten", "train/logits", 1, &scores, 1, &flat, &node));
+        node->op = nw_op_find("", "Flatten");
+        j->logits = flat;
+    }
+    j->g->output_count = 0;
+    NW_TRY(nw_graph_add_output(j->g, j->logits));
+    for (size_t i = 0; i < t->values.state_count; i++)
+        NW_TRY(nw_graph_add_output(j->g, t->values.states[i].next));
+    return NW_OK;
+}
+
+static nw_status add_loss(joining *j) {
+    const nw_trainer_options *o = &j->t->options;
+    int64_t shape[2] = {j->t->options.batch, j->t->classes};
+    int terms[2], count = 0;
+    float weights[2];
+    j->labels = j->teacher = NW_ABSENT;
+    if (o->label_weight > 0) {
+        NW_TRY(nw_loss_target(j->g, "train/labels", NW_S64, 1, shape, &j->labels));
+        weights[count] = o->label_weight;
+        NW_TRY(nw_loss_cross_entropy(j->g, j->logits, j->labels, o->smoothing, &terms[count++]));
+    }
+    if (o->teacher_weight > 0) {
+        NW_TRY(nw_loss_target(j->g, "train/teacher", NW_F32, 2, shape, &j->teacher));
+        weights[count] = o->teacher_weight;
+        NW_TRY(nw_loss_divergence(j->g, j->logits, j->teacher, o->temperature, &terms[count++]));
+    }
+    if (count == 0)
+        return nw_fail(j->g->ctx, NW_E_ARGUMENT,
+                       "there is nothing to learn from: neither labels nor a teacher");
+    return nw_loss_sum(j->g, count, terms, weights, &j->loss);
+}
+
+static size_t output_at(const nw_graph *g, int value) {
+    for (int i = 0; i < g->output_count; i++)
+        if (g->outputs[i] == value) return (size_t)i;
+    return NO_OUTPUT;
+}
+
+static nw_status add_gradients(joining *j) {
+    nw_trainer *t = j->t;
+    size_t count = t->values.parameter_count;
+    int *parameters = nw_arena_array(&t->arena, count, sizeof *parameters);
+    int *gradients = nw_arena_array(&t->arena, count, sizeof *gradients);
+    t->gradient_at = nw_arena_array(&t->arena, count, sizeof *t->gradient_at);
+    t->next_at = nw_arena_array(&t->arena, t->values.state_count, sizeof *t->next_at);
+    if (!parameters || !gradients || !t->gradient_at || !t->next_at) return NW_E_MEMORY;
+    for (size_t i = 0; i < count; i++) parameters[i] = t->values.parameters[i].value;
+    NW_TRY(nw_backward(j->g, j->loss, (int)count, parameters, gradients));
+    for (size_t i = 0; i < count; i++) {
+        t->gradient_at[i] = gradients[i] >= 0 ? (size_t)j->g->output_count : NO_OUTPUT;
+        if (gradients[i] >= 0)
+            NW_TRY(nw_graph_add_output(j->g, gradients[i])); /* a copy for each parameter */
+    }
+    for (size_t i = 0; i < t->values.state_count; i++)
+        t->next_at[i] = output_at(j->g, t->values.states[i].next);
+    t->logits_at = output_at(j->g, j->logits);
+    t->loss_at = output_at(j->g, j->loss);
+    return NW_OK;
+}
+
+static nw_status join(joining *j) {
+    nw_trainer *t = j->t;
+    nw_train_options options = {.batch = t->options.batch, .seed = (int64_t)(t->options.seed >> 1)};
+    NW_TRY(nw_train_prepare(j->g, &options, &t->arena, &t->values));
+    NW_TRY(choose_logits(j));
+    NW_TRY(add_loss(j));
+    NW_TRY(add_gradients(j));
+    return nw_session_new(t->ctx, j->g, &t->options.run, &t->session);
+}
+
+/* Constants that nodes make (of older exporters) become constants as others are, so that they can be learned. */
+static nw_status take_constants(nw_graph *g) {
+    for (int n = 0; n < g->node_count; n++) {
+        nw_node *node = &g->nodes[n];
+        const nw_attr *value = nw_node_is(node, "Constant") ? nw_node_attr(node, "value") : NULL;
+        if (!value || value->kind != NW_ATTR_TENSOR) continue;
+        NW_TRY(nw_graph_set_constant_copy(g, node->out[0], &value->tensor->tensor));
+        node->dead = true;
+    }
+    return nw_graph_sort(g);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------ */
+
+static nw_status name_of(nw_trainer *t, const joining *j, int value, const char **name) {
+    *name = nw_arena_strdup(&t->arena, j->g->values[value].name); /* the joined graph goes */
+    return *name ? NW_OK : NW_E_MEMORY;
+}
+
+static nw_status make_feeds(nw_trainer *t, const joining *j) {
+    nw_train_values *v = &t->values;
+    t->feeds = nw_arena_array(&t->arena, (size_t)j->g->input_count + 1, sizeof *t->feeds);
+    t->outputs = nw_arena_array(&t->arena, (size_t)j->g->output_count, sizeof *t->outputs);
+    if (!t->feeds || !t->outputs) return NW_E_MEMORY;
+    size_t n = 0;
+    for (size_t i = 0; i < v->parameter_count; i++) {
+        NW_TRY(name_of(t, j, v->parameters[i].value, &v->parameters[i].name));
+        t->feeds[n++] = (nw_feed){v->parameters[i].name, v->parameters[i].tensor};
+    }
+    for (size_t i = 0; i < v->state_count; i++) {
+        NW_TRY(name_of(t, j, v->states[i].value, &v->states[i].name));
+        t->feeds[n++] = (nw_feed){v->states[i].name, v->states[i].tensor};
+    }
+    if (v->step >= 0) {
+        t->feeds[n].tensor = (nw_tensor){.format = NW_S64, .data = &t->steps};
+        NW_TRY(name_of(t, j, v->step, &t->feeds[n++].name));
+    }
+    if (j->labels >= 0) {
+        t->labels = &t->feeds[n++];
+        t->labels->tensor = (nw_tensor){.format = NW_S64, .rank = 1, .dims = {t->options.batch}};
+        NW_TRY(name_of(t, j, j->labels, &t->labels->name));
+    }
+    if (j->teacher >= 0) {
+        t->teacher = &t->feeds[n++];
+        NW_TRY(name_of(t, j, j->teacher, &t->teacher->name));
+    }
+    t->fixed_count = n;
+    for (int i = 0; i < j->g->input_count; i++) t->input_count += !j->g->values[j->g->inputs[i]].constant;
+    t->input_count -= n;
+    return NW_OK;
+}
+
+static nw_status make_slots(nw_trainer *t) {
+    const nw_train_values *v = &t->values;
+    size_t slots = nw_optimizer_slots(&t->options.optimizer), n = 0;
+    t->slots = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->slots);
+    t->moving = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->moving);
+    t->moving_size = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->moving_size);
+    t->arrays = nw_arena_array(&t->arena, 2 * v->parameter_count + v->state_count, sizeof *t->arrays);
+    if (!t->slots || !t->moving || !t->moving_size || !t->arrays) return NW_E_MEMORY;
+    for (size_t i = 0; i < v->parameter_count; i++) {
+        const nw_tensor *p = &v->parameters[i].tensor;
+        size_t count = nw_tensor_count(p), all;
+        if (!nw_mul_size(count, slots, &all)) return nw_fail(t->ctx, NW_E_MEMORY, "the model is too large");
+        if (!(t->slots[i] = nw_arena_array(&t->arena, all ? all : 1, sizeof(float)))) return NW_E_MEMORY;
+        t->arrays[n++] = (nw_checkpoint_array){v->parameters[i].name, p->data, count};
+        if (all) t->arrays[n++] = (nw_checkpoint_array){"optimizer", t->slots[i], all};
+    }
+    for (size_t i = 0; i < v->state_count; i++) {
+        const nw_tensor *s = &v->states[i].tensor;
+        t->arrays[n++] = (nw_checkpoint_array){v->states[i].name, s->data, nw_tensor_count(s)};
+    }
+    t->array_count = n;
+    return NW_OK;
+}
+
+nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_trainer_options *options,
+                         nw_trainer **out) {
+    nw_trainer *t = nw_calloc(ctx, 1, sizeof *t);
+    if (!t) return NW_E_MEMORY;
+    t->ctx = ctx;
+    t->options = *options;
+    nw_arena_init(&t->arena, ctx);
+    nw_arena_init(&t->run, ctx);
+    joining j = {.t = t};
+    nw_status status = nw_graph_copy(graph, ctx, &t->model);
+    if (status == NW_OK) status = nw_graph_resolve(t->model);
+    if (status == NW_OK) status = take_constants(t->model);
+    if (status == NW_OK) status = nw_masters_make(t->model, &t->arena, &t->masters);
+    if (status == NW_OK) status = nw_graph_copy(t->model, ctx, &j.g);
+    if (status == NW_OK) status = nw_graph_resolve(j.g);
+    if (status == NW_OK) status = join(&j);
+    if (status == NW_OK) status = make_feeds(t, &j);
+    if (status == NW_OK) status = make_slots(t);
+    nw_graph_free(j.g);
+    if (status != NW_OK)
+        nw_trainer_free(t);
+    else
+        *out = t;
+    return status;
+}
+
+void nw_trainer_free(nw_trainer *t) {
+    if (!t) return;
+    nw_session_free(t->session);
+    nw_graph_free(t->model);
+    nw_arena_free(&t->run);
+    nw_arena_free(&t->arena);
+    nw_free(t->ctx, t);
+}
+
+int64_t nw_trainer_classes(const nw_trainer *t) {
+    return t->classes;
+}
+int64_t nw_trainer_steps(const nw_trainer *t) {
+    return t->steps;
+}
+void nw_trainer_set_steps(nw_trainer *t, int64_t steps) {
+    t->steps = steps;
+}
+
+size_t nw_trainer_parameter_count(const nw_trainer *t) {
+    size_t count = 0;
+    for (size_t i = 0; i < t->values.parameter_count; i++)
+        count += nw_tensor_count(&t->values.parameters[i].tensor);
+    return count;
+}
+
+const nw_checkpoint_array *nw_trainer_arrays(const nw_trainer *t, size_t *count) {
+    *count = t->array_count;
+    return t->arrays;
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------ */
+
+static nw_status set_feeds(nw_trainer *t, size_t count, const nw_feed *feeds, const int64_t *labels,
+                           const nw_tensor *teacher) {
+    if (count != t->input_count)
+        return nw_fail(t->ctx, NW_E_ARGUMENT, "the model takes %zu inputs, %zu were given", t->input_count,
+                       count);
+    for (size_t i = 0; i < count; i++) t->feeds[t->fixed_count + i] = feeds[i];
+    for (int64_t i = 0; t->labels && i < t->options.batch; i++)
+        if (labels[i] < 0 || labels[i] >= t->classes)
+            return nw_fail(t->ctx, NW_E_DATA,
+                           "there is a label %" PRId64 ", but the model has %" PRId64 " classes", labels[i],
+                           t->classes);
+    if (t->labels) t->labels->tensor.data = (void *)(uintptr_t)labels;
+    if (t->teacher) t->teacher->tensor = *teacher;
+    return NW_OK;
+}
+
+static void move(nw_trainer *t, double rate) {
+    for (size_t i = 0; i < t->values.parameter_count; i++) {
+        const nw_parameter *p = &t->values.parameters[i];
+        if (t->gradient_at[i] == NO_OUTPUT) continue;
+        nw_optimizer_step(&t->options.optimizer, rate, t->steps, p->kind == NW_PARAMETER_WEIGHT,
+                          nw_tensor_count(&p->tensor), p->tensor.data, t->outputs[t->gradient_at[i]].data,
+                          t->slots[i]);
+    }
+    for (size_t i = 0; i < t->values.state_count; i++) {
+        const nw_tensor *now = &t->values.states[i].tensor, *next = &t->outputs[t->next_at[i]];
+        if (nw_tensor_bytes(now)) memcpy(now->data, next->data, nw_tensor_bytes(now));
+    }
+}
+
+nw_status nw_trainer_step(nw_trainer *t, size_t feed_count, const nw_feed *feeds, const int64_t *labels,
+                          const nw_tensor *teacher, nw_trainer_result *out) {
+    NW_TRY(set_feeds(t, feed_count, feeds, labels, teacher));
+    nw_arena_reset(&t->run);
+    NW_TRY(nw_session_run(t->session, t->fixed_count + feed_count, t->feeds, &t->run, t->outputs));
+    size_t n = 0;
+    for (size_t i = 0; i < t->values.parameter_count; i++) {
+        if (t->gradient_at[i] == NO_OUTPUT) continue;
+        t->moving[n] = t->outputs[t->gradient_at[i]].data;
+        t->moving_size[n++] = nw_tensor_count(&t->outputs[t->gradient_at[i]]);
+    }
+    out->loss = nw_tensor_f64(&t->outputs[t->loss_at], 0);
+    out->norm =
+        nw_gradient_clip(t->options.clip > 0 ? t->options.clip : INFINITY, n, t->moving_size, t->moving);
+    out->logits = t->outputs[t->logits_at];
+    if (!isfinite(out->loss) || !isfinite(out->norm))
+        return nw_fail(t->ctx, NW_E_DATA,
+                       "step %" PRId64
+                       " gave a %s that is no finite number: train with a smaller learning rate "
+                       "or clip the gradients, and look at the data's preprocessing",
+                       t->steps + 1, isfinite(out->loss) ? "gradient" : "loss");
+    t->steps++;
+    out->rate = nw_schedule_rate(&t->options.schedule, t->steps);
+    move(t, out->rate);
+    return NW_OK;
+}
+
+nw_status nw_trainer_graph(const nw_trainer *t, nw_graph **out) {
+    nw_graph *g;
+    const nw_train_values *v = &t->values;
+    NW_TRY(nw_graph_copy(t->model, t->ctx, &g));
+    nw_status status = nw_graph_resolve(g);
+    for (size_t i = 0; i < v->parameter_count && status == NW_OK; i++)
+        status = nw_graph_set_constant_copy(g, v->parameters[i].value, &v->parameters[i].tensor);
+    for (size_t i = 0; i < v->state_count && status == NW_OK; i++)
+        status = nw_graph_set_constant_copy(g, v->states[i].value, &v->states[i].tensor);
+    if (status == NW_OK) status = nw_masters_pack(g, &t->masters);
+    if (status != NW_OK)
+        nw_graph_free(g);
+    else
+        *out = g;
+    return status;
+}

@@ -1,0 +1,60 @@
+/* trainer.h: one model while it is trained: its parameters, what the optimizer remembers, the joined graph of
+ * loss and gradients, and one step. Epochs, data and files are its caller's.
+ * Must not include anything but base/, num/, ir/, op/, run/ and train/. */
+#ifndef NW_TRAIN_TRAINER_H
+#define NW_TRAIN_TRAINER_H
+
+#include "run/run.h"
+#include "train/checkpoint.h"
+#include "train/optimizer.h"
+
+typedef struct nw_trainer_options {
+    int64_t batch;      /* samples per step; of a model with a fixed batch size that */
+    uint64_t seed;      /* of Dropout */
+    const char *output; /* whose class scores are trained; NULL: the first that has the shape of scores */
+    nw_run_options run;
+    nw_optimizer optimizer;
+    nw_schedule schedule;
+    double clip;          /* the largest norm of all gradients together; 0: any */
+    float label_weight;   /* of the cross-entropy with the labels; 0: labels are not used */
+    float smoothing;      /* of the labels */
+    float teacher_weight; /* of the divergence from the teacher's scores; 0: there is no teacher */
+    float temperature;
+} nw_trainer_options;
+
+typedef struct nw_trainer nw_trainer;
+
+typedef struct nw_trainer_result {
+    double loss, rate, norm; /* norm: of the gradients, before clipping */
+    nw_tensor logits;        /* f32 [batch, classes], until the next step */
+} nw_trainer_result;
+
+/* `graph` is resolved, its quantization folded (onnx/onnx.h); it is copied. Fails when no output has class
+ * scores [N, classes] or [N, classes, 1, 1], or something in the model cannot be trained. */
+nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_trainer_options *options,
+                         nw_trainer **out);
+void nw_trainer_free(nw_trainer *trainer); /* NULL is fine */
+
+int64_t nw_trainer_classes(const nw_trainer *trainer);
+size_t nw_trainer_parameter_count(const nw_trainer *trainer); /* numbers that are learned */
+int64_t nw_trainer_steps(const nw_trainer *trainer);          /* made so far, over all runs */
+
+/* Forward, backward, and one step of the optimizer. feeds: the model's inputs; labels [batch] and teacher f32
+ * [batch, classes] where the options ask for them. Fails, and changes nothing, when the loss or a gradient is
+ * no finite number. */
+nw_status nw_trainer_step(nw_trainer *trainer, size_t feed_count, const nw_feed *feeds, const int64_t *labels,
+                          const nw_tensor *teacher, nw_trainer_result *out);
+
+/* The graph that was given with what was learned so far: the caller's. */
+nw_status nw_trainer_graph(const nw_trainer *trainer, nw_graph **out);
+
+/* All that steps change but their number: parameters, running statistics, what the optimizer remembers. */
+const nw_checkpoint_array *nw_trainer_arrays(const nw_trainer *trainer, size_t *count);
+void nw_trainer_set_steps(nw_trainer *trainer, int64_t steps); /* after the arrays were read back */
+
+/* The value that class scores are read from when they are trained: the output `name` (NULL: the first of rank
+ * 2, or 4 with a single pixel, that has floating-point elements) or, when a Softmax makes it, what that reads.
+ * desc [value_count] says the shapes of values. Fails in words. */
+nw_status nw_find_logits(const nw_graph *graph, const nw_tensor *desc, const char *name, int *logits);
+
+#endif

@@ -1,0 +1,275 @@
+/* test_packed.c: constants that stay codes while running: matrix products and Gather on every format and grain against the
+ * reference, and the memory that they take. */
+#include "num/levels.h"
+#include "op/op.h"
+#include "run/run.h"
+#include "support/model.h"
+#include "support/support.h"
+#include "support/unit.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MOST = 20000 };
+static nw_context ctx;
+static nw_arena arena;
+static uint32_t seed = 1;
+
+static float random_float(void) {
+    seed = seed * 1664525u + 1013904223u;
+    return (float)(seed >> 8) / 8388608.0f - 1.0f;
+}
+
+/* How a matrix is stored. */
+typedef struct storage {
+    nw_format format, scale_format;
+    nw_grain grain;
+    int axis;
+    int64_t block;
+    bool zeros;
+} storage;
+
+static void levels_of(nw_format format, nw_levels *levels) {
+    *levels = (nw_levels){0};
+    if (format == NW_INDEX1) assert_ok(&ctx, nw_levels_binary(&arena, levels));
+    if (format == NW_INDEX2) assert_ok(&ctx, nw_levels_sqrt(&arena, 3, levels));
+    if (format == NW_INDEX4) assert_ok(&ctx, nw_levels_nf4(&arena, levels));
+    if (format == NW_INDEX8) assert_ok(&ctx, nw_levels_log(&arena, 201, 8, levels));
+}
+
+/* A random matrix, quantized. */
+static int packed(nw_graph *g, const char *name, int64_t rows, int64_t columns, const storage *s) {
+    const int64_t dims[2] = {rows, columns};
+    static float x[MOST], scales[MOST];
+    static int32_t zeros[MOST];
+    static uint8_t codes[2 * MOST];
+    nw_qparam q = {.format = s->format,
+                   .grain = s->grain,
+                   .axis = s->axis,
+                   .block = s->block,
+                   .scale_format = s->scale_format};
+    nw_tensor t = {.format = s->format, .data = codes, .qparam = &q};
+    const bool whole = nw_format_is_integer(s->format), alone = s->format == NW_U2 || s->format == NW_S2;
+    int id;
+    q.groups = nw_qparam_group_count(q.grain, q.axis, q.block, 2, dims);
+    assert_true(rows * columns <= MOST && q.groups <= MOST);
+    levels_of(s->format, &q.levels);
+    if (whole) q.qmin = (int32_t)nw_format_min(s->format), q.qmax = (int32_t)nw_format_max(s->format);
+    for (size_t i = 0; i < q.groups; i++) {
+        scales[i] =
+            s->scale_format == NW_F8E8M0 ? 0.25f : nw_f16_to_f32(nw_f16_from_f32(1.5f + random_float()));
+        if (s->scale_format == NW_BF16) scales[i] = nw_bf16_to_f32(nw_bf16_from_f32(scales[i]));
+        if (whole && !alone) scales[i] /= 64;
+        zeros[i] = s->zeros ? q.qmin + (int32_t)(i % (size_t)(q.qmax - q.qmin)) : 0;
+    }
+    if (s->zeros) q.zeros = zeros;
+    assert_ok(&ctx, nw_qparam_set_scales(&arena, &q, scales));
+    for (int64_t i = 0; i < rows * columns; i++) x[i] = random_float();
+    nw_tensor_set_shape(&t, 2, dims);
+    memset(codes, 0, sizeof codes);
+    nw_quantize(&q, 2, dims, x, codes);
+    assert_ok(&ctx, nw_graph_add_constant_copy(g, name, &t, &id));
+    return id;
+}
+
+static const nw_format formats[] = {NW_S4,   NW_U4,     NW_S2,     NW_U2,       NW_S8,
+                                    NW_U8,   NW_INDEX1, NW_INDEX2, NW_INDEX4,   NW_INDEX8,
+                                    NW_BF16, NW_F16,    NW_F4E2M1, NW_F8E4M3FN, NW_F8E5M2};
+
+/* Runs the graph planned and as the reference; returns the first step that is not (convert) or FakeQuant. */
+static nw_step_info same_as_reference(nw_graph *g, const nw_feed *feed, double tolerance,
+                                      nw_memory_use *memory) {
+    nw_run_options options = {.threads = 2, .isa = NW_ISA_COUNT};
+    nw_tensor got, want;
+    nw_session *session;
+    nw_step_info step = {0};
+    char message[200];
+    for (int reference = 1; reference >= 0; reference--) {
+        options.reference = reference;
+        assert_ok(&ctx, nw_session_new(&ctx, g, &options, &session));
+        assert_ok(&ctx, nw_session_run(session, 1, feed, &arena, reference ? &want : &got));
+        for (int i = 0; !reference && nw_session_step(session, i, &step); i++)
+            if (step.op[0] && strcmp(step.op, "FakeQuant") != 0) break;
+        *memory = nw_session_memory(session);
+        if (reference) nw_session_free(session);
+    }
+    static char kernel[64];
+    snprintf(kernel, sizeof kernel, "%s", step.kernel);
+    step.kernel = kernel;
+    nw_session_free(session);
+    if (!test_same(&got, &want, tolerance, tolerance, message, sizeof message)) fail_msg("%s", message);
+    return step;
+}
+
+/* What the left-hand side is. */
+typedef enum left { REAL, ON_GRID, BY_ROW, ON_BF16, LEFT_COUNT } left;
+
+/* FakeQuant of x: to u8, static or per row as found while running, or to bf16. */
+static int restricted(nw_graph *g, int x, left how) {
+    const bool rows = how == BY_ROW, bf16 = how == ON_BF16;
+    float scale = bf16 ? 1 : 2.0f / 255;
+    int32_t zero = bf16 ? 0 : 127;
+    nw_tensor s = {.format = NW_F32, .data = &scale}, z = {.format = NW_S32, .data = &zero};
+    int in[3] = {x, NW_ABSENT, NW_ABSENT}, out;
+    nw_node *node;
+    if (!rows) {
+        assert_ok(&ctx, nw_graph_add_constant_copy(g, NULL, &s, &in[1]));
+        assert_ok(&ctx, nw_graph_add_constant_copy(g, NULL, &z, &in[2]));
+    }
+    assert_ok(&ctx, nw_graph_add_value(g, "x_dq", &out));
+    assert_ok(&ctx, nw_graph_add_node(g, "ai.narrow", "FakeQuant", "", rows ? 1 : 3, in, 1, &out, &node));
+    assert_ok(&ctx, nw_node_set_string(g, node, "format", bf16 ? "bf16" : "u8"));
+    if (rows) assert_ok(&ctx, nw_node_set_int(g, node, "per_row", 1));
+    return out;
+}
+
+/* x [m,k] · W, W stored [k,n] or [n,k]. */
+static void product(const storage *s, bool transposed, int64_t m, int64_t n, int64_t k, left how) {
+    const int64_t dims[2] = {m, k};
+    static float x[MOST];
+    nw_graph *g;
+    nw_node *node;
+    int in[2], y;
+    nw_memory_use memory;
+    nw_feed feed = {"x", {.format = NW_F32, .data = x}};
+    nw_tensor_set_shape(&feed.tensor, 2, dims);
+    for (int64_t i = 0; i < m * k; i++) x[i] = random_float();
+    assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
+    assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
+    assert_ok(&ctx, nw_graph_set_opset(g, "ai.narrow", 1));
+    assert_ok(&ctx, test_input(g, "x", 2, dims, &in[0]));
+    if (how != REAL) in[0] = restricted(g, in[0], how);
+    in[1] = packed(g, "w", transposed ? n : k, transposed ? k : n, s);
+    assert_ok(&ctx, nw_graph_add_value(g, "y", &y));
+    assert_ok(&ctx, nw_graph_add_node(g, "", transposed ? "Gemm" : "MatMul", "", 2, in, 1, &y, &node));
+    if (transposed) assert_ok(&ctx, nw_node_set_int(g, node, "transB", 1));
+    assert_ok(&ctx, nw_graph_add_output(g, y));
+    assert_ok(&ctx, nw_graph_resolve(g));
+    nw_step_info step = same_as_reference(g, &feed, 2e-4, &memory);
+    const bool integer = strncmp(step.kernel, "gemm_u8", 7) == 0;
+    const bool exact = nw_format_is_integer(s->format) || nw_format_kind(s->format) == NW_KIND_INDEX;
+    if (how == REAL || s->grain == NW_GRAIN_BLOCK) assert_non_null(strstr(step.kernel, "wcodes"));
+    if ((how == ON_GRID || how == BY_ROW) && exact && nw_format_bits(s->format) < 4) assert_true(integer);
+    if (how == REAL || how == ON_BF16) assert_false(integer);
+    assert_int_equal(strncmp(step.kernel, "gemm_bf16", 9) == 0, how == ON_BF16 && s->format == NW_BF16);
+    /* codes, scales and sums for up to 32 columns too many; f32 would be 4·n·k */
+    const size_t columns = (size_t)(n + 31) / 32 * 32, words = (size_t)(k + 31) / 32 * 32 + 32;
+    const size_t per_group = s->grain == NW_GRAIN_BLOCK ? (size_t)(k - 1) / (size_t)s->block + 1 : 1;
+    if (strstr(step.kernel, "wcodes"))
+        assert_true(memory.weights <=
+                    columns * (words * (size_t)nw_format_bits(s->format) / 8 + per_group * 13 + 4) + 64);
+    nw_graph_free(g);
+}
+
+static void test_products(void **state) {
+    (void)state;
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++)
+        for (int grain = NW_GRAIN_TENSOR; grain <= NW_GRAIN_BLOCK; grain++)
+            for (int transposed = 0; transposed < 2; transposed++)
+                for (int zeros = 0; zeros <= nw_format_is_integer(formats[f]); zeros++)
+                    for (int how = REAL; how < LEFT_COUNT; how++) {
+                        static const nw_format scales[] = {NW_F32, NW_F16, NW_BF16, NW_F8E8M0};
+                        storage s = {formats[f], scales[(f + (size_t)grain) % 4], (nw_grain)grain, 0, 32,
+                                     zeros};
+                        if (formats[f] == NW_U8 && !zeros)
+                            continue; /* nobody makes these: half the range is lost */
+                        s.axis = grain == NW_GRAIN_BLOCK ? transposed : !transposed;
+                        if (grain == NW_GRAIN_TENSOR) s.axis = 0;
+                        product(&s, transposed, 1 + (int64_t)(f % 11), 37, 83, (left)how);
+                    }
+}
+
+/* Grains that no kernel knows fall back. */
+static void test_other_grains(void **state) {
+    (void)state;
+    for (int transposed = 0; transposed < 2; transposed++) {
+        const storage across = {NW_S4, NW_F32, NW_GRAIN_AXIS, transposed, 0, false};
+        const storage blocks = {NW_S4, NW_F32, NW_GRAIN_BLOCK, !transposed, 16, false};
+        for (int i = 0; i < 2; i++) {
+            const int64_t dims[2] = {3, 48};
+            static float x[3 * 48];
+            nw_graph *g;
+            nw_node *node;
+            int in[2], y;
+            nw_memory_use memory;
+            nw_feed feed = {"x", {.format = NW_F32, .data = x}};
+            nw_tensor_set_shape(&feed.tensor, 2, dims);
+            for (size_t j = 0; j < 3 * 48; j++) x[j] = random_float();
+            assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
+            assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
+            assert_ok(&ctx, test_input(g, "x", 2, dims, &in[0]));
+            in[1] = packed(g, "w", transposed ? 20 : 48, transposed ? 48 : 20, i ? &blocks : &across);
+            assert_ok(&ctx, nw_graph_add_value(g, "y", &y));
+            assert_ok(&ctx,
+                      nw_graph_add_node(g, "", transposed ? "Gemm" : "MatMul", "", 2, in, 1, &y, &node));
+            if (transposed) assert_ok(&ctx, nw_node_set_int(g, node, "transB", 1));
+            assert_ok(&ctx, nw_graph_add_output(g, y));
+            assert_ok(&ctx, nw_graph_resolve(g));
+            assert_null(strstr(same_as_reference(g, &feed, 1e-4, &memory).kernel, "wcodes"));
+            nw_graph_free(g);
+        }
+    }
+}
+
+static void gather(const storage *s, int64_t rows, int64_t columns, bool direct) {
+    const int64_t dims[1] = {5};
+    int64_t indices[5] = {0, rows - 1, -1, -rows, rows / 2};
+    nw_graph *g;
+    nw_node *node;
+    int in[2], y;
+    nw_memory_use memory;
+    nw_feed feed = {"i", {.format = NW_S64, .data = indices}};
+    nw_tensor_set_shape(&feed.tensor, 1, dims);
+    assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
+    assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
+    assert_ok(&ctx, test_input(g, "i", 1, dims, &in[1]));
+    g->values[in[1]].format = NW_S64;
+    in[0] = packed(g, "table", rows, columns, s);
+    assert_ok(&ctx, nw_graph_add_value(g, "y", &y));
+    assert_ok(&ctx, nw_graph_add_node(g, "", "Gather", "", 2, in, 1, &y, &node));
+    assert_ok(&ctx, nw_graph_add_output(g, y));
+    assert_ok(&ctx, nw_graph_resolve(g));
+    nw_step_info step = same_as_reference(g, &feed, 0, &memory);
+    assert_int_equal(strcmp(step.kernel, "gather of codes") == 0, direct);
+    if (direct) assert_int_equal(memory.weights, 0);
+    nw_session *session;
+    nw_tensor out;
+    indices[2] = rows;
+    assert_ok(&ctx, nw_session_new(&ctx, g, NULL, &session));
+    assert_int_not_equal(nw_session_run(session, 1, &feed, &arena, &out), NW_OK);
+    nw_session_free(session);
+    nw_graph_free(g);
+}
+
+static void test_gather(void **state) {
+    (void)state;
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++)
+        for (int grain = NW_GRAIN_TENSOR; grain <= NW_GRAIN_BLOCK; grain++)
+            for (int axis = 0; axis < 2; axis++) {
+                const storage s = {
+                    formats[f],         NW_F16, (nw_grain)grain, grain == NW_GRAIN_TENSOR ? 0 : axis, 16,
+                    formats[f] == NW_U4};
+                const bool codes = grain == NW_GRAIN_TENSOR && (s.format == NW_S8 || s.format == NW_U8);
+                gather(&s, 41, 72, !codes);
+                gather(&s, 41, 71, !codes && nw_format_bits(s.format) >= 8); /* rows that end within a byte */
+            }
+}
+
+static int setup(void **state) {
+    (void)state;
+    nw_context_init(&ctx, NULL);
+    nw_arena_init(&arena, &ctx);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    nw_arena_free(&arena);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_other_grains),
+                                       cmocka_unit_test(test_gather)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
