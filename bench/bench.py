@@ -193,11 +193,11 @@ def main():
     print(tables.warning(facts), end="", file=sys.stderr)
     measured = measure(options) if wanted else []
     timed = kernels.measure(shaped) if shaped else None
+    results = {"conditions": facts, "models": [as_json(m) for m in measured], "kernels": timed}
+    (OUT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = tables.report(facts, measured, timed)
     print(text, end="")
     (OUT / "results.md").write_text(text)
-    results = {"conditions": facts, "models": [as_json(m) for m in measured], "kernels": timed}
-    (OUT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ def milliseconds(times):
 
 
 def ratio(ours, theirs):
-    """The median over the rounds, or None."""
-    return statistics.median(a / b for a, b in zip(ours, theirs)) if ours and theirs else None
+    """The median over the rounds, or None; rounds in which theirs was too little to measure do not count."""
+    known = [a / b for a, b in zip(ours or [], theirs or []) if b]
+    return statistics.median(known) if known else None
 
 
 def best(times, runtime, kinds):

@@ -32,10 +32,13 @@ fi
 
 if [ "${1:-test}" = arm ] && [ "$(dpkg --print-architecture)" = arm64 ]; then exit 0; fi
 
+# A name stands for every architecture that has the package: only the machine's own counts, unless another is named.
+native=$(dpkg --print-architecture)
 missing=""
 for package in $wanted; do
-    state=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
-    [ "$state" = "install ok installed" ] || missing="$missing $package"
+    case $package in *:*) architecture=${package#*:} ;; *) architecture=$native ;; esac
+    dpkg-query -W -f '${Architecture} ${Status}\n' "$package" 2>/dev/null |
+        grep -Eq "^($architecture|all) install ok installed$" || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 
