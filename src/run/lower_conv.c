@@ -344,7 +344,7 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
                     .groups = c.depthwise ? 1 : (size_t)c.g.groups,
                     .m = (size_t)(c.g.batch * c.g.out[1] * c.g.out[2])};
     s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps /
-             (c.depthwise ? 20
+             (c.depthwise ? (c.integer ? 70 : 20)
               : c.integer ? 200
                           : 50);
     set_window(&s, &c);
