@@ -37,7 +37,7 @@ void help_overview(void) {
     const command *const *all = commands_all(&count);
     puts("narrow quantizes ONNX neural networks, runs them, and measures what that costs and gains.\n");
     puts("usage: narrow COMMAND …\n");
-    for (size_t i = 0; i < count; i++) printf("  %-10s %s\n", all[i]->name, all[i]->summary);
+    for (size_t i = 0; i < count; i++) printf("  %-11s %s\n", all[i]->name, all[i]->summary);
     puts("\nStart with:\n"
          "  narrow info model.onnx\n"
          "  narrow quantize model.onnx -o small.onnx --calibrate photos/ --preprocess imagenet\n"
