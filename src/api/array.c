@@ -16,7 +16,7 @@ nw_result nw_array_load(nw_env *env, const char *path, nw_array **array) {
     nw_npy npy;
     nw_status status = nw_npy_map(&env->ctx, path, &npy);
     if (status != NW_OK) return nw_result_of(status);
-    size_t header = (sizeof(loaded) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN,
+    size_t header = nw_align_size(sizeof(loaded)),
            bytes = nw_tensor_bytes(&npy.tensor), total;
     loaded *block = nw_add_size(header, bytes, &total) ? nw_alloc(&env->ctx, total) : NULL;
     if (block) {

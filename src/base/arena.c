@@ -8,7 +8,7 @@ struct nw_arena_chunk {
     size_t size, used; /* bytes after the header */
 };
 
-#define HEADER ((sizeof(nw_arena_chunk) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN)
+#define HEADER nw_align_size(sizeof(nw_arena_chunk))
 #define CHUNK  ((size_t)64 * 1024 - HEADER)
 #define MOST_KEPT                                                                                            \
     ((size_t)4 << 20) /* by a reset: a large layer's memory is not held for the small ones after it */

@@ -64,5 +64,9 @@ static inline int nw_mul_size(size_t a, size_t b, size_t *out) {
 static inline int nw_add_size(size_t a, size_t b, size_t *out) {
     return !__builtin_add_overflow(a, b, out);
 }
+/* The least multiple of NW_ALIGN that is not below size; size ≤ SIZE_MAX − NW_ALIGN. */
+static inline size_t nw_align_size(size_t size) {
+    return (size + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+}
 
 #endif

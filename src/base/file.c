@@ -38,7 +38,7 @@ nw_status nw_bytes_map(nw_context *ctx, const char *path, nw_bytes **out) {
 }
 
 nw_status nw_bytes_new(nw_context *ctx, size_t size, nw_bytes **out) {
-    size_t header = (sizeof(nw_bytes) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN, total;
+    size_t header = nw_align_size(sizeof(nw_bytes)), total;
     if (!nw_add_size(header, size, &total))
         return nw_fail(ctx, NW_E_MEMORY, "out of memory: %zu bytes", size);
     nw_bytes *bytes = nw_alloc(ctx, total);

@@ -80,7 +80,7 @@ typedef struct nw_gemm_f32_kernel {
 
 const nw_gemm_f32_kernel *nw_gemm_f32_select(nw_isa ceiling); /* never NULL; static storage */
 
-/* Bytes of packed weights (0 on overflow of size_t), and packing. Element W[n][t][k] is
+/* Bytes of packed weights (a multiple of NW_GEMM_ALIGN; 0 on overflow of size_t), and packing. Element W[n][t][k] is
  * w[n·stride_n + t·stride_tap + k·stride_k], strides in elements:
  *   B [K,N]                   1, 0, N
  *   B transposed [N,K]        K, 0, 1

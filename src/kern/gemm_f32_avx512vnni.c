@@ -3,6 +3,7 @@
  * kern/. */
 #if defined(__x86_64__)
 #include "kern/gemm.h"
+#include "kern/gemm_avx512.h"
 #include "kern/unroll.h"
 
 #include <immintrin.h>
@@ -37,8 +38,7 @@ NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
     const __m512 lo = _mm512_set1_ps(tile->lo), hi = _mm512_set1_ps(tile->hi);
     NW_UNROLL
     for (int v = 0; v < V; v++) {
-        size_t left = tile->n > 16 * (size_t)v ? tile->n - 16 * (size_t)v : 0;
-        __mmask16 mask = left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+        const __mmask16 mask = columns_mask(tile->n, v);
         __m512 bias = tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
         NW_UNROLL
         for (int i = 0; i < M; i++) {

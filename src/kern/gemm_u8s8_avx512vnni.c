@@ -2,6 +2,7 @@
  * 32-bit lane, exact. Must not include anything but kern/. */
 #if defined(__x86_64__)
 #include "kern/gemm.h"
+#include "kern/gemm_avx512.h"
 #include "kern/lookup_avx512vnni.h"
 #include "kern/unroll.h"
 
@@ -22,11 +23,6 @@ static way way_of(const nw_epilogue *e) {
     if (e->out == NW_OUT_F32) return TO_FLOATS;
     bool codes = e->out == NW_OUT_U8 && !e->row_zero && e->zero >= -16384 && e->zero <= 16384;
     return codes ? TO_CODES : VIA_MEMORY;
-}
-
-static __mmask16 columns_mask(size_t n, int v) {
-    size_t left = n > 16 * (size_t)v ? n - 16 * (size_t)v : 0;
-    return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
 }
 
 /* clamp(rint(acc·scale) + zero, lo, hi) of R = 64/(16·V) rows at a time: each row gives V registers of

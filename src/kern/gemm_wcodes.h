@@ -58,6 +58,37 @@ typedef struct nw_wcodes_source {
 /* How scales of a format are stored. */
 nw_format nw_wcodes_scale_format(nw_format source);
 
+/* What overlays compile their tiles for: X(name, kind, bits, zeros); bits 0: those of the weights, below 4. u8 tiles know
+ * the first ones only. */
+#define NW_WCODES_WHOLE_VARIANTS(X)                                                                          \
+    X(table4, TABLE, 4, false)                                                                               \
+    X(table4_zeros, TABLE, 4, true)                                                                          \
+    X(table12, TABLE, 0, false)                                                                              \
+    X(table12_zeros, TABLE, 0, true)                                                                         \
+    X(s8, S8, 8, false)
+#define NW_WCODES_VARIANTS(X)                                                                                \
+    NW_WCODES_WHOLE_VARIANTS(X)                                                                              \
+    X(s8_zeros, S8, 8, true)                                                                                 \
+    X(table8, TABLE8, 8, false)                                                                              \
+    X(f16, F16, 16, false)                                                                                   \
+    X(bf16, BF16, 16, false)
+
+/* The variant of these weights, as an index into the lists. */
+static inline int nw_wcodes_variant(const nw_wcodes *w) {
+    enum {
+#define NW_WCODES_VARIANT(name, kind, bits, zeros) VARIANT_##name,
+        NW_WCODES_VARIANTS(NW_WCODES_VARIANT)
+#undef NW_WCODES_VARIANT
+    };
+    switch (w->kind) {
+    case NW_WCODES_TABLE: return (w->bits == 4 ? VARIANT_table4 : VARIANT_table12) + (w->zeros ? 1 : 0);
+    case NW_WCODES_S8: return w->zeros ? VARIANT_s8_zeros : VARIANT_s8;
+    case NW_WCODES_TABLE8: return VARIANT_table8;
+    case NW_WCODES_F16: return VARIANT_f16;
+    default: return VARIANT_bf16;
+    }
+}
+
 /* ---- kernels ------------------------------------------------------------------------------------------- */
 
 /* One tile: m ≤ mr rows × n ≤ nr columns of a panel. */

@@ -161,29 +161,13 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
     TILE(name, 2, 1, kind, bits, zeros)                                                                      \
     TILE(name, 4, 1, kind, bits, zeros)                                                                      \
     static nw_wgemm_f32_fn *const name[4] = {name##_1, name##_2, name##_4, name##_4};
-TILES(table4, TABLE, 4, false)
-TILES(table4_zeros, TABLE, 4, true)
-TILES(table12, TABLE, 0, false)
-TILES(table12_zeros, TABLE, 0, true)
-TILES(s8, S8, 8, false)
-TILES(s8_zeros, S8, 8, true)
-TILES(table8, TABLE8, 8, false)
-TILES(f16, F16, 16, false)
-TILES(bf16, BF16, 16, false)
+NW_WCODES_VARIANTS(TILES)
 
 void nw_wgemm_f32__avx2(const nw_wgemm_f32_tile *tile) {
-    const nw_wcodes *w = tile->w;
-    nw_wgemm_f32_fn *const *tiles = bf16;
-    switch (w->kind) {
-    case NW_WCODES_TABLE:
-        tiles = w->bits == 4 ? (w->zeros ? table4_zeros : table4) : (w->zeros ? table12_zeros : table12);
-        break;
-    case NW_WCODES_S8: tiles = w->zeros ? s8_zeros : s8; break;
-    case NW_WCODES_TABLE8: tiles = table8; break;
-    case NW_WCODES_F16: tiles = f16; break;
-    case NW_WCODES_BF16: break;
-    }
-    tiles[tile->m - 1](tile);
+#define ENTRY(name, kind, bits, zeros) name,
+    static nw_wgemm_f32_fn *const *const variants[] = {NW_WCODES_VARIANTS(ENTRY)};
+#undef ENTRY
+    variants[nw_wcodes_variant(tile->w)][tile->m - 1](tile);
 }
 
 /* V registers of columns. */

@@ -1,25 +1,16 @@
 /* gemm_wcodes_avx512bf16.c: the bf16 tile of gemm_wcodes.h with vdpbf16ps: a word is a pair of weights of one column. Must not
  * include anything but kern/. */
 #if defined(__x86_64__)
-#include "kern/gemm_wcodes.h"
+#include "kern/gemm_wcodes_avx512.h"
 #include "kern/unroll.h"
 
 #include <immintrin.h>
 #include <string.h>
 
-#define NR 32
-
 NW_INLINE __m512bh as_pairs(__m512i x) {
     __m512bh y;
     memcpy(&y, &x, sizeof y);
     return y;
-}
-
-NW_INLINE __m512 load_scale(const nw_wcodes *w, const char *head, int v) {
-    if (w->scale_format == NW_F32) return _mm512_loadu_ps(head + 64 * v);
-    __m256i half = _mm256_loadu_si256((const void *)(head + 32 * v));
-    if (w->scale_format == NW_F16) return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
 /* acc[i][v] += a[i][k]·w[k] + a[i][k+1]·w[k+1]; pair[i]: both activations. */
@@ -75,8 +66,7 @@ NW_INLINE void tile_of(const nw_wgemm_bf16_tile *tile, const int M) {
     }
     const __m512 lo = _mm512_set1_ps(tile->lo), hi = _mm512_set1_ps(tile->hi);
     for (int v = 0; v < 2; v++) {
-        const size_t left = tile->n > 16 * (size_t)v ? tile->n - 16 * (size_t)v : 0;
-        const __mmask16 mask = left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+        const __mmask16 mask = columns_mask(tile->n, v);
         const __m512 bias =
             tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
         for (size_t i = 0; i < tile->m;

@@ -2,29 +2,17 @@
  * register, and vpermps looks at the low four bits of a lane only: a shift and a permute decode 16 codes. u8: vpshufb looks up
  * four neighbours in each lane, vpdpbusd multiplies them. Must not include anything but kern/. */
 #if defined(__x86_64__)
-#include "kern/gemm_wcodes.h"
+#include "kern/gemm_wcodes_avx512.h"
 #include "kern/unroll.h"
 
 #include <immintrin.h>
 #include <string.h>
 
-#define NR    32
 #define AHEAD 8192 /* bytes of a panel that are asked for ahead: hardware stops at the ends of pages */
 
 /* Sixteen columns each. */
-NW_INLINE __m512 load_scale(const nw_wcodes *w, const char *head, int v) {
-    if (w->scale_format == NW_F32) return _mm512_loadu_ps(head + 64 * v);
-    __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)(head + 32 * v));
-    if (w->scale_format == NW_F16) return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
 NW_INLINE __m128i load_zeros(const char *zeros, int v) {
     return _mm_loadu_si128((const __m128i *)(const void *)(zeros + 16 * v));
-}
-
-static __mmask16 columns_mask(size_t n, int v) {
-    size_t left = n > 16 * (size_t)v ? n - 16 * (size_t)v : 0;
-    return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
 }
 
 /* The code in the low bits of each lane as a number. */
@@ -159,29 +147,13 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
     ROWS(TILE, name, kind, bits, zeros)                                                                      \
     static nw_wgemm_f32_fn *const name[8] = {name##_1, name##_2, name##_4, name##_4,                         \
                                              name##_6, name##_6, name##_8, name##_8};
-TILES(table4, TABLE, 4, false)
-TILES(table4_zeros, TABLE, 4, true)
-TILES(table12, TABLE, 0, false)
-TILES(table12_zeros, TABLE, 0, true)
-TILES(s8, S8, 8, false)
-TILES(s8_zeros, S8, 8, true)
-TILES(table8, TABLE8, 8, false)
-TILES(f16, F16, 16, false)
-TILES(bf16, BF16, 16, false)
+NW_WCODES_VARIANTS(TILES)
 
 void nw_wgemm_f32__avx512vnni(const nw_wgemm_f32_tile *tile) {
-    const nw_wcodes *w = tile->w;
-    nw_wgemm_f32_fn *const *tiles = bf16;
-    switch (w->kind) {
-    case NW_WCODES_TABLE:
-        tiles = w->bits == 4 ? (w->zeros ? table4_zeros : table4) : (w->zeros ? table12_zeros : table12);
-        break;
-    case NW_WCODES_S8: tiles = w->zeros ? s8_zeros : s8; break;
-    case NW_WCODES_TABLE8: tiles = table8; break;
-    case NW_WCODES_F16: tiles = f16; break;
-    case NW_WCODES_BF16: break;
-    }
-    tiles[tile->m - 1](tile);
+#define ENTRY(name, kind, bits, zeros) name,
+    static nw_wgemm_f32_fn *const *const variants[] = {NW_WCODES_VARIANTS(ENTRY)};
+#undef ENTRY
+    variants[nw_wcodes_variant(tile->w)][tile->m - 1](tile);
 }
 
 /* One register of columns (V = 1) or two. */
@@ -338,27 +310,21 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
 }
 
 #define U8_TILE(m, name, kind, bits, zeros)                                                                  \
-    static void name##_##m(const nw_wgemm_u8_tile *tile) {                                                   \
+    static void u8_##name##_##m(const nw_wgemm_u8_tile *tile) {                                              \
         u8_tile_of(tile, NW_WCODES_##kind, bits, zeros, m);                                                  \
     }
 #define U8_TILES(name, kind, bits, zeros)                                                                    \
     U8_TILE(1, name, kind, bits, zeros)                                                                      \
     U8_TILE(2, name, kind, bits, zeros)                                                                      \
     U8_TILE(4, name, kind, bits, zeros)                                                                      \
-    static nw_wgemm_u8_fn *const name[4] = {name##_1, name##_2, name##_4, name##_4};
-U8_TILES(u8_table4, TABLE, 4, false)
-U8_TILES(u8_table4_zeros, TABLE, 4, true)
-U8_TILES(u8_table12, TABLE, 0, false)
-U8_TILES(u8_table12_zeros, TABLE, 0, true)
-U8_TILES(u8_s8, S8, 8, false)
+    static nw_wgemm_u8_fn *const u8_##name[4] = {u8_##name##_1, u8_##name##_2, u8_##name##_4, u8_##name##_4};
+NW_WCODES_WHOLE_VARIANTS(U8_TILES)
 
 void nw_wgemm_u8__avx512vnni(const nw_wgemm_u8_tile *tile) {
-    const nw_wcodes *w = tile->w;
-    nw_wgemm_u8_fn *const *tiles = u8_s8;
-    if (w->kind == NW_WCODES_TABLE)
-        tiles = w->bits == 4 ? (w->zeros ? u8_table4_zeros : u8_table4)
-                             : (w->zeros ? u8_table12_zeros : u8_table12);
-    tiles[tile->m - 1](tile);
+#define ENTRY(name, kind, bits, zeros) u8_##name,
+    static nw_wgemm_u8_fn *const *const variants[] = {NW_WCODES_WHOLE_VARIANTS(ENTRY)};
+#undef ENTRY
+    variants[nw_wcodes_variant(tile->w)][tile->m - 1](tile);
 }
 #else
 typedef int nw_no_kernels_here;

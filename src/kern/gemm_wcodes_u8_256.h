@@ -125,25 +125,19 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
 
 /* Tiles of M rows serve fewer too: they repeat the first row. */
 #define U8_TILE(name, m, kind, bits, zeros)                                                                  \
-    static void name##_##m(const nw_wgemm_u8_tile *tile) {                                                   \
+    static void u8_##name##_##m(const nw_wgemm_u8_tile *tile) {                                              \
         u8_tile_of(tile, NW_WCODES_##kind, bits, zeros, m);                                                  \
     }
 #define U8_TILES(name, kind, bits, zeros)                                                                    \
     U8_TILE(name, 1, kind, bits, zeros)                                                                      \
     U8_TILE(name, 2, kind, bits, zeros)                                                                      \
     U8_TILE(name, 4, kind, bits, zeros)                                                                      \
-    static nw_wgemm_u8_fn *const name[4] = {name##_1, name##_2, name##_4, name##_4};
-U8_TILES(u8_table4, TABLE, 4, false)
-U8_TILES(u8_table4_zeros, TABLE, 4, true)
-U8_TILES(u8_table12, TABLE, 0, false)
-U8_TILES(u8_table12_zeros, TABLE, 0, true)
-U8_TILES(u8_s8, S8, 8, false)
+    static nw_wgemm_u8_fn *const u8_##name[4] = {u8_##name##_1, u8_##name##_2, u8_##name##_4, u8_##name##_4};
+NW_WCODES_WHOLE_VARIANTS(U8_TILES)
 
 void NW_KERNEL(wgemm_u8)(const nw_wgemm_u8_tile *tile) {
-    const nw_wcodes *w = tile->w;
-    nw_wgemm_u8_fn *const *tiles = u8_s8;
-    if (w->kind == NW_WCODES_TABLE)
-        tiles = w->bits == 4 ? (w->zeros ? u8_table4_zeros : u8_table4)
-                             : (w->zeros ? u8_table12_zeros : u8_table12);
-    tiles[tile->m - 1](tile);
+#define ENTRY(name, kind, bits, zeros) u8_##name,
+    static nw_wgemm_u8_fn *const *const variants[] = {NW_WCODES_WHOLE_VARIANTS(ENTRY)};
+#undef ENTRY
+    variants[nw_wcodes_variant(tile->w)][tile->m - 1](tile);
 }

@@ -142,10 +142,6 @@ static void strides_of(bool packed, int64_t heads, int64_t length, int64_t size,
     *batch = (size_t)(heads * length * size);
 }
 
-static size_t aligned(size_t bytes) {
-    return (bytes + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
-}
-
 nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok) {
     *ok = false;
     if (!nw_node_is(node, "Attention")) return NW_OK;
@@ -165,9 +161,9 @@ nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok) {
     size_t row = (size_t)a->total * sizeof(float), most = SCORE_BYTES / row;
     if (most > MOST_QUERIES) most = MOST_QUERIES;
     s.block = most > s.gemm->mr ? most / s.gemm->mr * s.gemm->mr : s.gemm->mr;
-    s.k_bytes = aligned(nw_gemm_f32_packed_bytes(s.gemm, (size_t)a->total, (size_t)a->head, 1));
-    s.v_bytes = aligned(nw_gemm_f32_packed_bytes(s.gemm, (size_t)a->v_head, (size_t)a->total, 1));
-    s.share = s.k_bytes + s.v_bytes + aligned(s.block * row + NW_PLAN_SLACK);
+    s.k_bytes = nw_gemm_f32_packed_bytes(s.gemm, (size_t)a->total, (size_t)a->head, 1);
+    s.v_bytes = nw_gemm_f32_packed_bytes(s.gemm, (size_t)a->v_head, (size_t)a->total, 1);
+    s.share = s.k_bytes + s.v_bytes + nw_align_size(s.block * row + NW_PLAN_SLACK);
     int in[4] = {-1, -1, -1, -1}, out[2];
     for (int i = 0; i < 4; i++) NW_TRY(nw_plan_need(p, nw_node_in(node, i), NW_FORM_REAL, &in[i]));
     NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));

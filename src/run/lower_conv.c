@@ -244,8 +244,7 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
     NW_TRY(packing_of(p, c, s, c->w.codes, 1, &pk));
     nw_gemm_u8s8_col_sums(all, c->k, c->taps, pk.w, pk.stride_n, pk.stride_tap, pk.stride_k, c->w.zero, sums);
     NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
-    s->group_packed =
-        (nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    s->group_packed = nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps);
     NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
     for (size_t g = 0; g < s->groups; g++)
         nw_gemm_u8s8_pack(s->u8s8, c->n, c->k, c->taps, (const int8_t *)pk.w + g * c->n * pk.stride_n,
@@ -273,8 +272,7 @@ static nw_status pack_float(nw_planner *p, conv *c, conv_state *s, const nw_foll
     }
     packing pk;
     NW_TRY(packing_of(p, c, s, c->real, sizeof(float), &pk));
-    s->group_packed =
-        (nw_gemm_f32_packed_bytes(s->f32, c->n, c->k, c->taps) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    s->group_packed = nw_gemm_f32_packed_bytes(s->f32, c->n, c->k, c->taps);
     NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
     for (size_t g = 0; g < s->groups; g++)
         nw_gemm_f32_pack(s->f32, c->n, c->k, c->taps, (const float *)pk.w + g * c->n * pk.stride_n,

@@ -9,8 +9,7 @@
 #include <string.h>
 
 typedef struct dynamic_state {
-    nw_minmax_f32_fn *minmax;
-    nw_quantize_u8_fn *quantize;
+    nw_elementwise ew;
     bool per_row;
     size_t rows, row;
 } dynamic_state;
@@ -23,17 +22,28 @@ typedef struct dynamic_job {
     int32_t *zeros;
 } dynamic_job;
 
+static void measure(const nw_elementwise *ew, size_t n, const float *x, float *scale, int32_t *zero) {
+    float lo = INFINITY, hi = -INFINITY;
+    ew->minmax_f32(n, x, &lo, &hi);
+    nw_choose_scale(lo, hi, false, 0, 255, scale, zero);
+}
+
+void nw_quantize_measured(const nw_elementwise *ew, size_t n, const float *x, uint8_t *codes, float *scale,
+                          int32_t *zero) {
+    measure(ew, n, x, scale, zero);
+    ew->quantize_u8(n, x, *scale, *zero, 0, 255, codes);
+}
+
 static void quantize_rows(void *user, size_t begin, size_t end) {
     const dynamic_job *j = user;
     const dynamic_state *s = j->s;
     for (size_t r = begin; r < end; r++) {
         const float *x = j->x + r * s->row;
-        if (s->per_row) {
-            float lo = INFINITY, hi = -INFINITY;
-            s->minmax(s->row, x, &lo, &hi);
-            nw_choose_scale(lo, hi, false, 0, 255, &j->scales[r], &j->zeros[r]);
-        }
-        s->quantize(s->row, x, j->scales[r], j->zeros[r], 0, 255, j->codes + r * s->row);
+        uint8_t *codes = j->codes + r * s->row;
+        if (s->per_row)
+            nw_quantize_measured(&s->ew, s->row, x, codes, &j->scales[r], &j->zeros[r]);
+        else
+            s->ew.quantize_u8(s->row, x, j->scales[r], j->zeros[r], 0, 255, codes);
     }
 }
 
@@ -42,9 +52,7 @@ static nw_status run_dynamic(nw_exec *e, const nw_step *step) {
     dynamic_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0]),
                        nw_exec_data(e, step->out[1]), nw_exec_data(e, step->out[2])};
     if (!s->per_row) {
-        float lo = INFINITY, hi = -INFINITY;
-        s->minmax(s->rows * s->row, job.x, &lo, &hi);
-        nw_choose_scale(lo, hi, false, 0, 255, &job.scales[0], &job.zeros[0]);
+        measure(&s->ew, s->rows * s->row, job.x, &job.scales[0], &job.zeros[0]);
         for (size_t r = 1; r < s->rows; r++) {
             job.scales[r] = job.scales[0];
             job.zeros[r] = job.zeros[0];
@@ -72,10 +80,7 @@ nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok) {
         if (!takes) NW_TRY(nw_matmul_takes_codes(p, reader, y, &takes));
         if (!takes) return NW_OK;
     }
-    dynamic_state s = {.minmax = p->ew.minmax_f32,
-                       .quantize = p->ew.quantize_u8,
-                       .per_row = q.grain == NW_GRAIN_AXIS,
-                       .row = (size_t)t->dims[t->rank - 1]};
+    dynamic_state s = {.ew = p->ew, .per_row = q.grain == NW_GRAIN_AXIS, .row = (size_t)t->dims[t->rank - 1]};
     s.rows = nw_tensor_count(t) / s.row;
     int in[1], out[3];
     NW_TRY(nw_plan_need(p, x, NW_FORM_REAL, &in[0]));

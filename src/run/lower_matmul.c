@@ -78,7 +78,7 @@ static void product_range(void *user, size_t begin, size_t end) {
         /* Codes of b arrive as u8; their shift to s8 was done for all of b. The epilogue's arrays depend on its column sums:
          * they lie behind the packed matrix. */
         const int8_t *b = (const int8_t *)j->b + b_at;
-        size_t matrix = (nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+        size_t matrix = nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1);
         int32_t *bias = (int32_t *)(packed + matrix);
         nw_gemm_u8s8_pack(s->u8s8, n, k, 1, b, s->stride_n, 0, s->stride_k, packed);
         nw_gemm_u8s8_col_sums(n, k, 1, b, s->stride_n, 0, s->stride_k, s->u8s8_args.epilogue.wzero, bias);
@@ -208,9 +208,8 @@ static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_stat
     nw_weights w = {.scale = scale, .zero = b->zero == 128 ? NULL : zero, .channels = n};
     NW_TRY(nw_plan_epilogue(p, a, &w, pr->bias, none, follow, &s->u8s8_args.epilogue));
     s->a_grid = *a;
-    size_t matrix =
-        (nw_gemm_u8s8_packed_bytes(s->u8s8, n, (size_t)s->g.k, 1) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
-    s->packed_bytes = (matrix + n * sizeof(int32_t) + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+    s->packed_bytes =
+        nw_align_size(nw_gemm_u8s8_packed_bytes(s->u8s8, n, (size_t)s->g.k, 1) + n * sizeof(int32_t));
     return NW_OK;
 }
 
@@ -326,9 +325,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
         if (!dynamic)
             NW_TRY(static_float(p, node, &s));
         else
-            s.packed_bytes =
-                (nw_gemm_f32_packed_bytes(s.f32, (size_t)s.g.n, (size_t)s.g.k, 1) + NW_ALIGN - 1) / NW_ALIGN *
-                NW_ALIGN;
+            s.packed_bytes = nw_gemm_f32_packed_bytes(s.f32, (size_t)s.g.n, (size_t)s.g.k, 1);
     }
     int in[3] = {-1, -1, -1}, out[2] = {-1, -1};
     NW_TRY(nw_plan_need(p, a, nw_form_of(integer, false), &in[0]));

@@ -2,6 +2,7 @@
 #include "run/plan.h"
 
 #include "op/conv.h"
+#include "op/index.h"
 
 #include <math.h>
 #include <string.h>
@@ -73,31 +74,29 @@ static bool one_output(const nw_node *node) {
     return true;
 }
 
-/* The mean over all spatial axes. */
-static bool is_spatial_mean(const nw_planner *p, const nw_node *node, int rank) {
-    const int64_t *axes;
-    size_t count;
-    int64_t values[NW_MAX_RANK];
-    if (!nw_node_is(node, "ReduceMean") || rank < 3) return false;
-    if (!nw_node_ints(node, "axes", &axes, &count)) {
-        const nw_constant *c = nw_graph_constant(p->graph, nw_node_in(node, 1));
-        count = c ? nw_tensor_count(&c->tensor) : 0;
-        if (!c || c->tensor.format != NW_S64 || count > NW_MAX_RANK) return false;
-        memcpy(values, c->tensor.data, count * sizeof *values);
-        axes = values;
-    }
-    unsigned seen = 0;
-    for (size_t i = 0; i < count; i++) seen |= 1u << (axes[i] < 0 ? axes[i] + rank : axes[i]);
-    return (int)count == rank - 2 && seen == ((1u << rank) - 1) - 3;
+/* Whether the node is the mean over all spatial axes. */
+static nw_status is_spatial_mean(nw_planner *p, const nw_node *node, int rank, bool *mean) {
+    int list = nw_node_in(node, 1);
+    nw_op_call call;
+    nw_axes axes;
+    *mean = false;
+    if (!nw_node_is(node, "ReduceMean") || (list >= 0 && !nw_graph_constant(p->graph, list))) return NW_OK;
+    NW_TRY(nw_plan_call(p, node, &call));
+    NW_TRY(nw_call_axes(&call, 1, rank, &axes)); /* distinct ones */
+    *mean = axes.count == rank - 2;
+    for (int i = 0; i < axes.count; i++) *mean &= axes.at[i] >= 2;
+    return NW_OK;
 }
 
 /* Fills window and sizes; *ok false for what the kernels do not do. */
 static nw_status examine(nw_planner *p, const nw_node *node, pool_state *s, bool *ok) {
     *ok = false;
     const nw_tensor *x = &p->desc[node->in[0]];
-    bool mean = is_spatial_mean(p, node, x->rank), global = mean || strncmp(node->op_type, "Global", 6) == 0;
-    const char *kind = node->op_type + (global && !mean ? 6 : 0);
     if (node->domain[0] || x->format != NW_F32 || x->qparam || x->rank < 3 || !one_output(node)) return NW_OK;
+    bool mean, global;
+    NW_TRY(is_spatial_mean(p, node, x->rank, &mean));
+    global = mean || strncmp(node->op_type, "Global", 6) == 0;
+    const char *kind = node->op_type + (global && !mean ? 6 : 0);
     s->max = strcmp(kind, "MaxPool") == 0;
     s->flat = mean && !nw_node_int(node, "keepdims", 1);
     if (!s->max && !mean && strcmp(kind, "AveragePool") != 0) return NW_OK;

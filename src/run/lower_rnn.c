@@ -132,10 +132,7 @@ static const void *operand_of(const rnn_run *r, const product *p, const float *s
     size_t n = s->hidden;
     if (!s->restricted) return state;
     for (size_t b = 0; b < s->batch; b++) {
-        float lo = INFINITY, hi = -INFINITY;
-        s->ew.minmax_f32(n, state + b * n, &lo, &hi);
-        nw_choose_scale(lo, hi, false, 0, 255, &r->scale[b], &r->zero[b]);
-        s->ew.quantize_u8(n, state + b * n, r->scale[b], r->zero[b], 0, 255, r->codes + b * n);
+        nw_quantize_measured(&s->ew, n, state + b * n, r->codes + b * n, &r->scale[b], &r->zero[b]);
         if (!p->u8s8) s->ew.dequantize_u8(n, r->codes + b * n, r->scale[b], r->zero[b], r->operand + b * n);
     }
     return p->u8s8 ? (const void *)r->codes : r->operand;

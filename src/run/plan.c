@@ -64,13 +64,13 @@ static nw_status place_buffers(nw_planner *p) {
             }
     for (int i = 0; i < count; i++) {
         nw_buffer *b = &plan->buffers[order[i]];
-        size_t need = (b->bytes + NW_PLAN_SLACK + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN, at = 0;
+        size_t need = nw_align_size(b->bytes + NW_PLAN_SLACK), at = 0;
         int k = 0; /* placed[] is kept in order of offset */
         for (; k < placed_count; k++) {
             const nw_buffer *o = &plan->buffers[placed[k]];
             if (o->last < b->first || o->first > b->last) continue;
             if (o->offset >= at + need) break;
-            size_t end = o->offset + (o->bytes + NW_PLAN_SLACK + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
+            size_t end = o->offset + nw_align_size(o->bytes + NW_PLAN_SLACK);
             if (end > at) at = end;
         }
         b->offset = at;

@@ -257,6 +257,10 @@ typedef struct nw_product_split {
 typedef void nw_product_fn(void *user, size_t m0, size_t m1, size_t n0, size_t n1);
 void nw_exec_product(const nw_exec *e, const nw_product_split *split, nw_product_fn *fn, void *user);
 
+/* Codes of n numbers on the u8 grid of their own range, which *scale and *zero get (lower_dynamic.c). */
+void nw_quantize_measured(const nw_elementwise *ew, size_t n, const float *x, uint8_t *codes, float *scale,
+                          int32_t *zero);
+
 /* Evaluates a node whose shapes are only known now, and the subgraphs of control flow (late.c). values of the enclosing
  * graphs come from `outer`. */
 typedef struct nw_late_state {

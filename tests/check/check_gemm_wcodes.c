@@ -166,11 +166,29 @@ static void make_matrix(matrix *mat, size_t nr, const variant *v, const shape *s
     mat->w.sums = sums;
 }
 
-/* Timed, the answer counted as products and as packed bytes. */
-static void report(size_t nr, const matrix *mat, size_t m, void (*call)(void *), void *arg) {
-    const double seconds = check_seconds(call, arg);
-    if (m <= 8) check_report(seconds, (double)nw_wcodes_bytes(nr, &mat->w), "GB/s");
-    check_report(seconds, 2.0 * (double)(m * mat->w.n * mat->w.k), "GOP/s");
+/* What every product has beside the weights and A. Leading dimensions in elements. */
+typedef struct operands {
+    size_t lda, ld, a_count;
+    float *c, *before; /* [m][ld] */
+    const float *bias; /* or NULL */
+    float lo, hi;
+} operands;
+
+static operands make_operands(const shape *s) {
+    const bool exact = check_opt.bench, clamp = check_below(2);
+    operands o = {.lda = s->k + (exact ? 0 : check_below(3)),
+                  .ld = s->n + (exact ? 0 : check_below(4)),
+                  .lo = clamp ? -1 : -INFINITY,
+                  .hi = clamp ? 3 : INFINITY};
+    const size_t c_bytes = ((s->m - 1) * o.ld + s->n) * sizeof *o.c;
+    float *bias = check_alloc(s->n * sizeof *bias);
+    o.a_count = (s->m - 1) * o.lda + s->k;
+    check_fill_f32(bias, s->n, -1, 1);
+    o.bias = check_below(2) ? bias : NULL;
+    o.c = check_alloc(c_bytes);
+    o.before = check_alloc(c_bytes);
+    memcpy(o.before, o.c, c_bytes);
+    return o;
 }
 
 /* What lies between the rows of c must stay. */
@@ -180,33 +198,59 @@ static void verify_gaps(const float *c, const float *before, size_t m, size_t n,
             check_fail("wrote between rows");
 }
 
+/* A product whose arguments are fixed: rows [m0, m1), columns [n0, n1) of it. */
+typedef void part_fn(const void *args, size_t m0, size_t m1, size_t n0, size_t n1);
+typedef struct product {
+    part_fn *part;
+    const void *args;
+    size_t m, n;
+} product;
+
+static void run_whole(void *user) {
+    const product *p = user;
+    p->part(p->args, 0, p->m, 0, p->n);
+}
+
+/* In three parts; or timed, the answer counted as products and as packed bytes. */
+static void run_product(product p, size_t nr, const matrix *mat, const operands *o) {
+    if (check_opt.bench) {
+        const double seconds = check_seconds(run_whole, &p);
+        if (p.m <= 8) check_report(seconds, (double)nw_wcodes_bytes(nr, &mat->w), "GB/s");
+        check_report(seconds, 2.0 * (double)(p.m * p.n * mat->w.k), "GOP/s");
+        return;
+    }
+    const size_t m_cut = check_below(p.m + 1), n_cut = check_below(p.n / nr + 1) * nr;
+    p.part(p.args, 0, m_cut, 0, n_cut);
+    p.part(p.args, m_cut, p.m, 0, n_cut);
+    p.part(p.args, 0, p.m, n_cut, p.n);
+    verify_gaps(o->c, o->before, p.m, p.n, o->ld);
+}
+
 /* ---- f32 ----------------------------------------------------------------------------------------------- */
 
 typedef struct f32_call {
     const nw_wgemm_kernel *kernel;
     nw_wgemm_f32_args args;
 } f32_call;
-static void call_f32(void *p) {
-    f32_call *c = p;
-    nw_wgemm_f32_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.w->n);
+static void part_f32(const void *p, size_t m0, size_t m1, size_t n0, size_t n1) {
+    const f32_call *c = p;
+    nw_wgemm_f32_run(c->kernel, &c->args, m0, m1, n0, n1);
 }
 
 /* a: the rows as numbers, [m][k]. */
-static void verify_real(const matrix *mat, size_t m, const float *a, size_t lda, const float *c, size_t ldc,
-                        const float *bias, float lo, float hi) {
+static void verify_real(const matrix *mat, size_t m, const float *a, const operands *o) {
     const nw_wcodes *w = &mat->w;
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < w->n; j++) {
-            const float *row = (const float *)((const char *)a + i * lda);
-            const float got = ((const float *)((const char *)c + i * ldc))[j];
-            double sum = bias ? (double)bias[j] : 0, magnitude = fabs(sum);
+            const float *row = a + i * o->lda, got = o->c[i * o->ld + j];
+            double sum = o->bias ? (double)o->bias[j] : 0, magnitude = fabs(sum);
             for (size_t k = 0; k < w->k; k++) {
                 double p = (double)row[k] * mat->value[j * w->k + k] *
                            (double)mat->scale[j * blocks_of(w) + k / w->block];
                 sum += p;
                 magnitude += fabs(p);
             }
-            double want = fmin(fmax(sum, (double)lo), (double)hi);
+            double want = fmin(fmax(sum, (double)o->lo), (double)o->hi);
             if (!check_close((double)got, want, (6 + sqrt((double)w->k)) * 0x1p-24 * magnitude + 1e-30))
                 check_fail("row %zu column %zu is %.9g, not %.9g", i, j, (double)got, want);
         }
@@ -218,35 +262,21 @@ static void one_f32(const nw_wgemm_kernel *kernel, const variant *v, const shape
         return;
     matrix mat;
     make_matrix(&mat, kernel->nr, v, s);
-    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)),
-                 ld = s->n + (check_opt.bench ? 0 : check_below(4));
-    const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
-    float *a = check_alloc(a_count * 4), *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4);
-    float *before = check_alloc(c_count * 4);
-    check_fill_f32(a, a_count, -1, 1);
-    check_fill_f32(bias, s->n, -1, 1);
-    memcpy(before, c, c_count * 4);
-    const bool clamp = check_below(2);
-    f32_call call = {kernel,
-                     {.w = &mat.w,
-                      .m = s->m,
-                      .a = a,
-                      .lda = lda * 4,
-                      .c = c,
-                      .ldc = ld * 4,
-                      .bias = check_below(2) ? bias : NULL,
-                      .lo = clamp ? -1 : -INFINITY,
-                      .hi = clamp ? 3 : INFINITY}};
-    if (check_opt.bench) {
-        report(kernel->nr, &mat, s->m, call_f32, &call);
-    } else {
-        const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
-        nw_wgemm_f32_run(kernel, &call.args, 0, m_cut, 0, n_cut);
-        nw_wgemm_f32_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
-        nw_wgemm_f32_run(kernel, &call.args, 0, s->m, n_cut, s->n);
-        verify_real(&mat, s->m, a, lda * 4, c, ld * 4, call.args.bias, call.args.lo, call.args.hi);
-        verify_gaps(c, before, s->m, s->n, ld);
-    }
+    const operands o = make_operands(s);
+    float *a = check_alloc(o.a_count * sizeof *a);
+    check_fill_f32(a, o.a_count, -1, 1);
+    const f32_call call = {kernel,
+                           {.w = &mat.w,
+                            .m = s->m,
+                            .a = a,
+                            .lda = o.lda * sizeof *a,
+                            .c = o.c,
+                            .ldc = o.ld * sizeof *o.c,
+                            .bias = o.bias,
+                            .lo = o.lo,
+                            .hi = o.hi}};
+    run_product((product){part_f32, &call, s->m, s->n}, kernel->nr, &mat, &o);
+    if (!check_opt.bench) verify_real(&mat, s->m, a, &o);
     check_end();
 }
 
@@ -256,9 +286,9 @@ typedef struct u8_call {
     const nw_wgemm_kernel *kernel;
     nw_wgemm_u8_args args;
 } u8_call;
-static void call_u8(void *p) {
-    u8_call *c = p;
-    nw_wgemm_u8_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.w->n);
+static void part_u8(const void *p, size_t m0, size_t m1, size_t n0, size_t n1) {
+    const u8_call *c = p;
+    nw_wgemm_u8_run(c->kernel, &c->args, m0, m1, n0, n1);
 }
 
 static void verify_u8(const u8_call *call, const matrix *mat) {
@@ -299,43 +329,30 @@ static void one_u8(const nw_wgemm_kernel *kernel, const variant *v, const shape 
         return;
     matrix mat;
     make_matrix(&mat, kernel->nr, v, s);
-    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)),
-                 ld = s->n + (check_opt.bench ? 0 : check_below(4));
-    const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
-    uint8_t *a = check_alloc(a_count);
-    float *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4), *before = check_alloc(c_count * 4);
-    float *row_scale = check_alloc(s->m * 4);
-    int32_t *row_zero = check_alloc(s->m * 4);
-    check_fill_bytes(a, a_count, (int)check_below(4), 0, 255);
-    check_fill_f32(bias, s->n, -1, 1);
+    const operands o = make_operands(s);
+    const bool rows = check_below(2);
+    uint8_t *a = check_alloc(o.a_count);
+    float *row_scale = check_alloc(s->m * sizeof *row_scale);
+    int32_t *row_zero = check_alloc(s->m * sizeof *row_zero);
+    check_fill_bytes(a, o.a_count, (int)check_below(4), 0, 255);
     check_fill_f32(row_scale, s->m, 0.001f, 0.1f);
     for (size_t i = 0; i < s->m; i++) row_zero[i] = (int32_t)check_below(256);
-    memcpy(before, c, c_count * 4);
-    const bool clamp = check_below(2), rows = check_below(2);
-    u8_call call = {kernel,
-                    {.w = &mat.w,
-                     .m = s->m,
-                     .a = a,
-                     .lda = lda,
-                     .c = c,
-                     .ldc = ld * 4,
-                     .bias = check_below(2) ? bias : NULL,
-                     .lo = clamp ? -1 : -INFINITY,
-                     .hi = clamp ? 3 : INFINITY,
-                     .scale = 0.037f,
-                     .zero = 117,
-                     .row_scale = rows ? row_scale : NULL,
-                     .row_zero = rows ? row_zero : NULL}};
-    if (check_opt.bench) {
-        report(kernel->nr, &mat, s->m, call_u8, &call);
-    } else {
-        const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
-        nw_wgemm_u8_run(kernel, &call.args, 0, m_cut, 0, n_cut);
-        nw_wgemm_u8_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
-        nw_wgemm_u8_run(kernel, &call.args, 0, s->m, n_cut, s->n);
-        verify_u8(&call, &mat);
-        verify_gaps(c, before, s->m, s->n, ld);
-    }
+    const u8_call call = {kernel,
+                          {.w = &mat.w,
+                           .m = s->m,
+                           .a = a,
+                           .lda = o.lda,
+                           .c = o.c,
+                           .ldc = o.ld * sizeof *o.c,
+                           .bias = o.bias,
+                           .lo = o.lo,
+                           .hi = o.hi,
+                           .scale = 0.037f,
+                           .zero = 117,
+                           .row_scale = rows ? row_scale : NULL,
+                           .row_zero = rows ? row_zero : NULL}};
+    run_product((product){part_u8, &call, s->m, s->n}, kernel->nr, &mat, &o);
+    if (!check_opt.bench) verify_u8(&call, &mat);
     check_end();
 }
 
@@ -345,9 +362,9 @@ typedef struct bf16_call {
     const nw_wgemm_bf16_kernel *kernel;
     nw_wgemm_bf16_args args;
 } bf16_call;
-static void call_bf16(void *p) {
-    bf16_call *c = p;
-    nw_wgemm_bf16_run(c->kernel, &c->args, 0, c->args.m, 0, c->args.w->n);
+static void part_bf16(const void *p, size_t m0, size_t m1, size_t n0, size_t n1) {
+    const bf16_call *c = p;
+    nw_wgemm_bf16_run(c->kernel, &c->args, m0, m1, n0, n1);
 }
 
 static void one_bf16(const nw_wgemm_bf16_kernel *kernel, const variant *v, const shape *s) {
@@ -355,37 +372,23 @@ static void one_bf16(const nw_wgemm_bf16_kernel *kernel, const variant *v, const
         return;
     matrix mat;
     make_matrix(&mat, kernel->nr, v, s);
-    const size_t lda = s->k + (check_opt.bench ? 0 : check_below(3)),
-                 ld = s->n + (check_opt.bench ? 0 : check_below(4));
-    const size_t c_count = (s->m - 1) * ld + s->n, a_count = (s->m - 1) * lda + s->k;
-    uint16_t *a = check_alloc(a_count * sizeof *a);
-    float *real = check_alloc(a_count * 4), *bias = check_alloc(s->n * 4), *c = check_alloc(c_count * 4);
-    float *before = check_alloc(c_count * 4);
-    for (size_t i = 0; i < a_count; i++)
+    const operands o = make_operands(s);
+    uint16_t *a = check_alloc(o.a_count * sizeof *a);
+    float *real = check_alloc(o.a_count * sizeof *real);
+    for (size_t i = 0; i < o.a_count; i++)
         real[i] = nw_bf16_to_f32(a[i] = nw_bf16_from_f32(check_uniform(-1, 1)));
-    check_fill_f32(bias, s->n, -1, 1);
-    memcpy(before, c, c_count * 4);
-    const bool clamp = check_below(2);
-    bf16_call call = {kernel,
-                      {.w = &mat.w,
-                       .m = s->m,
-                       .a = a,
-                       .lda = lda * 2,
-                       .c = c,
-                       .ldc = ld * 4,
-                       .bias = check_below(2) ? bias : NULL,
-                       .lo = clamp ? -1 : -INFINITY,
-                       .hi = clamp ? 3 : INFINITY}};
-    if (check_opt.bench) {
-        report(kernel->nr, &mat, s->m, call_bf16, &call);
-    } else {
-        const size_t m_cut = check_below(s->m + 1), n_cut = check_below(s->n / kernel->nr + 1) * kernel->nr;
-        nw_wgemm_bf16_run(kernel, &call.args, 0, m_cut, 0, n_cut);
-        nw_wgemm_bf16_run(kernel, &call.args, m_cut, s->m, 0, n_cut);
-        nw_wgemm_bf16_run(kernel, &call.args, 0, s->m, n_cut, s->n);
-        verify_real(&mat, s->m, real, lda * 4, c, ld * 4, call.args.bias, call.args.lo, call.args.hi);
-        verify_gaps(c, before, s->m, s->n, ld);
-    }
+    const bf16_call call = {kernel,
+                            {.w = &mat.w,
+                             .m = s->m,
+                             .a = a,
+                             .lda = o.lda * sizeof *a,
+                             .c = o.c,
+                             .ldc = o.ld * sizeof *o.c,
+                             .bias = o.bias,
+                             .lo = o.lo,
+                             .hi = o.hi}};
+    run_product((product){part_bf16, &call, s->m, s->n}, kernel->nr, &mat, &o);
+    if (!check_opt.bench) verify_real(&mat, s->m, real, &o);
     check_end();
 }
 

@@ -3,6 +3,7 @@
 #ifndef NW_TESTS_SUPPORT_H
 #define NW_TESTS_SUPPORT_H
 
+#include "base/random.h"
 #include "num/tensor.h"
 
 /* What a suite counts. tests/run.sh adds up the lines that test_summary prints. */
@@ -17,6 +18,10 @@ int test_summary(const char *suite, const test_tally *tally);
  * NaN), equal elements otherwise. If not, `message` says where. */
 bool test_same(const nw_tensor *got, const nw_tensor *want, double rtol, double atol, char *message,
                size_t size);
+
+static inline double test_uniform(nw_random *random, double lo, double hi) {
+    return lo + (hi - lo) * nw_random_uniform(random);
+}
 
 /* 10·log10(Σ want² / Σ (got − want)²) in dB; infinity when equal. Real formats of the same shape. */
 double test_sqnr(const nw_tensor *got, const nw_tensor *want);

@@ -1,6 +1,7 @@
 /* test_choose.c: scales and tables from the numbers themselves: roundings, least squares against brute force. */
 #include "num/choose.h"
 #include "num/levels.h"
+#include "support/support.h"
 #include "support/unit.h"
 
 #include <float.h>
@@ -23,11 +24,10 @@ static int close_arena(void **state) {
     return 0;
 }
 
-static uint32_t seed = 3;
+static nw_random generator = {3};
 
 static float uniform(float lo, float hi) {
-    seed = seed * 1664525u + 1013904223u;
-    return lo + (hi - lo) * (float)(seed >> 8) * 0x1p-24f;
+    return (float)test_uniform(&generator, (double)lo, (double)hi);
 }
 
 /* ---- scales in their formats -------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* test_observers.c: observers: streaming, merging, re-binning, and the ranges they choose on known
  * distributions. */
+#include "base/random.h"
 #include "quant/observe.h"
 
 #include <math.h>
@@ -51,18 +52,14 @@ static nw_observer observer_of(nw_observer_kind kind) {
     return o;
 }
 
-static uint64_t random_state;
+static nw_random generator;
 
-static double uniform(void) { /* [0,1), xorshift */
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (double)(random_state >> 11) / 9007199254740992.0;
+static double uniform(void) { /* [0,1) */
+    return nw_random_uniform(&generator);
 }
 
 static double normal(void) {
-    double radius = sqrt(-2 * log(1 - uniform()));
-    return radius * cos(6.283185307179586 * uniform());
+    return nw_random_normal(&generator);
 }
 
 typedef double draw_fn(void);
@@ -78,7 +75,7 @@ static double heavy(void) {
 }
 
 static float *sample(size_t count, draw_fn *draw) {
-    random_state = 88172645463325252u;
+    generator = (nw_random){88172645463325252u};
     float *x = test_malloc((count + 1) * sizeof *x);
     for (size_t i = 0; i < count; i++) x[i] = (float)draw();
     return x;

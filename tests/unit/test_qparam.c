@@ -1,6 +1,7 @@
 /* test_qparam.c: quantization: grids, grains, the error bound, the choice of scales. */
 #include "num/choose.h"
 #include "num/tensor.h"
+#include "support/support.h"
 #include "support/unit.h"
 
 #include <float.h>
@@ -8,11 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t seed = 7;
+static nw_random generator = {7};
 
 static float uniform(float lo, float hi) {
-    seed = seed * 1664525u + 1013904223u;
-    return lo + (hi - lo) * (float)(seed >> 8) * 0x1p-24f;
+    return (float)test_uniform(&generator, (double)lo, (double)hi);
 }
 
 static const struct grid {

@@ -32,11 +32,10 @@ static int tear_down(void **state) {
     return 0;
 }
 
-static uint64_t random_state = 1;
+static nw_random generator = {1};
 
 static float uniform(float lo, float hi) {
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return lo + (hi - lo) * (float)((double)(random_state >> 11) * 0x1p-53);
+    return (float)test_uniform(&generator, (double)lo, (double)hi);
 }
 
 /* ---- building ------------------------------------------------------------------------------------------ */
@@ -426,7 +425,7 @@ static void make_slots(const learner *l, const nw_optimizer *o, float **slots) {
 static void test_perceptron(void **state) {
     (void)state;
     const float xs[] = {0, 0, 0, 1, 1, 0, 1, 1}, ys[] = {0, 1, 1, 0};
-    random_state = 1;
+    generator = (nw_random){1};
     int x = input("x", NW_F32, 2, (int64_t[]){4, 2}), y = input("y", NW_F32, 2, (int64_t[]){4, 1}), loss;
     int hidden = node("MatMul", 2, (int[]){x, weight("w1", 2, (int64_t[]){2, 8}, 0)});
     hidden = node("Add", 2, (int[]){hidden, weight("b1", 1, (int64_t[]){8}, 0)});
@@ -475,7 +474,7 @@ static float train_convnet(float *first) {
     static int64_t labels[BATCH];
     int loss;
     int64_t step = 0;
-    random_state = 7;
+    generator = (nw_random){7};
     int out = small_convnet(-1), target = input("label", NW_S64, 1, (int64_t[]){BATCH});
     learner l = {.feeds = {{"x", f32(4, (int64_t[]){BATCH, 1, 8, 8}, images)},
                            {"label", {.format = NW_S64, .rank = 1, .dims = {BATCH}, .data = labels}},

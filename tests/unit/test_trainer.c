@@ -265,11 +265,10 @@ static void test_zoo_refuses(void **state) {
 enum { BATCH = 24, SIDE = 8, CLASSES = 3 };
 static float images[BATCH][SIDE * SIDE];
 static int64_t labels[BATCH];
-static uint64_t random_state;
+static nw_random generator;
 
 static uint32_t draw(uint32_t below) {
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(random_state >> 33) % below;
+    return (uint32_t)nw_random_bits(&generator) % below;
 }
 
 /* Bars in noise: horizontal, vertical or none. */
@@ -323,7 +322,7 @@ static double loss_of(const nw_graph *g) {
     nw_tensor y;
     double sum = 0;
     nw_feed feed = feed_of("input");
-    random_state = 99;
+    generator = (nw_random){99};
     draw_bars();
     assert_ok(&ctx, nw_session_new(&ctx, g, NULL, &s));
     assert_ok(&ctx, nw_session_run(s, 1, &feed, &arena, &y));
@@ -343,7 +342,7 @@ static void test_learns(void **state) {
     nw_graph *g = small_model(), *trained;
     nw_trainer *t;
     nw_trainer_options o = options_with(0.01);
-    random_state = 1;
+    generator = (nw_random){1};
     assert_ok(&ctx, nw_trainer_new(&ctx, g, &o, &t));
     double before = loss_of(g);
     assert_true(learn(t, 60) < 0.1);
@@ -365,7 +364,7 @@ static void test_goes_on(void **state) {
     nw_trainer *a, *b;
     nw_trainer_options o = options_with(0.01);
     size_t count, same;
-    random_state = 1;
+    generator = (nw_random){1};
     assert_ok(&ctx, nw_trainer_new(&ctx, g, &o, &a));
     assert_ok(&ctx, nw_trainer_new(&ctx, g, &o, &b));
     learn(a, 6);
@@ -373,9 +372,9 @@ static void test_goes_on(void **state) {
     assert_int_equal(count, same);
     for (size_t i = 0; i < count; i++) memcpy(to[i].data, from[i].data, from[i].count * sizeof(float));
     nw_trainer_set_steps(b, nw_trainer_steps(a));
-    uint64_t position = random_state;
+    const nw_random position = generator;
     double left = learn(a, 5);
-    random_state = position;
+    generator = position;
     double right = learn(b, 5);
     assert_memory_equal(&left, &right, sizeof left);
     for (size_t i = 0; i < count; i++)
@@ -397,7 +396,7 @@ static nw_graph *quantized_model(void) {
     float x_scale = 0.01f, y_scale = 0.02f;
     int32_t x_zero = 90, y_zero = 0;
     nw_tensor number = {.format = NW_F32}, whole = {.format = NW_S32};
-    random_state = 4;
+    generator = (nw_random){4};
     for (int i = 0; i < 6 * 9; i++) w[i] = (float)draw(1000) / 1000 - 0.5f;
     for (int i = 0; i < CLASSES * 6 * SIDE * SIDE; i++) dense[i] = (float)draw(1000) / 20000 - 0.025f;
     for (int c = 0; c < 6; c++) {
@@ -517,7 +516,7 @@ static void test_teacher(void **state) {
     o.teacher_weight = 1;
     o.temperature = 2;
     nw_tensor teacher = {.format = NW_F32, .rank = 2, .dims = {BATCH, CLASSES}, .data = scores};
-    random_state = 1;
+    generator = (nw_random){1};
     assert_ok(&ctx, nw_trainer_new(&ctx, g, &o, &t));
     for (int i = 0; i < 60; i++) {
         draw_bars();

@@ -2,6 +2,7 @@
  * small it is. */
 #include "num/levels.h"
 #include "quant/weights.h"
+#include "support/support.h"
 #include "support/unit.h"
 
 #include <float.h>
@@ -16,11 +17,10 @@ static int open_context(void **state) {
     return 0;
 }
 
-static uint32_t seed = 11;
+static nw_random generator = {11};
 
 static float uniform(float lo, float hi) {
-    seed = seed * 1664525u + 1013904223u;
-    return lo + (hi - lo) * (float)(seed >> 8) * 0x1p-24f;
+    return (float)test_uniform(&generator, (double)lo, (double)hi);
 }
 
 static const char *const words[] = {"s8",           "u8",          "s4",
