@@ -8,7 +8,7 @@ stamp=.venv/requirements.txt
 if cmp -s tools/requirements.txt "$stamp" 2>/dev/null; then exit 0; fi
 python=/usr/bin/python3
 [ -x "$python" ] || python=python3
-echo "venv: installing onnx and onnxruntime into .venv"
+echo "venv: installing onnx, onnxruntime and tensorboard into .venv"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if { rm -rf .venv && "$python" -m venv .venv &&

@@ -1,5 +1,5 @@
 /* fixtures.h: small files of every format, written into a temporary folder, for tests of src/data; and a
- * context that counts its memory. Included once, by one test program. */
+ * context that counts its memory. Included once by a test program, which need not use all of it. */
 #ifndef NW_TEST_DATA_FIXTURES_H
 #define NW_TEST_DATA_FIXTURES_H
 
@@ -25,7 +25,7 @@
 
 static long live, allowed = -1; /* blocks held; allocations left before failure, −1: no limit */
 
-static void *counted_alloc(void *user, size_t size) {
+static inline void *counted_alloc(void *user, size_t size) {
     (void)user;
     void *ptr = NULL;
     if (__atomic_load_n(&allowed, __ATOMIC_RELAXED) >= 0 &&
@@ -38,7 +38,7 @@ static void *counted_alloc(void *user, size_t size) {
     return ptr;
 }
 
-static void counted_release(void *user, void *ptr) {
+static inline void counted_release(void *user, void *ptr) {
     (void)user;
     free(ptr);
     __atomic_sub_fetch(&live, 1, __ATOMIC_RELAXED);
@@ -47,12 +47,12 @@ static void counted_release(void *user, void *ptr) {
 static nw_context ctx;
 static char warnings[4096];
 
-static void keep_warning(void *user, const char *line) {
+static inline void keep_warning(void *user, const char *line) {
     (void)user;
     snprintf(warnings + strlen(warnings), sizeof warnings - strlen(warnings), "%s\n", line);
 }
 
-static int start(void **state) {
+static inline int start(void **state) {
     (void)state;
     const nw_allocator counted = {counted_alloc, counted_release, NULL};
     live = 0;
@@ -63,7 +63,7 @@ static int start(void **state) {
     return 0;
 }
 
-static int finish(void **state) {
+static inline int finish(void **state) {
     (void)state;
     return live != 0; /* a leak fails the test */
 }
@@ -86,7 +86,7 @@ static int finish(void **state) {
 
 static char root[64];
 
-static const char *in_root(const char *name) {
+static inline const char *in_root(const char *name) {
     static char paths[8][512];
     static int next;
     char *path = paths[next++ % 8];
@@ -94,7 +94,7 @@ static const char *in_root(const char *name) {
     return path;
 }
 
-static const char *put(const char *name, const void *data, size_t size) {
+static inline const char *put(const char *name, const void *data, size_t size) {
     const char *path = in_root(name);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
@@ -103,14 +103,14 @@ static const char *put(const char *name, const void *data, size_t size) {
     return path;
 }
 
-static const char *put_text(const char *name, const char *text) {
+static inline const char *put_text(const char *name, const char *text) {
     return put(name, text, strlen(text));
 }
-static void folder(const char *name) {
+static inline void folder(const char *name) {
     mkdir(in_root(name), 0777);
 }
 
-static uint8_t *load(const char *path, size_t *size) {
+static inline uint8_t *load(const char *path, size_t *size) {
     FILE *f = fopen(path, "rb");
     assert_non_null(f);
     fseek(f, 0, SEEK_END);
@@ -122,8 +122,8 @@ static uint8_t *load(const char *path, size_t *size) {
     return data;
 }
 
-static void put_png_as(const char *name, uint32_t w, uint32_t h, uint8_t type, uint8_t depth,
-                       const uint8_t *pixels, size_t size) {
+static inline void put_png_as(const char *name, uint32_t w, uint32_t h, uint8_t type, uint8_t depth,
+                              const uint8_t *pixels, size_t size) {
     spng_ctx *png = spng_ctx_new(SPNG_CTX_ENCODER);
     struct spng_ihdr head = {.width = w, .height = h, .color_type = type, .bit_depth = depth};
     int code;
@@ -139,7 +139,7 @@ static void put_png_as(const char *name, uint32_t w, uint32_t h, uint8_t type, u
 }
 
 /* A plain RGB PNG whose every pixel is (value, 2·value, 7). */
-static void put_png(const char *name, uint32_t w, uint32_t h, int value) {
+static inline void put_png(const char *name, uint32_t w, uint32_t h, int value) {
     uint8_t *pixels = malloc((size_t)w * h * 3);
     for (size_t i = 0; i < (size_t)w * h; i++) {
         pixels[i * 3] = (uint8_t)value;
@@ -150,7 +150,7 @@ static void put_png(const char *name, uint32_t w, uint32_t h, int value) {
     free(pixels);
 }
 
-static void put_jpeg(const char *name, int w, int h, int format, int sampling, const uint8_t *pixels) {
+static inline void put_jpeg(const char *name, int w, int h, int format, int sampling, const uint8_t *pixels) {
     tjhandle tj = tjInitCompress();
     unsigned char *data = NULL;
     unsigned long size = 0;
@@ -161,7 +161,8 @@ static void put_jpeg(const char *name, int w, int h, int format, int sampling, c
 }
 
 /* A .npy of any version and header text. */
-static size_t npy_file(uint8_t *out, int version, const char *dict, const void *elements, size_t bytes) {
+static inline size_t npy_file(uint8_t *out, int version, const char *dict, const void *elements,
+                              size_t bytes) {
     size_t head = version == 1 ? 10 : 12, length = strlen(dict) + 1;
     memcpy(out, "\x93NUMPY", 6);
     out[6] = (uint8_t)version;
@@ -173,18 +174,18 @@ static size_t npy_file(uint8_t *out, int version, const char *dict, const void *
     return head + length + bytes;
 }
 
-static const char *put_npy(const char *name, int version, const char *dict, const void *elements,
-                           size_t bytes) {
+static inline const char *put_npy(const char *name, int version, const char *dict, const void *elements,
+                                  size_t bytes) {
     uint8_t file[4096];
     return put(name, file, npy_file(file, version, dict, elements, bytes));
 }
 
-static void put_big_endian(uint8_t *out, uint32_t n) {
+static inline void put_big_endian(uint8_t *out, uint32_t n) {
     for (int i = 0; i < 4; i++) out[i] = (uint8_t)(n >> (24 - 8 * i));
 }
 
 /* MNIST files: images[i] is filled with i, labels are i % 10. */
-static void put_mnist(const char *images, const char *labels, int count, int side, bool gz) {
+static inline void put_mnist(const char *images, const char *labels, int count, int side, bool gz) {
     size_t size = (size_t)(count * side * side);
     uint8_t *data = calloc(1, 16 + size), head[8] = {0, 0, 8, 1};
     data[2] = 8;
@@ -207,7 +208,7 @@ static void put_mnist(const char *images, const char *labels, int count, int sid
 }
 
 /* CIFAR records: planes of record i are i, i+1, i+2 mod 256. */
-static void put_cifar(const char *name, int count, int classes) {
+static inline void put_cifar(const char *name, int count, int classes) {
     size_t head = classes == 10 ? 1 : 2, record = head + 3072;
     uint8_t *data = calloc((size_t)count, record);
     for (int i = 0; i < count; i++) {
@@ -219,8 +220,8 @@ static void put_cifar(const char *name, int count, int classes) {
     free(data);
 }
 
-static void put_npz(const char *name, int count, const char *const *entries, const char *const *files,
-                    bool deflate) {
+static inline void put_npz(const char *name, int count, const char *const *entries, const char *const *files,
+                           bool deflate) {
     unlink(in_root(name));
     zip_t *zip = zip_open(in_root(name), ZIP_CREATE | ZIP_TRUNCATE, NULL);
     assert_non_null(zip);
@@ -231,6 +232,21 @@ static void put_npz(const char *name, int count, const char *const *entries, con
         zip_set_file_compression(zip, (zip_uint64_t)at, deflate ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 0);
     }
     assert_int_equal(zip_close(zip), 0);
+}
+
+/* ---- the program's main function: its tests in a folder of their own, and memory given back after each */
+
+#define DATA_TEST(f)                cmocka_unit_test_setup_teardown(f, start, finish)
+#define run_data_tests(tests, name) run_in_folder(tests, sizeof(tests) / sizeof *(tests), name)
+
+static int run_in_folder(const struct CMUnitTest *tests, size_t count, const char *name) {
+    const char *above = getenv("TMPDIR");
+    snprintf(root, sizeof root, "%s/narrow-data-XXXXXX", above ? above : "/tmp");
+    if (!mkdtemp(root)) return 1;
+    int failed = _cmocka_run_group_tests(name, tests, count, NULL, NULL);
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", root);
+    return system(command) != 0 || failed;
 }
 
 #endif
