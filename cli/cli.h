@@ -39,6 +39,9 @@ typedef struct settings {
     text_list inputs, shapes;
     const char *output_dir;
     int explain;
+    /* info */
+    int statistics, channels;
+    const char *reference;
     /* quantize */
     const char *output, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
         *range;

@@ -38,7 +38,7 @@ static int new_model(nw_env *env, const settings *s) {
     nw_result result =
         nw_model_new(env, s->arguments.items[0], shape, (int64_t)s->classes, (uint64_t)s->seed, &model);
     if (result == NW_SUCCESS) result = nw_model_save(model, s->output);
-    if (result == NW_SUCCESS) result = nw_model_summary(model, &report);
+    if (result == NW_SUCCESS) result = nw_model_summary(model, NULL, &report);
     int code = result == NW_SUCCESS ? show_report(s, report) : EXIT_FAILED;
     nw_model_free(model);
     return code;

@@ -322,8 +322,15 @@ typedef struct nw_measure_options {
     int profile;         /* nw_benchmark: the time of every step of the plan too */
 } nw_measure_options;
 
-/* What the model is: inputs, outputs, operators, parameters, quantization. */
-NW_API nw_result nw_model_summary(const nw_model *model, nw_report **report);
+typedef struct nw_summary_options {
+    int statistics; /* of every parameter: range, moments, percentiles; what its codes mean; every activation's grid */
+    int channels;              /* of every channel too */
+    const nw_model *reference; /* what this one was made from: what quantization cost each parameter */
+} nw_summary_options;
+
+/* What the model is: inputs, outputs, operators, parameters, quantization. options NULL: defaults. */
+NW_API nw_result nw_model_summary(const nw_model *model, const nw_summary_options *options,
+                                  nw_report **report);
 /* Accuracy on labelled data (without labels: none), latency, memory. */
 NW_API nw_result nw_evaluate(const nw_model *model, nw_data *data, const nw_measure_options *options,
                              nw_report **report);

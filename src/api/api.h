@@ -54,7 +54,7 @@ static inline nw_result nw_misuse(nw_env *env, const char *what) {
     return nw_result_of(nw_fail(&env->ctx, NW_E_ARGUMENT, "%s", what));
 }
 void nw_env_progress(const nw_env *env, const char *what, size_t done, size_t total);
-int nw_env_threads(const nw_env *env);                   /* that runs use, at least 1 */
+int nw_env_threads(const nw_env *env); /* that runs use, at least 1 */
 /* The place of a word in its list; NULL is the first. Fails, naming `what` it is for, when it is none of them. */
 nw_status nw_env_word(nw_env *env, const char *what, const char *word, nw_word_list list, int *index);
 void nw_env_write(const nw_env *env, nw_record *record); /* what times depend on: threads, instruction set */
@@ -66,9 +66,18 @@ nw_result nw_report_finish(nw_report *report, nw_status status, nw_report **out)
 
 /* A model around a graph, which it takes over (also on failure). path: a name for messages and reports. */
 nw_status nw_model_of_graph(nw_env *env, nw_graph *graph, const char *path, nw_model **out);
+/* A copy of the model's graph, quantization folded. */
+nw_status nw_model_fold(const nw_model *model, nw_context *ctx, nw_graph **out);
 /* A copy of the model's graph, quantization folded, simplified: ready for a session. Unknown operators: all
  * named. */
 nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **out);
+/* Adds statistics and mapping of every parameter to a report (docs/json.md, `info`): of every channel too; SQNR where
+ * `reference` (or NULL) has the numbers that it was made from. */
+nw_status nw_write_parameters(const nw_model *model, const nw_model *reference, bool channels,
+                              nw_record *root);
+/* The node of `graph` that stands for `node` of another graph: of the same operator and name. Integer operators (QLinearConv
+ * and its like) are called like the operator they stand for, with "_quant" behind, in either graph. NULL: none. */
+const nw_node *nw_graph_namesake(const nw_graph *graph, const nw_node *node);
 /* Bytes of the constants in the graph's outermost level as they are stored. */
 uint64_t nw_model_constant_bytes(const nw_model *model);
 

@@ -4,7 +4,6 @@
 #include "op/op.h"
 #include "op/quantize.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,10 +16,8 @@ typedef struct layer {
     int value, other_value; /* tapped */
     const nw_node *grid;    /* the FakeQuant behind the quantized one, or NULL */
     nw_noise noise;
-    double sum, squares;
-    float min, max;
-    uint64_t count;
-    const float *seen; /* of the reference's latest run */
+    nw_moments moments; /* of the reference's output */
+    const float *seen;  /* of the reference's latest run */
     size_t seen_count;
     double sqnr;
 } layer;
@@ -74,19 +71,6 @@ static int computed(const nw_graph *graph, const nw_uses *uses, const char *name
     return v >= 0 && !graph->values[v].constant && uses->producer[v] >= 0 ? v : NW_ABSENT;
 }
 
-/* Integer operators (QLinearConv and its like) give their tensors of codes other names, but are called like
- * the operator they stand for, with "_quant" behind. Output of the node of that name, or NW_ABSENT. */
-static int output_of_namesake(const nw_graph *graph, const nw_node *node) {
-    size_t length = strlen(node->name);
-    for (int n = 0; length && n < graph->node_count; n++) {
-        const nw_node *other = &graph->nodes[n];
-        if (strcmp(other->op_type, node->op_type) != 0 || strncmp(other->name, node->name, length) != 0)
-            continue;
-        if (!other->name[length] || strcmp(other->name + length, "_quant") == 0) return nw_node_out(other, 0);
-    }
-    return NW_ABSENT;
-}
-
 /* The node that computes a value, behind the FakeQuants and the activation; NULL: none. */
 static const nw_node *maker_of(const nw_graph *graph, const nw_uses *uses, int value) {
     for (int steps = 0; value >= 0 && uses->producer[value] >= 0; steps++) {
@@ -107,7 +91,8 @@ static bool pair(const inspection *in, const nw_uses uses[2], layer *l) {
     int same = computed(b, &uses[1], a->values[l->value].name);
     if (same < 0) {
         same = computed(b, &uses[1], a->values[before].name);
-        if (same < 0) same = output_of_namesake(b, l->node);
+        const nw_node *namesake = same < 0 ? nw_graph_namesake(b, l->node) : NULL;
+        if (namesake) same = nw_node_out(namesake, 0);
         if (same < 0) return false;
         int after = after_activation(b, &uses[1], same);
         /* no activation there: it went into the grid, or it was computed further on */
@@ -134,7 +119,7 @@ static nw_status pair_layers(inspection *in, const nw_uses uses[2]) {
     for (int n = 0; n < a->node_count; n++) {
         if (!is_layer(&a->nodes[n])) continue;
         layer *l = &in->layers[in->count];
-        *l = (layer){.node = &a->nodes[n], .min = FLT_MAX, .max = -FLT_MAX};
+        *l = (layer){.node = &a->nodes[n]};
         if (pair(in, uses, l)) in->layer_of[0][l->value] = in->layer_of[1][l->other_value] = (int)in->count++;
     }
     if (in->count == 0)
@@ -176,14 +161,7 @@ static void watch_reference(void *user, int value, const nw_tensor *t, bool last
     if (count) memcpy(copy, x, count * sizeof *copy);
     l->seen = copy;
     l->seen_count = count;
-    for (size_t i = 0; i < count; i++) {
-        if (!isfinite(x[i])) continue;
-        l->min = fminf(l->min, x[i]);
-        l->max = fmaxf(l->max, x[i]);
-        l->sum += x[i];
-        l->squares += (double)x[i] * x[i];
-        l->count++;
-    }
+    nw_moments_add(&l->moments, count, x);
 }
 
 static void watch_quantized(void *user, int value, const nw_tensor *t, bool last) {
@@ -203,8 +181,8 @@ static nw_status start(inspection *in, int m) {
     int *values = nw_arena_array(&in->arena, in->count, sizeof *values);
     if (!values) return NW_E_MEMORY;
     for (size_t i = 0; i < in->count; i++) values[i] = m ? in->layers[i].other_value : in->layers[i].value;
-    return nw_session_set_taps(in->sessions[m], in->count, values, false, m ? watch_quantized : watch_reference,
-                               in);
+    return nw_session_set_taps(in->sessions[m], in->count, values, false,
+                               m ? watch_quantized : watch_reference, in);
 }
 
 static nw_status run(inspection *in, int m, const nw_batch *batch) {
@@ -241,8 +219,8 @@ static nw_status inspect(inspection *in, const nw_data *data, size_t wanted) {
             NW_TRY(nw_dataset_rewind(data->dataset));
             for (size_t i = 0; i < in->count; i++) {
                 layer *l = &in->layers[i];
-                *l = (layer){l->node, l->other,       l->value,       l->other_value,
-                             l->grid, .min = FLT_MAX, .max = -FLT_MAX};
+                l->noise = (nw_noise){0};
+                l->moments = (nw_moments){0};
             }
             continue;
         }
@@ -256,29 +234,25 @@ static nw_status inspect(inspection *in, const nw_data *data, size_t wanted) {
 /* ---- parameters -------------------------------------------------------------------------------------- */
 
 typedef struct statistics {
-    double min, max, sum, squares, noise;
-    size_t count;
+    nw_moments moments;
+    nw_noise noise;
 } statistics;
 
 static void count_in(statistics *s, float x, float y) {
-    if (!s->count || x < s->min) s->min = x;
-    if (!s->count || x > s->max) s->max = x;
-    s->sum += x;
-    s->squares += (double)x * x;
-    s->noise += ((double)x - y) * ((double)x - y);
-    s->count++;
+    nw_moments_add(&s->moments, 1, &x);
+    nw_noise_add(&s->noise, &x, &y, 1);
 }
 
 static void write_statistics(nw_record *r, const statistics *s, bool labels) {
-    double n = s->count ? (double)s->count : 1, mean = s->sum / n;
-    nw_record_number(r, labels ? "weight_min" : "min", labels ? "min" : NULL, NW_UNIT_NUMBER, s->min);
-    nw_record_number(r, labels ? "weight_max" : "max", labels ? "max" : NULL, NW_UNIT_NUMBER, s->max);
-    nw_record_number(r, labels ? "weight_mean" : "mean", labels ? "mean" : NULL, NW_UNIT_NUMBER, mean);
+    const nw_moments *m = &s->moments;
+    nw_record_number(r, labels ? "weight_min" : "min", labels ? "min" : NULL, NW_UNIT_NUMBER, m->min);
+    nw_record_number(r, labels ? "weight_max" : "max", labels ? "max" : NULL, NW_UNIT_NUMBER, m->max);
+    nw_record_number(r, labels ? "weight_mean" : "mean", labels ? "mean" : NULL, NW_UNIT_NUMBER,
+                     nw_moments_mean(m));
     nw_record_number(r, labels ? "weight_std" : "std", labels ? "std" : NULL, NW_UNIT_NUMBER,
-                     sqrt(fmax(s->squares / n - mean * mean, 0)));
-    nw_noise noise = {.signal = s->squares, .noise = s->noise, .count = s->count};
+                     nw_moments_std(m));
     nw_record_number(r, labels ? "weight_sqnr_db" : "sqnr_db", labels ? "weight SQNR" : NULL, NW_UNIT_DB,
-                     nw_noise_db(&noise));
+                     nw_noise_db(&s->noise));
 }
 
 /* The weight of a layer in both graphs: constants of the same shape, the second one packed. */
@@ -324,7 +298,7 @@ static nw_status write_weight(inspection *in, const layer *l, nw_record *r) {
     nw_record_number(r, "weight_scales", NULL, NW_UNIT_COUNT, (double)b->qparam->groups);
     write_statistics(r, &all, true);
     nw_record_number(r, "weight_saturated", "saturated", NW_UNIT_SHARE,
-                     all.count ? (double)clipped / (double)all.count : 0);
+                     all.moments.count ? (double)clipped / (double)all.moments.count : 0);
     for (size_t c = 0; c < channels; c++)
         write_statistics(nw_record_item(r, "channels", NULL, NW_LAYOUT_ROWS), &each[c], false);
     return NW_OK;
@@ -346,15 +320,15 @@ static nw_status write_grid(inspection *in, const layer *l, nw_record *r) {
 }
 
 static nw_status write_layer(inspection *in, const layer *l, nw_record *r) {
-    double n = l->count ? (double)l->count : 1, mean = l->sum / n;
+    const nw_moments *m = &l->moments;
     nw_record_text(r, "name", "layer", nw_node_label(in->graphs[0], l->node));
     nw_record_text(r, "op", "operator", l->node->op_type);
     nw_record_text(r, "tensor", NULL, in->graphs[0]->values[l->value].name);
     nw_record_number(r, "sqnr_db", "SQNR", NW_UNIT_DB, l->sqnr);
-    nw_record_number(r, "activation_min", NULL, NW_UNIT_NUMBER, l->count ? l->min : NAN);
-    nw_record_number(r, "activation_max", NULL, NW_UNIT_NUMBER, l->count ? l->max : NAN);
-    nw_record_number(r, "activation_mean", NULL, NW_UNIT_NUMBER, mean);
-    nw_record_number(r, "activation_std", NULL, NW_UNIT_NUMBER, sqrt(fmax(l->squares / n - mean * mean, 0)));
+    nw_record_number(r, "activation_min", NULL, NW_UNIT_NUMBER, m->count ? m->min : NAN);
+    nw_record_number(r, "activation_max", NULL, NW_UNIT_NUMBER, m->count ? m->max : NAN);
+    nw_record_number(r, "activation_mean", NULL, NW_UNIT_NUMBER, nw_moments_mean(m));
+    nw_record_number(r, "activation_std", NULL, NW_UNIT_NUMBER, nw_moments_std(m));
     NW_TRY(write_grid(in, l, r));
     return write_weight(in, l, r);
 }

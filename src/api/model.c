@@ -92,18 +92,46 @@ const nw_array *nw_model_output(const nw_model *model, size_t i) {
     return model && i < model->output_count ? &model->outputs[i] : NULL;
 }
 
-nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **out) {
+nw_status nw_model_fold(const nw_model *model, nw_context *ctx, nw_graph **out) {
     nw_graph *graph;
     NW_TRY(nw_graph_copy(model->graph, ctx, &graph));
     nw_status status = nw_graph_resolve(graph);
     if (status == NW_OK) status = nw_onnx_fold_quantization(graph);
-    if (status == NW_OK) status = nw_simplify(graph);
     if (status != NW_OK) {
         nw_graph_free(graph);
         return nw_fail_where(ctx, status, "%s", model->path);
     }
     *out = graph;
     return NW_OK;
+}
+
+nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **out) {
+    nw_graph *graph;
+    NW_TRY(nw_model_fold(model, ctx, &graph));
+    nw_status status = nw_simplify(graph);
+    if (status != NW_OK) {
+        nw_graph_free(graph);
+        return nw_fail_where(ctx, status, "%s", model->path);
+    }
+    *out = graph;
+    return NW_OK;
+}
+
+/* Letters of a name without "_quant" at its end. */
+static size_t stem_of(const char *name) {
+    size_t length = strlen(name);
+    return length > 6 && strcmp(name + length - 6, "_quant") == 0 ? length - 6 : length;
+}
+
+const nw_node *nw_graph_namesake(const nw_graph *graph, const nw_node *node) {
+    size_t stem = stem_of(node->name);
+    for (int n = 0; stem && n < graph->node_count; n++) {
+        const nw_node *other = &graph->nodes[n];
+        if (strcmp(other->op_type, node->op_type) == 0 && stem_of(other->name) == stem &&
+            memcmp(other->name, node->name, stem) == 0)
+            return other;
+    }
+    return NULL;
 }
 
 uint64_t nw_model_constant_bytes(const nw_model *model) {

@@ -1,6 +1,5 @@
 /* summary.c: what a model is, without running it. */
 #include "api/api.h"
-#include "onnx/onnx.h"
 #include "op/op.h"
 
 #include <inttypes.h>
@@ -175,24 +174,21 @@ static void write_quantization(nw_record *r, const nw_model *model) {
     nw_context quiet; /* whatever fails here is no failure of the summary */
     nw_context_child(&quiet, &model->env->ctx);
     nw_graph *graph;
-    if (nw_graph_copy(model->graph, &quiet, &graph) != NW_OK) return;
-    if (nw_graph_resolve(graph) == NW_OK && nw_onnx_fold_quantization(graph) == NW_OK) {
-        size_t packed = 0, grids = 0;
-        for (int v = 0; v < graph->value_count; v++)
-            packed += graph->values[v].constant && graph->values[v].constant->tensor.qparam;
-        for (int n = 0; n < graph->node_count; n++)
-            grids += strcmp(graph->nodes[n].op_type, "FakeQuant") == 0;
-        nw_record_number(r, "quantized_constants", NULL, NW_UNIT_COUNT, (double)packed);
-        nw_record_number(r, "quantized_activations", NULL, NW_UNIT_COUNT, (double)grids);
-        if (packed || grids)
-            nw_record_textf(r, NULL, "quantized", "%zu constants, %zu activations", packed, grids);
-        else
-            nw_record_text(r, NULL, "quantized", "no");
-    }
+    if (nw_model_fold(model, &quiet, &graph) != NW_OK) return;
+    size_t packed = 0, grids = 0;
+    for (int v = 0; v < graph->value_count; v++)
+        packed += graph->values[v].constant && graph->values[v].constant->tensor.qparam;
+    for (int n = 0; n < graph->node_count; n++) grids += strcmp(graph->nodes[n].op_type, "FakeQuant") == 0;
+    nw_record_number(r, "quantized_constants", NULL, NW_UNIT_COUNT, (double)packed);
+    nw_record_number(r, "quantized_activations", NULL, NW_UNIT_COUNT, (double)grids);
+    if (packed || grids)
+        nw_record_textf(r, NULL, "quantized", "%zu constants, %zu activations", packed, grids);
+    else
+        nw_record_text(r, NULL, "quantized", "no");
     nw_graph_free(graph);
 }
 
-nw_result nw_model_summary(const nw_model *model, nw_report **report) {
+nw_result nw_model_summary(const nw_model *model, const nw_summary_options *options, nw_report **report) {
     if (!model || !report)
         return nw_misuse(model ? model->env : NULL, "nw_model_summary: an argument is missing");
     nw_report *made = NULL;
@@ -208,6 +204,8 @@ nw_result nw_model_summary(const nw_model *model, nw_report **report) {
     write_counts(r, s);
     write_nodes(r, model->graph);
     status = s->status;
+    if (status == NW_OK && options && (options->statistics || options->channels || options->reference))
+        status = nw_write_parameters(model, options->reference, options->channels != 0, r);
     nw_arena_free(&s->arena);
     nw_free(&model->env->ctx, s);
     return nw_report_finish(made, status, report);

@@ -98,7 +98,7 @@ void nw_walk_groups(const nw_qparam *p, int rank, const int64_t *dims, nw_group_
 
 /* ---- chunks of a run --------------------------------------------------------------------------------------- */
 
-#define CHUNK 512 /* elements at a time, so that what lies between stays in the cache */
+#define CHUNK NW_PIECE /* elements at a time, so that what lies between stays in the cache */
 
 /* Scales and zero points of a chunk: one for all (step 0), or one for each element. */
 typedef struct chunk {
@@ -269,6 +269,23 @@ static void dequantize_run(const nw_qparam *p, const nw_group_run *run, void *us
     }
 }
 
+typedef struct numbers {
+    const void *codes;
+    nw_numbers_fn *fn;
+    void *user;
+} numbers;
+
+static void show_run(const nw_qparam *p, const nw_group_run *run, void *user) {
+    const numbers *n = user;
+    float x[CHUNK];
+    chunk c;
+    for (size_t at = 0; at < run->count; at += CHUNK) {
+        chunk_open(&c, p, run, at);
+        decode(p, &c, n->codes, run->first + at, x);
+        n->fn(&(nw_group_run){run->first + at, c.count, run->group + at * run->step, run->step}, x, n->user);
+    }
+}
+
 static void fake_run(const nw_qparam *p, const nw_group_run *run, void *user) {
     run_data *d = user;
     chunk c;
@@ -312,4 +329,10 @@ size_t nw_fake_quantize(const nw_qparam *p, int rank, const int64_t *dims, const
     run_data d = {.x = x, .out = out};
     nw_walk_groups(p, rank, dims, fake_run, &d);
     return d.saturated;
+}
+
+void nw_walk_numbers(const nw_qparam *p, int rank, const int64_t *dims, const void *codes, nw_numbers_fn *fn,
+                     void *user) {
+    numbers n = {codes, fn, user};
+    nw_walk_groups(p, rank, dims, show_run, &n);
 }

@@ -91,6 +91,13 @@ void nw_dequantize(const nw_qparam *p, int rank, const int64_t *dims, const void
 /* x' = dequantize(quantize(x)), in place allowed. Returns the saturated count. */
 size_t nw_fake_quantize(const nw_qparam *p, int rank, const int64_t *dims, const float *x, float *out);
 
+/* Calls fn for pieces of at most NW_PIECE elements, in the order of memory, with the numbers that their codes mean. Whole
+ * tensors of any storage: nw_tensor_walk. */
+#define NW_PIECE 512
+typedef void nw_numbers_fn(const nw_group_run *piece, const float *x, void *user);
+void nw_walk_numbers(const nw_qparam *p, int rank, const int64_t *dims, const void *codes, nw_numbers_fn *fn,
+                     void *user);
+
 /* What quantization does to a tensor. */
 typedef struct nw_quant_stats {
     size_t count, saturated;

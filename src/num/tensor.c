@@ -85,6 +85,19 @@ nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out) 
     return NW_OK;
 }
 
+void nw_tensor_walk(const nw_tensor *t, nw_numbers_fn *fn, void *user) {
+    if (t->qparam) {
+        nw_walk_numbers(t->qparam, t->rank, t->dims, t->data, fn, user);
+        return;
+    }
+    float x[NW_PIECE];
+    for (size_t first = 0, count = nw_tensor_count(t); first < count; first += NW_PIECE) {
+        nw_group_run piece = {first, count - first < NW_PIECE ? count - first : NW_PIECE, 0, 0};
+        nw_decode_f32(t->format, t->data, first, piece.count, x);
+        fn(&piece, x, user);
+    }
+}
+
 nw_status nw_tensor_transpose_codes(nw_arena *arena, const nw_tensor *t, nw_tensor *out) {
     size_t a = (size_t)t->dims[1], b = (size_t)t->dims[2], matrix = a * b;
     *out = (nw_tensor){.format = t->format, .rank = 3, .dims = {t->dims[0], t->dims[2], t->dims[1]}};

@@ -48,6 +48,9 @@ bool nw_tensor_aligned(const nw_tensor *t);
  * plain f32 already, and aligned, *out shares its data. */
 nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out);
 
+/* The real values of t, piece by piece: memory for none but a piece. Plain elements are all of group 0. */
+void nw_tensor_walk(const nw_tensor *t, nw_numbers_fn *fn, void *user);
+
 /* Plain 8-bit codes [n, a, b] as [n, b, a] in the arena, without a qparam. */
 nw_status nw_tensor_transpose_codes(nw_arena *arena, const nw_tensor *t, nw_tensor *out);
 

@@ -26,6 +26,30 @@ double nw_noise_db(const nw_noise *n) {
     return fmin(10 * log10(n->signal / n->noise), NW_DB_EXACT);
 }
 
+void nw_moments_add(nw_moments *m, size_t count, const float *x) {
+    for (size_t i = 0; i < count; i++) {
+        double v = (double)x[i];
+        if (!isfinite(v)) {
+            m->broken++;
+            continue;
+        }
+        if (!m->count || v < m->min) m->min = v;
+        if (!m->count || v > m->max) m->max = v;
+        m->sum += v;
+        m->squares += v * v;
+        m->count++;
+    }
+}
+
+double nw_moments_mean(const nw_moments *m) {
+    return m->count ? m->sum / (double)m->count : 0;
+}
+
+double nw_moments_std(const nw_moments *m) {
+    double mean = nw_moments_mean(m);
+    return m->count ? sqrt(fmax(m->squares / (double)m->count - mean * mean, 0)) : 0;
+}
+
 void nw_score_init(nw_score *score, nw_context *ctx) {
     *score = (nw_score){.ctx = ctx};
 }

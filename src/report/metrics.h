@@ -18,6 +18,16 @@ void nw_noise_add(nw_noise *n, const float *reference, const float *x, size_t co
  * when empty. */
 double nw_noise_db(const nw_noise *n);
 
+/* Extremes and sums of everything added; infinities and NaN are counted, and in none of them. Start from zeros. */
+typedef struct nw_moments {
+    double min, max, sum, squares; /* 0 before the first */
+    uint64_t count, broken;
+} nw_moments;
+
+void nw_moments_add(nw_moments *m, size_t count, const float *x);
+double nw_moments_mean(const nw_moments *m); /* 0 when empty, as the next */
+double nw_moments_std(const nw_moments *m);  /* of the numbers themselves: divided by count */
+
 typedef struct nw_class_count {
     uint64_t labelled, answered, right; /* samples of this class; answers that name it; both */
 } nw_class_count;

@@ -51,6 +51,9 @@ fails 'quantize half a model' 1 'half\.onnx' quantize half.onnx -o out/x.onnx --
 # ---- info and run
 works info '227994' info "$model"
 works 'info as JSON' '"operators"' info "$model" --json -
+works 'info --statistics' '1 % +median +99 %' info "$model" --statistics
+works 'info --channels' '^Channels' info "$model" --channels
+fails 'missing reference' 1 'nowhere\.onnx' info "$model" --reference nowhere.onnx
 works run '' run "$model" --input image=three.npy --output-dir out
 [ "$(stat -c %s out/logits.npy 2>/dev/null)" = $((128 + 3 * 26 * 4)) ] && good || bad run 'out/logits.npy is not f32 [3,26]'
 rm -rf out && mkdir out
