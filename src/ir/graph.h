@@ -212,6 +212,13 @@ static inline int nw_node_out(const nw_node *node, int i) {
 bool nw_node_is(const nw_node *node, const char *op_type);
 /* What to call a node in a message: its name, else the name of its first output. */
 const char *nw_node_label(const nw_graph *graph, const nw_node *node);
+/* Whether `pattern` (* any run of characters, ? one) fits a text; a node's name, operator or first
+ * output. */
+bool nw_pattern_matches(const char *pattern, const char *text);
+bool nw_node_matches(const char *pattern, const nw_graph *graph, const nw_node *node);
+/* The first of the patterns that matches, or NULL. */
+const char *nw_node_first_match(size_t count, const char *const *patterns, const nw_graph *graph,
+                                const nw_node *node);
 /* Constant of value id, or NULL (also for NW_ABSENT). */
 static inline const nw_constant *nw_graph_constant(const nw_graph *graph, int id) {
     return id < 0 ? NULL : graph->values[id].constant;

@@ -6,39 +6,6 @@
 
 /* ---- questions about nodes and values --------------------------------------------------------- */
 
-static bool glob(const char *p, const char *text) {
-    const char *star = NULL, *resume = NULL;
-    while (*text) {
-        if (*p == '*') {
-            star = ++p;
-            resume = text;
-        } else if (*p == '?' || *p == *text) {
-            p++;
-            text++;
-        } else if (star) {
-            p = star;
-            text = ++resume;
-        } else {
-            return false;
-        }
-    }
-    while (*p == '*') p++;
-    return *p == 0;
-}
-
-bool nw_quant_matches(const char *pattern, const nw_graph *g, const nw_node *node) {
-    int out = nw_node_out(node, 0);
-    return glob(pattern, node->name) || glob(pattern, node->op_type) ||
-           (out >= 0 && glob(pattern, g->values[out].name));
-}
-
-static const char *first_match(const char *const *patterns, size_t count, const nw_graph *g,
-                               const nw_node *node) {
-    for (size_t i = 0; i < count; i++)
-        if (nw_quant_matches(patterns[i], g, node)) return patterns[i];
-    return NULL;
-}
-
 bool nw_quant_has_state(const nw_node *node) {
     return nw_node_is(node, "LSTM") || nw_node_is(node, "GRU");
 }
@@ -163,13 +130,13 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
     bool layer = f.roles.compute || f.weighted, table = f.weighted && f.roles.same_grid; /* Gather */
     *reason = NULL;
     if (!layer && !f.roles.same_grid) return NW_NODE_FLOAT;
-    const char *pattern = first_match(o->exclude, o->exclude_count, p->g, node);
+    const char *pattern = nw_node_first_match(o->exclude_count, o->exclude, p->g, node);
     if (pattern) {
         *reason = say(p, "excluded by \"%s\"", pattern);
         return NW_NODE_FLOAT;
     }
     if (!layer) return NW_NODE_SAME;
-    if (o->only_count && !first_match(o->only, o->only_count, p->g, node)) {
+    if (o->only_count && !nw_node_first_match(o->only_count, o->only, p->g, node)) {
         *reason = "not among the layers asked for";
         return NW_NODE_FLOAT;
     }

@@ -75,8 +75,6 @@ static inline nw_quant_point *nw_quant_point_of(const nw_quant_plan *plan, int v
 /* The first input of a role, or NW_ABSENT. */
 int nw_quant_input_of(const nw_node *node, nw_role role);
 
-/* `pattern` (* any run of characters, ? one) against a node's name, its first output and its operator. */
-bool nw_quant_matches(const char *pattern, const nw_graph *graph, const nw_node *node);
 /* A recurrent layer with an integer form: where activations are quantized its state is too, while running. */
 bool nw_quant_has_state(const nw_node *node);
 /* The first that is there (recurrent layers may lack some), or NW_ABSENT. */

@@ -45,7 +45,7 @@ static void check_patterns(nw_context *ctx, const nw_graph *g, const char *const
     for (size_t i = 0; i < count; i++) {
         bool found = false;
         for (int n = 0; n < g->node_count && !found; n++)
-            found = nw_quant_matches(patterns[i], g, &g->nodes[n]);
+            found = nw_node_matches(patterns[i], g, &g->nodes[n]);
         if (!found) nw_warn(ctx, "%s \"%s\": the model has no such layer or operator", list, patterns[i]);
     }
 }

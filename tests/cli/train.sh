@@ -47,14 +47,21 @@ works 'another seed' '' "${small[@]}" -o second.onnx --seed 1
 if cmp -s first.onnx second.onnx; then bad 'another seed' 'the same weights'; else good; fi
 
 # ---- killed at any moment, resumed: the same bits, and the same log
+# After a random part of the time that it takes undisturbed; what ends before its first kill begins anew.
+before=$(date +%s%N)
+"$narrow" "${small[@]}" -o second.onnx --checkpoint state --checkpoint-every 5 -q
+takes=$((($(date +%s%N) - before) / 1000))
+rm -f state
 killed=0
-for round in $(seq 1 40); do
+for round in $(seq 1 60); do
     "$narrow" "${small[@]}" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl -q \
         2>stderr &
     pid=$!
-    sleep "0.$(printf %03d $((RANDOM % 250 + 20)))"
+    sleep "$(printf '%d.%06d' 0 $((takes * (RANDOM % 80 + 10) / 100 % 1000000)))"
     if kill -9 $pid 2>/dev/null; then killed=$((killed + 1)); fi
-    wait $pid 2>/dev/null && break
+    wait $pid 2>/dev/null || continue
+    [ $killed = 0 ] || break
+    rm -f state
 done
 works 'resume to the end' '' "${small[@]}" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl
 at_least 'killed on the way' $killed 1

@@ -343,9 +343,9 @@ static void test_patterns(void **state) {
     static const char *const yes[] = {"a/b.c", "*", "a*c", "*b*", "Re*", "a/?.c", "a/b.c*", "**c"};
     static const char *const no[] = {"", "a", "b", "a/b.", "?", "relu", "a*d", "x"};
     for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
-        assert_true(nw_quant_matches(yes[i], g, &g->nodes[0]));
+        assert_true(nw_node_matches(yes[i], g, &g->nodes[0]));
     for (size_t i = 0; i < sizeof no / sizeof *no; i++)
-        assert_false(nw_quant_matches(no[i], g, &g->nodes[0]));
+        assert_false(nw_node_matches(no[i], g, &g->nodes[0]));
 }
 
 static void test_dynamic_and_weights_only(void **state) {
