@@ -98,6 +98,21 @@ void nw_tensor_walk(const nw_tensor *t, nw_numbers_fn *fn, void *user) {
     }
 }
 
+nw_tensor nw_tensor_rows(const nw_tensor *t, size_t first, size_t count, nw_qparam *q) {
+    nw_tensor rows = *t;
+    size_t row = nw_dims_product(t->dims, 1, t->rank), bits = (size_t)nw_format_bits(t->format);
+    rows.dims[0] = (int64_t)count;
+    rows.data = (char *)t->data + first * row * bits / 8;
+    if (!t->qparam) return rows;
+    *q = *t->qparam;
+    rows.qparam = q;
+    if (q->grain != NW_GRAIN_AXIS || q->axis != 0) return rows;
+    q->groups = count;
+    q->scales = (const char *)q->scales + first * (size_t)nw_format_bits(nw_qparam_scale_format(q)) / 8;
+    if (q->zeros) q->zeros += first;
+    return rows;
+}
+
 nw_status nw_tensor_transpose_codes(nw_arena *arena, const nw_tensor *t, nw_tensor *out) {
     size_t a = (size_t)t->dims[1], b = (size_t)t->dims[2], matrix = a * b;
     *out = (nw_tensor){.format = t->format, .rank = 3, .dims = {t->dims[0], t->dims[2], t->dims[1]}};

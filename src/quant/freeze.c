@@ -72,10 +72,10 @@ static bool spec_of(const freezing *f, const nw_node *node, nw_node_mode mode, i
                                    : roles.channel_axis[i < NW_MAX_ROLES ? i : NW_MAX_ROLES - 1];
         choose_grain(f, w, axis, spec);
         spec->scale_format = o->weight_scheme.scale_format;
-        spec->coding = o->weight_scheme.coding.format != NW_NONE
-                           ? o->weight_scheme.coding
-                           : nw_coding_linear(o->weight, !o->weight_asymmetric, o->weight_full_range,
-                                              o->reduce_range);
+        spec->coding =
+            o->weight_scheme.coding.format != NW_NONE
+                ? o->weight_scheme.coding
+                : nw_coding_linear(o->weight, !o->weight_asymmetric, o->weight_full_range, o->reduce_range);
         return true;
     }
     if (role != NW_ROLE_DATA || mode != NW_NODE_INTEGER || o->scheme != NW_QUANT_STATIC) return false;
@@ -221,6 +221,8 @@ static nw_status store_weights(freezing *f) {
 
 /* ---- bias correction -------------------------------------------------------------------------- */
 
+#define PART ((size_t)1 << 18) /* elements of a weight made real at a time */
+
 /* Σ (a − b)·mean over channels of `taps` elements. Four sums: an addition need not wait for the one before. */
 static double row_loss(const float *a, const float *b, const double *mean, size_t channels, size_t taps) {
     double sum[4] = {0};
@@ -241,27 +243,36 @@ static double row_loss(const float *a, const float *b, const double *mean, size_
  * transposed. */
 static nw_status mean_loss(freezing *f, const nw_node *node, const nw_quant_point *x, const pack *k,
                            nw_arena *scratch, float *shift) {
-    nw_tensor w, restored;
-    NW_TRY(nw_tensor_to_f32(scratch, &f->g->values[k->value].constant->tensor, &w));
-    NW_TRY(nw_tensor_to_f32(scratch, &k->packed, &restored));
-    const float *a = w.data, *b = restored.data;
+    const nw_tensor *w = &f->g->values[k->value].constant->tensor;
     bool product = x->channel_axis < 0, transposed = product && !nw_node_int(node, "transB", 0);
     int64_t group = product ? 1 : nw_node_int(node, "group", 1);
-    size_t m_count = (size_t)w.dims[transposed], per_group = (size_t)w.dims[!transposed],
-           taps = nw_dims_product(w.dims, 2, w.rank);
-    if (w.rank < 2 || group < 1 || per_group * (size_t)group != x->channels || m_count % (size_t)group)
-        return NW_OK;
-    double *sums = nw_arena_array(scratch, m_count, sizeof *sums);
+    if (w->rank < 2 || group < 1) return NW_OK;
+    size_t m_count = (size_t)w->dims[transposed], per_group = (size_t)w->dims[!transposed],
+           taps = nw_dims_product(w->dims, 2, w->rank), rows = (size_t)w->dims[0];
+    if (per_group * (size_t)group != x->channels || m_count % (size_t)group) return NW_OK;
+    double *sums = nw_calloc(f->ctx, m_count + 1, sizeof *sums);
     if (!sums) return NW_E_MEMORY;
-    if (transposed)
-        for (size_t c = 0; c < per_group; c++)
-            for (size_t m = 0; m < m_count; m++, a++, b++)
-                sums[m] += ((double)*a - (double)*b) * x->means[c];
-    else
-        for (size_t m = 0; m < m_count; m++, a += per_group * taps, b += per_group * taps)
-            sums[m] = row_loss(a, b, x->means + m / (m_count / (size_t)group) * per_group, per_group, taps);
-    for (size_t m = 0; m < m_count; m++) shift[m] = isfinite(sums[m]) ? (float)sums[m] : 0;
-    return NW_OK;
+    nw_status status = NW_OK;
+    size_t row = transposed ? m_count : per_group * taps, step = PART / (row * 8 + 1) * 8 + 8;
+    for (size_t r = 0; r < rows && status == NW_OK; r += step) { /* real numbers of a part at a time */
+        size_t count = rows - r < step ? rows - r : step;
+        nw_qparam qa, qb;
+        nw_tensor whole = nw_tensor_rows(w, r, count, &qa), part = nw_tensor_rows(&k->packed, r, count, &qb);
+        nw_arena_reset(scratch);
+        status = nw_tensor_to_f32(scratch, &whole, &whole);
+        if (status == NW_OK) status = nw_tensor_to_f32(scratch, &part, &part);
+        const float *a = whole.data, *b = part.data;
+        for (size_t i = r; i < r + count && status == NW_OK; i++, a += row, b += row) {
+            if (transposed)
+                for (size_t m = 0; m < m_count; m++) sums[m] += ((double)a[m] - (double)b[m]) * x->means[i];
+            else
+                sums[i] =
+                    row_loss(a, b, x->means + i / (m_count / (size_t)group) * per_group, per_group, taps);
+        }
+    }
+    for (size_t m = 0; m < m_count && status == NW_OK; m++) shift[m] = isfinite(sums[m]) ? (float)sums[m] : 0;
+    nw_free(f->ctx, sums);
+    return status;
 }
 
 static nw_status correct_biases(freezing *f) {

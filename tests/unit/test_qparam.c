@@ -182,6 +182,54 @@ static void equal_grids(void **state) {
     assert_true(nw_qparam_equal(NULL, NULL));
 }
 
+/* Rows of a tensor are what the whole tensor has there, whatever the grain, the width of codes and the scales' format. */
+static void rows_are_parts(void **state) {
+    (void)state;
+    enum { ROWS = 37, ROW = 3, COUNT = ROWS * ROW };
+    const int64_t dims[2] = {ROWS, ROW};
+    static const struct {
+        nw_format format, scale_format;
+        nw_grain grain;
+        int axis;
+    } cases[] = {{NW_S8, NW_F32, NW_GRAIN_AXIS, 0},
+                 {NW_U4, NW_F16, NW_GRAIN_AXIS, 0},
+                 {NW_U2, NW_F32, NW_GRAIN_AXIS, 1},
+                 {NW_S16, NW_F32, NW_GRAIN_AXIS, 0},
+                 {NW_S4, NW_F32, NW_GRAIN_TENSOR, 0}};
+    nw_context ctx;
+    nw_arena arena;
+    nw_context_init(&ctx, NULL);
+    nw_arena_init(&arena, &ctx);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        float scales[ROWS];
+        uint16_t halves[ROWS];
+        int32_t zeros[ROWS];
+        uint8_t codes[2 * COUNT];
+        for (int g = 0; g < ROWS; g++) {
+            halves[g] = (uint16_t)(0x3800 + 7 * g); /* 0.5 and more */
+            scales[g] = uniform(0.5f, 2);
+            zeros[g] = g % 2;
+        }
+        for (size_t b = 0; b < sizeof codes; b++) codes[b] = (uint8_t)test_uniform(&generator, 0, 256);
+        nw_qparam p = {.format = cases[i].format,
+                       .grain = cases[i].grain,
+                       .axis = cases[i].axis,
+                       .scale_format = cases[i].scale_format,
+                       .scales = cases[i].scale_format == NW_F16 ? (const void *)halves : scales,
+                       .zeros = zeros,
+                       .qmax = 1},
+                  part;
+        p.groups = nw_qparam_group_count(p.grain, p.axis, 0, 2, dims);
+        nw_tensor t = {.format = p.format, .rank = 2, .dims = {ROWS, ROW}, .data = codes, .qparam = &p};
+        nw_tensor whole, rows = nw_tensor_rows(&t, 16, 13, &part);
+        assert_int_equal(nw_tensor_to_f32(&arena, &t, &whole), NW_OK);
+        assert_int_equal(nw_tensor_to_f32(&arena, &rows, &rows), NW_OK);
+        assert_int_equal(nw_tensor_count(&rows), 13 * ROW);
+        assert_memory_equal(rows.data, (const float *)whole.data + 16 * ROW, 13 * ROW * sizeof(float));
+    }
+    nw_arena_free(&arena);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_is_at_most_half_a_step),
@@ -190,6 +238,7 @@ int main(void) {
         cmocka_unit_test(grains_find_their_scale),
         cmocka_unit_test(float_codes_scale),
         cmocka_unit_test(equal_grids),
+        cmocka_unit_test(rows_are_parts),
     };
     return cmocka_run_group_tests_name("qparam", tests, NULL, NULL);
 }
