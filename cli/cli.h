@@ -43,7 +43,7 @@ typedef struct settings {
     int statistics, channels;
     const char *reference;
     /* quantize */
-    const char *output, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
+    const char *output, *recipe, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
         *range;
     const char *elementwise, *products, *embeddings, *recurrent, *quantize_inputs, *bias_correction;
     int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights;
@@ -70,6 +70,7 @@ typedef enum option_kind {
     OPTION_FILE,   /* const char *, completed as a path */
     OPTION_WORD,   /* const char *, one of `words` */
     OPTION_LISTED, /* const char *, one of nw_words(list) */
+    OPTION_NAMED,  /* const char *, one of nw_words(list) or a path */
     OPTION_LIST    /* text_list */
 } option_kind;
 

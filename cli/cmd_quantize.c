@@ -39,9 +39,14 @@ static const option options_calibration[] = {
 };
 
 static const option options_scheme[] = {
+    {"recipe", 0, OPTION_NAMED, "NAME|FILE", FIELD(recipe),
+     "what the other options start from: a preset, or a file of settings, layer by layer if need be "
+     "(docs/recipes.md)",
+     NULL, NW_WORDS_PRESET},
     {"mode", 0, OPTION_LISTED, "NAME", FIELD(mode),
-     "static: activations on measured scales; dynamic: scales found at run time; weights: weights only", NULL,
-     NW_WORDS_MODE},
+     "static: activations on measured scales; dynamic: scales found at run time; weights: weights only; "
+     "float: nothing, but for layers that a recipe names",
+     NULL, NW_WORDS_MODE},
     {"weights-only", 0, OPTION_FLAG, NULL, FIELD(weights_only), "the same as --mode weights: no calibration",
      NULL, 0},
     {"activations", 0, OPTION_LISTED, "TYPE", FIELD(activations), "element type of activations", NULL,
@@ -58,8 +63,8 @@ static const option options_scheme[] = {
      NULL, 0},
     {"activation-scheme", 0, OPTION_WORD, "NAME", FIELD(activation_scheme),
      "of activations alone (default asymmetric)", "asymmetric|symmetric", 0},
-    {"weight-scheme", 0, OPTION_WORD, "NAME", FIELD(weight_scheme), "of weights alone (default symmetric)",
-     "symmetric|asymmetric", 0},
+    {"weight-scheme", 0, OPTION_WORD, "NAME", FIELD(weight_scheme),
+     "of weights alone (default: signed types symmetric, unsigned ones not)", "symmetric|asymmetric", 0},
     {"per-channel", 0, OPTION_FLAG, NULL, FIELD(per_channel), "one weight scale per output channel (default)",
      NULL, 0},
     {"per-tensor", 0, OPTION_FLAG, NULL, FIELD(per_tensor), "one weight scale per tensor", NULL, 0},
@@ -143,6 +148,7 @@ static int options_of(const settings *s, nw_quantize_options *o) {
     if (s->weights_only && s->mode && strcmp(s->mode, "weights") != 0)
         return say_usage(c, "--weights-only and --mode %s exclude each other", s->mode);
     *o = (nw_quantize_options){
+        .recipe = s->recipe,
         .mode = s->weights_only ? "weights" : s->mode,
         .form = s->form,
         .activations = s->activations,
@@ -150,6 +156,7 @@ static int options_of(const settings *s, nw_quantize_options *o) {
         .symmetric_activations =
             s->activation_scheme ? strcmp(s->activation_scheme, "symmetric") == 0 : s->symmetric,
         .asymmetric_weights = s->weight_scheme ? strcmp(s->weight_scheme, "asymmetric") == 0 : s->asymmetric,
+        .symmetric_weights = s->weight_scheme ? strcmp(s->weight_scheme, "symmetric") == 0 : s->symmetric,
         .per_tensor = s->per_tensor,
         .block = (int64_t)s->block,
         .opset = (int64_t)s->opset,
@@ -195,7 +202,7 @@ static int quantize(nw_env *env, const settings *s) {
     int code = options_of(s, &o);
     if (code != EXIT_DONE) return code;
     if (!s->output) return say_usage(&command_quantize, "-o OUT says where the quantized model goes");
-    bool measured = !o.mode || strcmp(o.mode, "static") == 0;
+    bool measured = o.mode ? strcmp(o.mode, "static") == 0 : !o.recipe || strcmp(o.recipe, "w8a8") == 0;
     bool given = o.observer && strcmp(o.observer, "absolute") == 0;
     if (measured && !given && !s->data)
         return say_usage(&command_quantize,

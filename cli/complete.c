@@ -42,7 +42,7 @@ static void bash_value(const command *c, const option *o) {
     if (!words) return;
     printf("    %s:--%s) COMPREPLY=($(compgen -W '", c->name, o->name);
     put_words(words, " ");
-    puts("' -- \"$word\")); return ;;");
+    printf("'%s -- \"$word\")); return ;;\n", o->kind == OPTION_NAMED ? " -f" : "");
 }
 
 static void bash(void) {
@@ -81,9 +81,10 @@ static void zsh_option(const command *c, const option *o) {
         put_quoted(o->value, ":\\");
         putchar(':');
         if (words) {
-            putchar('(');
+            fputs(o->kind == OPTION_NAMED ? "{_alternative \"files:file:_files\" \"names:name:(" : "(",
+                  stdout);
             put_words(words, " ");
-            putchar(')');
+            fputs(o->kind == OPTION_NAMED ? ")\"}" : ")", stdout);
         } else if (o->kind == OPTION_FILE || o->kind == OPTION_LIST) {
             fputs("_files", stdout);
         }
@@ -119,7 +120,7 @@ static void fish_option(const command *c, const option *o) {
     printf("complete -c narrow -n '__fish_seen_subcommand_from %s' -l %s", c->name, o->name);
     if (o->letter) printf(" -s %c", o->letter);
     if (words) {
-        fputs(" -x -a '", stdout);
+        fputs(o->kind == OPTION_NAMED ? " -r -a '" : " -x -a '", stdout);
         put_words(words, " ");
         putchar('\'');
     } else if (o->kind == OPTION_FILE || o->kind == OPTION_LIST) {

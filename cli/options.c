@@ -50,7 +50,9 @@ const option options_measure[] = {
 };
 
 const char *option_words(const option *o) {
-    return o->kind == OPTION_WORD ? o->words : o->kind == OPTION_LISTED ? nw_words(o->list) : NULL;
+    return o->kind == OPTION_WORD                                ? o->words
+           : o->kind == OPTION_LISTED || o->kind == OPTION_NAMED ? nw_words(o->list)
+                                                                 : NULL;
 }
 
 /* ---- did you mean ------------------------------------------------------------------------------------ */
@@ -166,7 +168,7 @@ static bool set_number(const command *c, const option *o, const char *value, voi
 static bool set(const command *c, const option *o, const char *value, settings *s) {
     void *field = (char *)s + o->offset;
     const char *words = option_words(o);
-    if (words && !one_of(words, value)) {
+    if (words && o->kind != OPTION_NAMED && !one_of(words, value)) {
         char near[LONGEST + 1];
         if (suggest(value, words, near, sizeof near))
             say_usage(c, "--%s does not know \"%s\"; did you mean %s? (%s)", o->name, value, near, words);
@@ -182,7 +184,8 @@ static bool set(const command *c, const option *o, const char *value, settings *
     case OPTION_TEXT:
     case OPTION_FILE:
     case OPTION_WORD:
-    case OPTION_LISTED: *(const char **)field = value; return true;
+    case OPTION_LISTED:
+    case OPTION_NAMED: *(const char **)field = value; return true;
     }
     return false;
 }

@@ -67,7 +67,8 @@ typedef enum nw_word_list {
     NW_WORDS_ISA,          /* instruction sets, lowest first */
     NW_WORDS_ARCHITECTURE, /* of new models */
     NW_WORDS_OPTIMIZER,    /* how training moves parameters along their gradients */
-    NW_WORDS_SCHEDULE      /* of the learning rate */
+    NW_WORDS_SCHEDULE,     /* of the learning rate */
+    NW_WORDS_PRESET        /* recipes of quantization that have a name */
 } nw_word_list;
 NW_API const char *nw_words(nw_word_list list); /* never NULL */
 
@@ -202,15 +203,18 @@ typedef enum nw_switch { NW_SWITCH_AUTO, NW_SWITCH_OFF, NW_SWITCH_ON } nw_switch
 
 /* Patterns name nodes ("/encoder/\*": * is any run of letters, ? one letter) or operators ("Conv"). */
 typedef struct nw_quantize_options {
-    const char *mode; /* "static": weights, and activations on scales measured on data; "dynamic": activations
-                         on scales measured at run time; "weights": weights only */
+    const char *recipe; /* what the options below start from: a preset (NW_WORDS_PRESET) or the path of a recipe file
+                           (docs/recipes.md); NULL: the defaults named below */
+    const char *mode;   /* "static": weights, and activations on scales measured on data; "dynamic": activations
+                           on scales measured at run time; "weights": weights only; "float": nothing */
     const char *form; /* "qdq": QuantizeLinear and DequantizeLinear around ordinary operators; "qoperator":
                          QLinearConv and its like; "native": codes as they are, for narrow alone; "matmulnbits":
                          com.microsoft's operator for products with 4-bit weights in blocks */
     const char *activations; /* element type; "u8" */
     const char *weights; /* element type ("s8", the default) or a whole scheme: "s4:32@f16", "ternary", "nf4:64", "f16" …
                             (docs/numerics.md has the grammar) */
-    int symmetric_activations, asymmetric_weights;
+    int symmetric_activations;
+    int asymmetric_weights, symmetric_weights; /* signed types are symmetric, unsigned ones not, unless said here */
     int per_tensor;   /* one scale per weight, instead of one per output channel */
     int64_t block;    /* > 0: one scale per so many weights of an input axis; modes "weights" and "dynamic" */
     int full_range;   /* symmetric weights use −128 too, not only −127 … 127 */

@@ -1,6 +1,7 @@
 /* env.c: environments, results, words; and the proof that the public numbers are the internal ones. */
 #include "api/api.h"
-#include "quant/quant.h"
+#include "base/words.h"
+#include "quant/recipe.h"
 #include "train/zoo.h"
 
 #include <string.h>
@@ -54,9 +55,9 @@ const char *nw_type_name(nw_type type) {
 
 const char *nw_words(nw_word_list list) {
     switch (list) {
-    case NW_WORDS_MODE: return "static|dynamic|weights";
+    case NW_WORDS_MODE: return NW_MODE_WORDS;
     case NW_WORDS_FORM: return "qdq|qoperator|native|matmulnbits";
-    case NW_WORDS_ACTIVATION: return "u8|s8|u16|s16";
+    case NW_WORDS_ACTIVATION: return NW_ACTIVATION_WORDS;
     case NW_WORDS_WEIGHT: return "s8|u8|s4|u4|s2|u2|s16|u16";
     case NW_WORDS_OBSERVER:
         return &(""
@@ -70,26 +71,17 @@ const char *nw_words(nw_word_list list) {
 #undef NW_ISA_WORD
     case NW_WORDS_ARCHITECTURE: return NW_ZOO_WORDS;
     case NW_WORDS_OPTIMIZER: return "sgd|adam|adamw";
+    case NW_WORDS_PRESET: return nw_preset_words();
     case NW_WORDS_SCHEDULE: return "constant|step|cosine";
     }
     return "";
 }
 
 nw_status nw_env_word(nw_env *env, const char *what, const char *word, nw_word_list list, int *index) {
-    const char *at = nw_words(list);
-    *index = 0;
-    if (!word) return NW_OK;
-    for (int i = 0;; i++) {
-        size_t length = strcspn(at, "|");
-        if (strlen(word) == length && memcmp(at, word, length) == 0) {
-            *index = i;
-            return NW_OK;
-        }
-        if (!at[length])
-            return nw_fail(&env->ctx, NW_E_ARGUMENT, "%s \"%s\" is unknown: use one of %s", what, word,
-                           nw_words(list));
-        at += length + 1;
-    }
+    *index = word ? nw_word_index(nw_words(list), word) : 0;
+    if (*index >= 0) return NW_OK;
+    return nw_fail(&env->ctx, NW_E_ARGUMENT, "%s \"%s\" is unknown: use one of %s", what, word,
+                   nw_words(list));
 }
 
 nw_result nw_env_new(const nw_memory *memory, nw_env **env) {

@@ -1,7 +1,9 @@
 /* quantize.c: post-training quantization, and the report of what was done. */
 #include "api/api.h"
+#include "base/words.h"
 #include "onnx/onnx.h"
 #include "quant/measure.h"
+#include "quant/recipe.h"
 
 #include <math.h>
 #include <string.h>
@@ -11,41 +13,64 @@ static void relay(void *user, size_t done, size_t total) {
     nw_env_progress(user, "calibrating", done, total);
 }
 
-static bool is_word(const char *word, nw_word_list list) {
-    for (const char *at = nw_words(list);; at++) {
-        size_t length = strcspn(at, "|");
-        if (strlen(word) == length && memcmp(at, word, length) == 0) return true;
-        at += length;
-        if (!*at) return false;
-    }
-}
-
-/* An element type, whose details other options say, or a scheme, which says them all. */
-static nw_status set_weights(nw_env *env, const nw_quantize_options *o, nw_quant_options *q) {
-    q->weight_asymmetric = o->asymmetric_weights != 0;
-    q->weight_full_range = o->full_range != 0;
-    q->reduce_range = o->reduce_range != 0;
-    q->weight_block = o->block;
-    if (!o->weights) return NW_OK;
-    if (is_word(o->weights, NW_WORDS_WEIGHT)) {
-        q->weight = nw_format_by_name(o->weights);
-        return NW_OK;
-    }
-    NW_TRY(nw_scheme_parse(&env->ctx, o->weights, &q->weight_scheme));
-    if (q->weight_asymmetric || q->weight_full_range || q->reduce_range)
+/* What the options change about weights: of whole element types whether codes are symmetric, full, reduced, and the block;
+ * schemes say all that themselves. */
+static nw_status set_weights(nw_env *env, const nw_quantize_options *o, nw_quant_choice *c) {
+    nw_scheme *w = &c->weights;
+    if (o->weights) NW_TRY(nw_scheme_parse(&env->ctx, o->weights, w));
+    if (o->block && !(o->weights && w->block)) w->block = o->block;
+    if (!o->asymmetric_weights && !o->symmetric_weights && !o->full_range && !o->reduce_range) return NW_OK;
+    const char *word = o->weights ? o->weights : nw_format_name(w->coding.format);
+    if (w->coding.kind != NW_LINEAR || nw_word_index(nw_words(NW_WORDS_WEIGHT), word) < 0)
         return nw_fail(
             &env->ctx, NW_E_ARGUMENT,
             "weights \"%s\" say by themselves which codes they use: write s8-asym or range(-128:127) "
             "instead of asymmetric, full-range or reduce-range",
-            o->weights);
-    if (!q->weight_scheme.block) q->weight_scheme.block = o->block;
-    q->weight_block = q->weight_scheme.block;
+            word);
+    const bool symmetric = o->symmetric_weights || (!o->asymmetric_weights && w->coding.grid.symmetric);
+    w->coding = nw_coding_linear(w->coding.format, symmetric, o->full_range != 0, o->reduce_range != 0);
     return NW_OK;
 }
 
-static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_options *out,
+static nw_status set_observer(nw_env *env, const nw_quantize_options *o, nw_observer_options *observer) {
+    if (o->observer && !nw_observer_by_name(o->observer, &observer->kind))
+        return nw_fail(&env->ctx, NW_E_ARGUMENT, "observer \"%s\" is unknown: use one of %s", o->observer,
+                       nw_words(NW_WORDS_OBSERVER));
+    if (o->percentile != 0) observer->percentile = o->percentile;
+    if (o->sigmas != 0) observer->sigmas = o->sigmas;
+    if (o->momentum != 0) observer->momentum = o->momentum;
+    if (o->range_low != 0 || o->range_high != 0) {
+        observer->lo = (float)o->range_low;
+        observer->hi = (float)o->range_high;
+    }
+    return NW_OK;
+}
+
+static void set_switch(nw_choice *to, nw_switch from) {
+    if (from != NW_SWITCH_AUTO) *to = (nw_choice)from;
+}
+
+/* Layers that stay float: rules behind those of a recipe, so that the options win. */
+static nw_status add_rules(nw_arena *arena, const nw_quantize_options *o, nw_quant_options *q) {
+    nw_quant_rule rule = {.sets = 1U << NW_SETTING_MODE, .choice.mode = NW_QUANT_FLOAT};
+    if (o->only_count) {
+        rule.source = "only";
+        rule.patterns = o->only;
+        rule.pattern_count = o->only_count;
+        rule.others = true;
+        NW_TRY(nw_recipe_add_rule(arena, &rule, q));
+    }
+    if (!o->exclude_count) return NW_OK;
+    rule.source = "exclude";
+    rule.patterns = o->exclude;
+    rule.pattern_count = o->exclude_count;
+    rule.others = false;
+    return nw_recipe_add_rule(arena, &rule, q);
+}
+
+/* The recipe, and what the other options change about it. Rules in `arena`. */
+static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_arena *arena, nw_quant_options *out,
                           nw_quant_style *style) {
-    static const nw_quant_scheme schemes[] = {NW_QUANT_STATIC, NW_QUANT_DYNAMIC, NW_QUANT_WEIGHTS};
     static const nw_quant_style styles[] = {NW_STYLE_QDQ, NW_STYLE_QOPERATOR, NW_STYLE_NATIVE,
                                             NW_STYLE_MATMULNBITS};
     int mode, form, unused;
@@ -53,35 +78,27 @@ static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_op
     NW_TRY(nw_env_word(env, "form", o->form, NW_WORDS_FORM, &form));
     NW_TRY(nw_env_word(env, "activation type", o->activations, NW_WORDS_ACTIVATION, &unused));
     nw_quant_options q = nw_quant_options_default();
-    q.scheme = schemes[mode];
+    nw_quant_choice *c = &q.choice;
     *style = styles[form];
-    if (o->activations) q.activation = nw_format_by_name(o->activations);
-    NW_TRY(set_weights(env, o, &q));
-    q.activation_symmetric = o->symmetric_activations != 0;
-    q.weight_per_tensor = o->per_tensor != 0;
-    if (o->mse_weights) q.weight_range = NW_WEIGHT_MSE;
-    if (o->observer && !nw_observer_by_name(o->observer, &q.observer.kind))
-        return nw_fail(&env->ctx, NW_E_ARGUMENT, "observer \"%s\" is unknown: use one of %s", o->observer,
-                       nw_words(NW_WORDS_OBSERVER));
-    if (o->percentile != 0) q.observer.percentile = o->percentile;
-    if (o->sigmas != 0) q.observer.sigmas = o->sigmas;
-    if (o->momentum != 0) q.observer.momentum = o->momentum;
-    q.observer.lo = (float)o->range_low;
-    q.observer.hi = (float)o->range_high;
-    q.elementwise = (nw_choice)o->elementwise;
-    q.products = (nw_choice)o->products;
-    q.embeddings = (nw_choice)o->embeddings;
-    q.recurrent = (nw_choice)o->recurrent;
-    q.inputs = (nw_choice)o->inputs;
-    if (o->float_bias) q.float_bias = true;
+    if (o->recipe) NW_TRY(nw_recipe_load(arena, o->recipe, &q));
+    if (o->mode) c->mode = (nw_quant_mode)mode;
+    if (o->activations) c->activation = nw_format_by_name(o->activations);
+    NW_TRY(set_weights(env, o, c));
+    NW_TRY(set_observer(env, o, &c->observer));
+    if (o->symmetric_activations) c->activation_symmetric = true;
+    if (o->per_tensor) c->per_tensor = true;
+    if (o->mse_weights) c->mse_weights = true;
+    if (o->float_bias) c->float_bias = true;
+    if (o->dynamic_rows) c->dynamic_rows = true;
+    set_switch(&q.elementwise, o->elementwise);
+    set_switch(&q.products, o->products);
+    set_switch(&q.embeddings, o->embeddings);
+    set_switch(&q.recurrent, o->recurrent);
+    set_switch(&q.inputs, o->inputs);
     if (o->bias_correction != NW_SWITCH_AUTO) q.bias_correction = o->bias_correction == NW_SWITCH_ON;
-    if (o->dynamic_rows) q.dynamic_rows = true;
     if (o->quantize_outputs) q.quantize_outputs = true;
     if (o->known_ranges) q.known_ranges = true;
-    q.exclude_count = o->exclude_count;
-    q.exclude = o->exclude;
-    q.only_count = o->only_count;
-    q.only = o->only;
+    NW_TRY(add_rules(arena, o, &q));
     q.batch = o->batch;
     q.threads = env->threads;
     q.isa = env->isa;
@@ -94,33 +111,28 @@ static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_quant_op
 /* ---- the report -------------------------------------------------------------------------------------- */
 
 static void write_scheme(nw_record *r, const nw_quantize_options *o, const nw_quant_options *q) {
-    const char *mode = q->scheme == NW_QUANT_STATIC    ? "static"
-                       : q->scheme == NW_QUANT_DYNAMIC ? "dynamic"
-                                                       : "weights";
-    char grain[64] = "per channel";
-    if (q->weight_block > 0)
-        snprintf(grain, sizeof grain, "blocks of %lld", (long long)q->weight_block);
-    else if (q->weight_per_tensor)
+    static const char *const modes[] = {"static", "dynamic", "weights", "float"};
+    const nw_quant_choice *c = &q->choice;
+    char grain[64] = "per channel", word[NW_SCHEME_WORD];
+    if (c->weights.block > 0)
+        snprintf(grain, sizeof grain, "blocks of %lld", (long long)c->weights.block);
+    else if (c->per_tensor)
         snprintf(grain, sizeof grain, "per tensor");
-    nw_record_text(r, "mode", NULL, mode);
+    nw_record_text(r, "recipe", "recipe", o->recipe);
+    nw_record_text(r, "mode", NULL, modes[c->mode]);
     nw_record_text(r, "form", NULL, o->form ? o->form : "qdq");
-    char word[NW_SCHEME_WORD];
-    if (q->weight_scheme.coding.format != NW_NONE)
-        nw_record_textf(r, "weights_scheme", "weights", "%s, %s",
-                        nw_scheme_print(&q->weight_scheme, word, sizeof word), grain);
-    else
-        nw_record_textf(r, "weights_scheme", "weights", "%s %s, %s%s", nw_format_name(q->weight),
-                        q->weight_asymmetric ? "asymmetric" : "symmetric", grain,
-                        q->reduce_range ? ", reduced range" : "");
-    if (q->scheme == NW_QUANT_STATIC) {
+    nw_record_textf(r, "weights_scheme", "weights", "%s, %s", nw_scheme_print(&c->weights, word, sizeof word),
+                    grain);
+    if (c->mode == NW_QUANT_STATIC) {
         nw_record_textf(r, "activations_scheme", "activations", "%s %s, observer %s",
-                        nw_format_name(q->activation), q->activation_symmetric ? "symmetric" : "asymmetric",
-                        nw_observer_name(q->observer.kind));
-        nw_record_text(r, "observer", NULL, nw_observer_name(q->observer.kind));
+                        nw_format_name(c->activation), c->activation_symmetric ? "symmetric" : "asymmetric",
+                        nw_observer_name(c->observer.kind));
+        nw_record_text(r, "observer", NULL, nw_observer_name(c->observer.kind));
     } else {
         nw_record_text(r, "activations_scheme", "activations",
-                       q->scheme == NW_QUANT_DYNAMIC ? "scales measured at run time" : "float");
+                       c->mode == NW_QUANT_DYNAMIC ? "scales measured at run time" : "float");
     }
+    if (q->rule_count) nw_record_textf(r, NULL, "rules", "%zu for some of the layers", q->rule_count);
 }
 
 static void write_overview(nw_record *r, const nw_quant_report *q) {
@@ -346,6 +358,12 @@ static nw_status quantize_graph(const nw_model *model, nw_graph *graph, nw_data 
     return status;
 }
 
+/* The model tells by which recipe it was made. */
+static nw_status note_recipe(nw_graph *graph, const nw_quant_options *q) {
+    char *text = nw_recipe_print(&graph->arena, q);
+    return text ? nw_graph_set_property(graph, NW_RECIPE_PROPERTY, text) : NW_E_MEMORY;
+}
+
 static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantize_options *o,
                           const nw_quant_options *q, nw_quant_style style, nw_model **out,
                           nw_quant_report **report) {
@@ -360,6 +378,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantiz
         nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
     nw_status status = quantize_graph(model, graph, data, q, o->measure != 0, report);
     if (status == NW_OK) status = drop_idle_inputs(graph);
+    if (status == NW_OK) status = note_recipe(graph, q);
     if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style, o->opset);
     if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
     if (status == NW_OK && save_as) status = nw_file_size(ctx, save_as, &bytes);
@@ -383,10 +402,12 @@ nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quant
     double started = nw_now_ms();
     nw_quant_options q;
     nw_quant_style style = NW_STYLE_QDQ;
+    nw_arena arena; /* of the recipe's rules */
+    nw_arena_init(&arena, &env->ctx);
     nw_quant_report *done = NULL;
     nw_model *made = NULL;
     nw_report *sheet = NULL;
-    nw_status status = internal(env, o, &q, &style);
+    nw_status status = internal(env, o, &arena, &q, &style);
     if (status == NW_OK && report) status = nw_report_new(env, "quantize", &sheet);
     if (status == NW_OK) status = quantize(model, data, o, &q, style, &made, report ? &done : NULL);
     if (status == NW_OK && report) {
@@ -406,6 +427,7 @@ nw_result nw_model_quantize(const nw_model *model, nw_data *data, const nw_quant
         write_activations(r, done);
     }
     nw_quant_report_free(done);
+    nw_arena_free(&arena);
     if (report) status = (nw_status)nw_report_finish(sheet, status, report); /* frees the sheet on failure */
     if (status != NW_OK) {
         nw_model_free(made);

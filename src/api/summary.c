@@ -1,6 +1,7 @@
 /* summary.c: what a model is, without running it. */
 #include "api/api.h"
 #include "op/op.h"
+#include "quant/recipe.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -188,6 +189,23 @@ static void write_quantization(nw_record *r, const nw_model *model) {
     nw_graph_free(graph);
 }
 
+static void write_setting(void *user, const char *layers, const char *name, const char *value) {
+    nw_record *item = nw_record_item(user, "recipe", NULL, NW_LAYOUT_ROWS);
+    nw_record_text(item, "layers", NULL, *layers ? layers : NULL);
+    nw_record_text(item, "setting", NULL, name);
+    nw_record_text(item, "value", NULL, value);
+    nw_record_textf(user, NULL, "recipe", "%s%s%s%s %s", *layers ? "[" : "", layers, *layers ? "] " : "",
+                    name, value);
+}
+
+/* How narrow quantized the model. A text that is no recipe is another program's business. */
+static void write_recipe(nw_record *r, const nw_model *model) {
+    const char *recipe = nw_graph_property(model->graph, NW_RECIPE_PROPERTY);
+    nw_context quiet;
+    nw_context_child(&quiet, &model->env->ctx);
+    if (recipe) (void)nw_recipe_walk(&quiet, recipe, write_setting, r);
+}
+
 nw_result nw_model_summary(const nw_model *model, const nw_summary_options *options, nw_report **report) {
     if (!model || !report)
         return nw_misuse(model ? model->env : NULL, "nw_model_summary: an argument is missing");
@@ -201,6 +219,7 @@ nw_result nw_model_summary(const nw_model *model, const nw_summary_options *opti
     walk(s, model->graph);
     write_header(r, model);
     write_quantization(r, model);
+    write_recipe(r, model);
     write_counts(r, s);
     write_nodes(r, model->graph);
     status = s->status;

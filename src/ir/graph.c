@@ -480,6 +480,30 @@ int64_t nw_graph_opset(const nw_graph *g, const char *domain) {
     return 0;
 }
 
+nw_status nw_graph_set_property(nw_graph *g, const char *key, const char *value) {
+    nw_model_info *info = g->info;
+    char *text = nw_arena_strdup(&g->arena, value);
+    if (!text) return NW_E_MEMORY;
+    for (size_t i = 0; i < info->property_count; i++)
+        if (strcmp(info->properties[i].key, key) == 0) {
+            info->properties[i].value = text;
+            return NW_OK;
+        }
+    nw_property *grown = nw_arena_array(&g->arena, info->property_count + 1, sizeof *grown);
+    char *name = nw_arena_strdup(&g->arena, key);
+    if (!grown || !name) return NW_E_MEMORY;
+    if (info->property_count) memcpy(grown, info->properties, info->property_count * sizeof *grown);
+    grown[info->property_count++] = (nw_property){name, text};
+    info->properties = grown;
+    return NW_OK;
+}
+
+const char *nw_graph_property(const nw_graph *g, const char *key) {
+    for (size_t i = 0; g->info && i < g->info->property_count; i++)
+        if (strcmp(g->info->properties[i].key, key) == 0) return g->info->properties[i].value;
+    return NULL;
+}
+
 /* ---- attributes ------------------------------------------------------------------------------------------------ */
 
 const nw_attr *nw_node_attr(const nw_node *node, const char *name) {
@@ -582,7 +606,8 @@ nw_status nw_node_set_ints(nw_graph *g, nw_node *node, const char *name, const i
     return NW_OK;
 }
 
-nw_status nw_node_set_floats(nw_graph *g, nw_node *node, const char *name, const float *values, size_t count) {
+nw_status nw_node_set_floats(nw_graph *g, nw_node *node, const char *name, const float *values,
+                             size_t count) {
     nw_attr *a;
     float *copy = nw_arena_array(&g->arena, count, sizeof *copy);
     CHECK(copy);

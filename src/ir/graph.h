@@ -147,6 +147,10 @@ nw_status nw_graph_set_opset(nw_graph *graph, const char *domain, int64_t versio
 int64_t nw_graph_opset(const nw_graph *graph,
                        const char *domain); /* looks in the parents too; 0: not imported */
 
+/* Metadata of a model's main graph: sets a property, replacing one of the same key; the texts are copied. */
+nw_status nw_graph_set_property(nw_graph *graph, const char *key, const char *value);
+const char *nw_graph_property(const nw_graph *graph, const char *key); /* NULL: it has none */
+
 int nw_graph_find(const nw_graph *graph, const char *name); /* value id or NW_ABSENT */
 /* Gives a value another name; a taken one is made fresh as in nw_graph_add_value. */
 nw_status nw_graph_rename_value(nw_graph *graph, int id, const char *name);

@@ -42,9 +42,13 @@ typedef struct view {
     size_t parts;
 } view;
 
-static bool needs_data(const nw_quant_plan *plan, const nw_quant_point *point) {
-    return point->root == point->value && !point->known &&
-           plan->options.observer.kind != NW_OBSERVER_ABSOLUTE;
+/* Of points that share a grid the root decides; grids found while running need nobody's. */
+static bool is_decided(const nw_quant_point *point) {
+    return point->root == point->value && point->choice->mode == NW_QUANT_STATIC;
+}
+
+static bool needs_data(const nw_quant_point *point) {
+    return is_decided(point) && !point->known && point->choice->observer.kind != NW_OBSERVER_ABSOLUTE;
 }
 
 static double sum_of(const float *x, size_t count) {
@@ -108,7 +112,7 @@ static void add_squares(nw_quant_point *p, const view *v) {
 
 static nw_status view_of(watch *w, nw_quant_point *p, const nw_tensor *t, bool last, view *v) {
     size_t total = nw_tensor_count(t);
-    *v = (view){.w = w, .x = t->data, .count = total, .width = 1, .observed = needs_data(w->plan, p)};
+    *v = (view){.w = w, .x = t->data, .count = total, .width = 1, .observed = needs_data(p)};
     int axis = p->channel_axis < 0 ? t->rank - 1 : p->channel_axis;
     if (last) axis = p->channel_axis < 0 ? t->rank - 2 : t->rank - 1;
     if (p->channel_axis && axis >= 0 && axis < t->rank && total) {
@@ -301,8 +305,10 @@ static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *d
     *w = (watch){.plan = plan, .seen = seen, .arena = arena};
     nw_stats_select(plan->options.isa, &w->stats);
     nw_status status = NW_OK;
+    nw_observer_options any = nw_observer_options_default(); /* parts have room for what any kind wants */
+    any.kind = NW_OBSERVER_PERCENTILE;
     for (int i = 0; i < PARTS_MOST && status == NW_OK; i++)
-        status = nw_observer_init(ctx, &w->parts[i], &plan->options.observer);
+        status = nw_observer_init(ctx, &w->parts[i], &any);
     if (status == NW_OK) status = watch_run(w, &f, taps, count);
     for (int i = 0; i < PARTS_MOST; i++) nw_observer_free(&w->parts[i]);
     return status == NW_OK ? NW_OK : nw_fail_where(ctx, status, "calibration");
@@ -311,9 +317,9 @@ static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *d
 /* ---- scales ----------------------------------------------------------------------------------- */
 
 static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_observer *seen) {
-    const nw_quant_options *o = &plan->options;
+    const nw_quant_choice *c = point->choice;
     const char *name = plan->graph->values[point->value].name;
-    nw_coding codes = nw_coding_linear(o->activation, o->activation_symmetric, false, false);
+    nw_coding codes = nw_coding_linear(c->activation, c->activation_symmetric, false, false);
     bool positive =
         point->known ? point->lo >= 0 : seen->options.kind != NW_OBSERVER_ABSOLUTE && seen->min >= 0;
     if (codes.shift && positive) { /* unsigned codes without a sign to waste one on */
@@ -321,7 +327,7 @@ static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_
         codes.grid.qmin = codes.shift = 0;
     }
     if (!point->known) NW_TRY(nw_observer_range(seen, &codes.grid, &point->lo, &point->hi));
-    if (needs_data(plan, point) && seen->count == 0)
+    if (needs_data(point) && seen->count == 0)
         return nw_fail(plan->arena.ctx, NW_E_DATA, "calibration saw no finite value of \"%s\"%s", name,
                        seen->rejected ? ": all are NaN or infinite" : "");
     if (seen->rejected)
@@ -329,7 +335,7 @@ static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_
                 (unsigned long long)seen->rejected, name);
     nw_choose_scale(point->lo, point->hi, codes.grid.symmetric, codes.grid.qmin, codes.grid.qmax,
                     &point->scale, &point->zero);
-    point->format = o->activation;
+    point->format = c->activation;
     point->zero += codes.shift;
     point->qmin = codes.grid.qmin + codes.shift;
     point->qmax = codes.grid.qmax + codes.shift;
@@ -375,12 +381,13 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
     size_t count = 0, needs = 0;
     if (plan->options.bias_correction) want_means(plan);
     if (plan->options.inputs == NW_AUTO) want_features(plan);
-    const nw_observer_options none = {.kind = NW_OBSERVER_MINMAX};
-    plan->options.observer.isa = plan->options.isa;
     for (int i = 0; i < plan->point_count; i++) {
-        bool needed = needs_data(plan, &plan->points[i]);
-        bool given = !plan->points[i].known && plan->options.observer.kind == NW_OBSERVER_ABSOLUTE;
-        NW_TRY(nw_observer_init(ctx, &seen->observers[i], needed || given ? &plan->options.observer : &none));
+        nw_observer_options observer = plan->points[i].choice->observer;
+        observer.isa = plan->options.isa;
+        bool needed = needs_data(&plan->points[i]);
+        bool given = !plan->points[i].known && observer.kind == NW_OBSERVER_ABSOLUTE;
+        if (!needed && !given) observer = (nw_observer_options){.kind = NW_OBSERVER_MINMAX};
+        NW_TRY(nw_observer_init(ctx, &seen->observers[i], &observer));
         needs += needed;
         if (needed || plan->points[i].channel_axis) taps[count++] = plan->points[i].value;
     }
@@ -392,8 +399,7 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
             needs);
     if (count && dataset) NW_TRY(watch_model(ctx, plan, dataset, taps, count, arena, seen));
     for (int i = 0; i < plan->point_count; i++)
-        if (plan->points[i].root == plan->points[i].value)
-            NW_TRY(set_scale(plan, &plan->points[i], &seen->observers[i]));
+        if (is_decided(&plan->points[i])) NW_TRY(set_scale(plan, &plan->points[i], &seen->observers[i]));
     return NW_OK;
 }
 
@@ -420,7 +426,7 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
                                  bool *any) {
     for (int i = 0; i < plan->point_count; i++) {
         const nw_quant_point *p = &plan->points[i];
-        if (plan->uses.producer[p->value] >= 0 || p->root != p->value) continue;
+        if (plan->uses.producer[p->value] >= 0 || !is_decided(p)) continue;
         const nw_codes codes = {p->qmin, p->qmax, false};
         double sqnr;
         NW_TRY(nw_observer_sqnr(&seen->observers[i], &codes, p->scale, p->zero, &sqnr));
@@ -428,7 +434,8 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
     }
     for (int i = 0; i < plan->point_count; i++) {
         const nw_quant_point *p = &plan->points[i];
-        if (p->squares && features_sqnr(p, nw_quant_root(plan, p)->scale) < RESOLVED)
+        if (p->squares && p->choice->mode == NW_QUANT_STATIC &&
+            features_sqnr(p, nw_quant_root(plan, p)->scale) < RESOLVED)
             raw[input_behind(plan, p->value)] = true;
     }
     for (int v = 0; v < plan->value_count; v++) *any |= raw[v];
@@ -445,6 +452,7 @@ static nw_status adopt_point(const nw_quant_plan *from, nw_quant_plan *to, nw_qu
     fresh.value = p->value;
     fresh.root = p->root;
     fresh.everywhere = p->everywhere;
+    fresh.choice = p->choice;
     fresh.channel_axis = old->channel_axis;
     fresh.channels = old->channels;
     fresh.means = means;

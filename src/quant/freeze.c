@@ -23,7 +23,6 @@ typedef struct freezing {
     nw_context *ctx;
     nw_graph *g;
     const nw_quant_plan *plan;
-    const nw_quant_options *o;
     nw_quant_report *report;
     nw_arena scratch;
     pack *packs;
@@ -35,17 +34,15 @@ typedef struct freezing {
 /* ---- what to pack ----------------------------------------------------------------------------- */
 
 /* One scale per output channel, per block of the input axis, or one. */
-static void choose_grain(const freezing *f, const nw_tensor *w, int axis, nw_weight_spec *spec) {
-    const nw_quant_options *o = f->o;
+static void choose_grain(const nw_quant_choice *c, const nw_tensor *w, int axis, nw_weight_spec *spec) {
     if (axis < 0) axis += w->rank;
     spec->grain = NW_GRAIN_TENSOR;
     if (w->rank < 2 || axis < 0 || axis >= w->rank) return;
-    int64_t block = o->weight_scheme.block > 0 ? o->weight_scheme.block : o->weight_block;
-    if (block > 0 && w->rank == 2 && o->scheme != NW_QUANT_STATIC) {
+    if (c->weights.block > 0 && w->rank == 2) {
         spec->grain = NW_GRAIN_BLOCK;
         spec->axis = 1 - axis;
-        spec->block = block;
-    } else if (!o->weight_per_tensor) {
+        spec->block = c->weights.block;
+    } else if (!c->per_tensor) {
         spec->grain = NW_GRAIN_AXIS;
         spec->axis = axis;
     }
@@ -59,29 +56,27 @@ static int table_axis(const nw_node *node, const nw_tensor *table) {
     return nw_tensor_count(table) / (size_t)table->dims[axis] >= 32 ? (int)axis : table->rank - 1;
 }
 
-/* What input i of a node in `mode` becomes; false: it stays. */
-static bool spec_of(const freezing *f, const nw_node *node, nw_node_mode mode, int i, nw_weight_spec *spec) {
-    const nw_quant_options *o = f->o;
+/* What input i of node n becomes; false: it stays. */
+static bool spec_of(const freezing *f, int n, int i, nw_weight_spec *spec) {
+    const nw_node *node = &f->g->nodes[n];
+    const nw_quant_choice *c = &f->plan->choice[n];
     if (node->in[i] < 0 || !nw_quant_is_weight(f->g, node->in[i])) return false;
     nw_roles roles = nw_node_roles(node);
     nw_role role = nw_roles_of(&roles, i);
     const nw_tensor *w = &f->g->values[node->in[i]].constant->tensor;
-    *spec = (nw_weight_spec){.range = o->weight_range};
+    *spec = (nw_weight_spec){.range = c->mse_weights ? NW_WEIGHT_MSE : NW_WEIGHT_MINMAX};
     if (role == NW_ROLE_WEIGHT) {
         int axis = roles.same_grid ? table_axis(node, w)
                                    : roles.channel_axis[i < NW_MAX_ROLES ? i : NW_MAX_ROLES - 1];
-        choose_grain(f, w, axis, spec);
-        spec->scale_format = o->weight_scheme.scale_format;
-        spec->coding =
-            o->weight_scheme.coding.format != NW_NONE
-                ? o->weight_scheme.coding
-                : nw_coding_linear(o->weight, !o->weight_asymmetric, o->weight_full_range, o->reduce_range);
+        choose_grain(c, w, axis, spec);
+        spec->scale_format = c->weights.scale_format;
+        spec->coding = c->weights.coding;
         return true;
     }
-    if (role != NW_ROLE_DATA || mode != NW_NODE_INTEGER || o->scheme != NW_QUANT_STATIC) return false;
+    if (role != NW_ROLE_DATA || !nw_quant_is_static(f->plan, n)) return false;
     spec->range = NW_WEIGHT_MINMAX;
     /* a constant operand of Add or Mul */
-    spec->coding = nw_coding_linear(o->activation, o->activation_symmetric, false, false);
+    spec->coding = nw_coding_linear(c->activation, c->activation_symmetric, false, false);
     return true;
 }
 
@@ -125,8 +120,7 @@ typedef struct bias_place {
 /* Where a layer's bias, data and weight are; false: it has no bias to store as integers. */
 static bool bias_of(const freezing *f, int n, bias_place *b) {
     const nw_node *node = &f->g->nodes[n];
-    if (f->plan->mode[n] != NW_NODE_INTEGER || f->o->scheme != NW_QUANT_STATIC || f->o->float_bias)
-        return false;
+    if (!nw_quant_is_static(f->plan, n) || f->plan->choice[n].float_bias) return false;
     int at = nw_quant_input_of(node, NW_ROLE_BIAS), data = nw_quant_input_of(node, NW_ROLE_DATA);
     int weight = nw_quant_input_of(node, NW_ROLE_WEIGHT);
     if (at < 0 || data < 0 || weight < 0 || f->pack_of[n][weight] < 0) return false;
@@ -170,7 +164,7 @@ static nw_status collect(freezing *f) {
             nw_weight_spec spec;
             f->pack_of[n][i] = -1;
             if (mode != NW_NODE_WEIGHTS && mode != NW_NODE_INTEGER) continue;
-            if (spec_of(f, node, mode, i, &spec)) NW_TRY(request(f, node->in[i], &spec, &f->pack_of[n][i]));
+            if (spec_of(f, n, i, &spec)) NW_TRY(request(f, node->in[i], &spec, &f->pack_of[n][i]));
         }
     }
     for (int n = 0; n < f->plan->node_count; n++) {
@@ -334,7 +328,7 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
     nw_graph *g = f->g;
     const char *name = g->values[x->value].name;
     int maker = f->plan->uses.producer[x->value];
-    bool output = f->o->quantize_outputs && nw_graph_is_output(g, x->value) && maker >= 0;
+    bool output = f->plan->options.quantize_outputs && nw_graph_is_output(g, x->value) && maker >= 0;
     const char *fresh_name = nw_arena_printf(&g->arena, "%s_%s", name, output ? "real" : "dq");
     if (!fresh_name) return NW_E_MEMORY;
     int fresh;
@@ -355,7 +349,7 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
     }
     nw_node *node;
     const nw_quant_point *root = nw_quant_root(f->plan, x);
-    nw_format format = f->o->scheme == NW_QUANT_STATIC ? root->format : f->o->activation;
+    nw_format format = scale >= 0 ? root->format : root->choice->activation;
     NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", "",
                              zero >= 0    ? 3
                              : scale >= 0 ? 2
@@ -363,7 +357,7 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
                              in, 1, &out, &node));
     node->op = nw_op_find("ai.narrow", "FakeQuant");
     NW_TRY(nw_node_set_string(g, node, "format", nw_format_name(format)));
-    if (scale < 0) return f->o->dynamic_rows ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
+    if (scale < 0) return root->choice->dynamic_rows ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
     if (root->qmin != nw_format_min(format)) NW_TRY(nw_node_set_int(g, node, "qmin", root->qmin));
     if (root->qmax != nw_format_max(format)) NW_TRY(nw_node_set_int(g, node, "qmax", root->qmax));
     return NW_OK;
@@ -378,10 +372,10 @@ static nw_status add_fakequants(freezing *f) {
     for (int i = 0; i < plan->point_count; i++) {
         nw_quant_point *root = &plan->points[i];
         ids[i][0] = ids[i][1] = NW_ABSENT;
-        if (f->o->scheme != NW_QUANT_STATIC || root->root != root->value) continue;
+        if (root->choice->mode != NW_QUANT_STATIC || root->root != root->value) continue;
         const char *name = f->g->values[root->value].name;
         NW_TRY(add_scalar(f->g, name, "_scale", NW_F32, &root->scale, &ids[i][0]));
-        if (root->zero || !f->o->activation_symmetric)
+        if (root->zero || !root->choice->activation_symmetric)
             NW_TRY(add_scalar(f->g, name, "_zero_point", NW_S32, &root->zero, &ids[i][1]));
     }
     for (int i = 0; i < plan->point_count; i++) {
@@ -394,10 +388,11 @@ static nw_status add_fakequants(freezing *f) {
 /* Recurrent layers with 8-bit weights get a state of 8 bits where activations have as many. Its range is measured while
  * running in static quantization too: nothing outside the layer sees it. */
 static nw_status restrict_states(freezing *f) {
-    if (f->o->scheme == NW_QUANT_WEIGHTS || nw_format_bits(f->o->activation) != 8) return NW_OK;
     for (int n = 0; n < f->plan->node_count; n++) {
         nw_node *node = &f->g->nodes[n];
         nw_node_mode mode = f->plan->mode[n];
+        const nw_quant_choice *c = &f->plan->choice[n];
+        if (c->mode == NW_QUANT_WEIGHTS || nw_format_bits(c->activation) != 8) continue;
         if (!nw_quant_has_state(node) || (mode != NW_NODE_INTEGER && mode != NW_NODE_WEIGHTS)) continue;
         const nw_constant *r = nw_graph_constant(f->g, nw_node_in(node, 2));
         if (r && r->tensor.qparam && nw_format_bits(r->tensor.qparam->format) == 8)
@@ -465,7 +460,7 @@ static nw_status describe_layers(freezing *f) {
 
 static nw_status freeze_subgraph(nw_graph *sub, const nw_quant_plan *outer, nw_quant_report *report) {
     nw_quant_options options = outer->options;
-    options.scheme = NW_QUANT_WEIGHTS; /* taps reach the main graph only */
+    options.weights_at_most = true; /* taps reach the main graph only */
     nw_quant_plan *plan;
     NW_TRY(nw_quant_place(report->arena.ctx, sub, &options, NULL, &plan));
     nw_status status = nw_quant_freeze(sub, plan, report);
@@ -498,7 +493,7 @@ static nw_status freeze(freezing *f) {
 }
 
 nw_status nw_quant_freeze(nw_graph *graph, const nw_quant_plan *plan, nw_quant_report *report) {
-    freezing f = {.ctx = report->arena.ctx, .g = graph, .plan = plan, .o = &plan->options, .report = report};
+    freezing f = {.ctx = report->arena.ctx, .g = graph, .plan = plan, .report = report};
     nw_arena_init(&f.scratch, f.ctx);
     nw_status status = freeze(&f);
     nw_arena_free(&f.scratch);

@@ -76,7 +76,8 @@ typedef struct placing {
     const nw_uses *uses;
     const nw_quant_options *o;
     bool *whole; /* [value_count] comes from an integer layer: itself, through a clamp, or moved */
-    bool *raw; /* [value_count] an input of the model that is not to be quantized, itself, clamped or moved */
+    bool *raw;   /* [value_count] an input of the model, itself, clamped or moved, that static layers leave alone */
+    bool *fed;   /* [value_count] likewise, that dynamic recurrent layers leave alone */
     bool *inner; /* [value_count] between a layer and the clamp that belongs to it */
 } placing;
 
@@ -93,7 +94,7 @@ typedef struct offer {
     int data;       /* data inputs that are computed */
     bool all_whole; /* all of them come from integer layers */
     bool real;      /* all of them are real numbers */
-    bool raw;       /* one of them is not to be quantized */
+    bool raw, fed;  /* one of them is so */
 } offer;
 
 static offer offer_of(const placing *p, const nw_node *node) {
@@ -113,6 +114,7 @@ static offer offer_of(const placing *p, const nw_node *node) {
         f.all_whole &= p->whole[v];
         f.real &= is_real(p->g, v);
         f.raw |= p->raw[v];
+        f.fed |= p->fed[v];
     }
     return f;
 }
@@ -124,20 +126,26 @@ static bool is_slow(const placing *p, const nw_node *node) {
     return false;
 }
 
-static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason) {
+/* Why a rule, or none, leaves a layer in float. */
+static const char *float_reason(placing *p, const nw_node *node, const nw_quant_rule *rule) {
+    if (!rule) return "layers are left in float where no rule says otherwise";
+    if (rule->others) return "not among the layers asked for";
+    return say(p, "excluded by \"%s\"", nw_quant_rule_applies(rule, p->g, node));
+}
+
+static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *choice, const char **reason) {
     const nw_quant_options *o = p->o;
+    const nw_quant_rule *rule;
     offer f = offer_of(p, node);
     bool layer = f.roles.compute || f.weighted, table = f.weighted && f.roles.same_grid; /* Gather */
     *reason = NULL;
     if (!layer && !f.roles.same_grid) return NW_NODE_FLOAT;
-    const char *pattern = nw_node_first_match(o->exclude_count, o->exclude, p->g, node);
-    if (pattern) {
-        *reason = say(p, "excluded by \"%s\"", pattern);
-        return NW_NODE_FLOAT;
-    }
-    if (!layer) return NW_NODE_SAME;
-    if (o->only_count && !nw_node_first_match(o->only_count, o->only, p->g, node)) {
-        *reason = "not among the layers asked for";
+    *choice = nw_quant_choose(&o->choice, o->rule_count, o->rules, p->g, node, &rule);
+    if (o->weights_at_most && choice->mode != NW_QUANT_FLOAT) choice->mode = NW_QUANT_WEIGHTS;
+    const nw_quant_mode mode = choice->mode;
+    if (!layer && (mode != NW_QUANT_FLOAT || !rule || rule->others)) return NW_NODE_SAME;
+    if (mode == NW_QUANT_FLOAT) {
+        *reason = float_reason(p, node, rule);
         return NW_NODE_FLOAT;
     }
     if (is_slow(p, node)) {
@@ -156,11 +164,11 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
         if (!nw_quant_has_state(node)) return NW_NODE_WEIGHTS;
     }
     bool recurrent = !f.roles.compute;
-    if (f.raw && (o->scheme == NW_QUANT_STATIC || (o->scheme == NW_QUANT_DYNAMIC && recurrent)))
+    if ((f.raw && mode == NW_QUANT_STATIC) || (f.fed && mode == NW_QUANT_DYNAMIC && recurrent))
         *reason = "its input is left in float";
-    if (f.weighted) return *reason || o->scheme == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
+    if (f.weighted) return *reason || mode == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
     if (*reason) return NW_NODE_FLOAT;
-    if (o->scheme != NW_QUANT_STATIC)
+    if (mode != NW_QUANT_STATIC)
         *reason = "has no weights";
     else if (f.product)
         *reason = o->products == NW_NO ? "products of activations are left in float" : NULL;
@@ -174,39 +182,61 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, const char **reason
 }
 
 /* Marks what the node makes. */
-static void mark_outputs(placing *p, const nw_node *node, nw_node_mode mode) {
+static void mark_outputs(placing *p, int n) {
+    const nw_node *node = &p->g->nodes[n];
+    const nw_node_mode mode = p->plan->mode[n];
     int in = nw_node_in(node, 0), out = nw_node_out(node, 0);
     if (out < 0) return;
     bool moved = mode == NW_NODE_SAME || (mode == NW_NODE_FLOAT && is_clamp(p->g, node));
     for (int i = 0; i < node->out_count && moved && in >= 0; i++)
-        if (node->out[i] >= 0) p->raw[node->out[i]] = p->raw[in];
-    if (mode == NW_NODE_INTEGER) p->whole[out] = !gives_float(node);
+        if (node->out[i] >= 0) {
+            p->raw[node->out[i]] = p->raw[in];
+            p->fed[node->out[i]] = p->fed[in];
+        }
+    if (nw_quant_is_static(p->plan, n)) p->whole[out] = !gives_float(node);
     if (mode == NW_NODE_SAME && in >= 0 && p->whole[in])
         for (int i = 0; i < node->out_count; i++)
             if (node->out[i] >= 0) p->whole[node->out[i]] = is_real(p->g, node->out[i]);
     if (mode != NW_NODE_FLOAT || in < 0 || !is_clamp(p->g, node)) return;
     int maker = p->uses->producer[in];
-    bool layer = maker >= 0 && p->plan->mode[maker] == NW_NODE_INTEGER;
     p->whole[out] = p->whole[in];
-    p->inner[in] = layer && nw_uses_count(p->uses, in) == 1;
+    p->inner[in] = maker >= 0 && nw_quant_is_static(p->plan, maker) && nw_uses_count(p->uses, in) == 1;
 }
 
 /* ---- which values ----------------------------------------------------------------------------- */
 
-static void add_point(placing *p, int v) {
+/* Which of two layers decides a grid: a static one, then the one of more bits, then the first. */
+static const nw_quant_choice *finer(const nw_quant_choice *a, const nw_quant_choice *b) {
+    const bool a_static = a->mode == NW_QUANT_STATIC, b_static = b->mode == NW_QUANT_STATIC;
+    if (a_static != b_static) return a_static ? a : b;
+    return nw_format_bits(b->activation) > nw_format_bits(a->activation) ? b : a;
+}
+
+static void add_point(placing *p, int v, const nw_quant_choice *choice) {
     nw_quant_plan *plan = p->plan;
-    if (v < 0 || plan->point_of[v] >= 0 || nw_graph_constant(p->g, v) || !is_real(p->g, v)) return;
+    if (v < 0 || nw_graph_constant(p->g, v) || !is_real(p->g, v)) return;
     int maker = p->uses->producer[v];
     const nw_node *node = maker >= 0 ? &p->g->nodes[maker] : NULL;
     if (node && strcmp(node->op_type, "FakeQuant") == 0) return; /* on a grid already */
-    nw_quant_point point = {.value = v, .root = v};
-    if (node && p->o->scheme == NW_QUANT_STATIC) {
-        bool in_layer = is_clamp(p->g, node) && node->in[0] >= 0 && p->inner[node->in[0]];
-        point.everywhere = p->whole[v] || in_layer || plan->mode[maker] == NW_NODE_INTEGER;
+    if (plan->point_of[v] >= 0) {
+        nw_quant_point *old = &plan->points[plan->point_of[v]];
+        old->choice = finer(old->choice, choice);
+        return;
     }
+    nw_quant_point point = {.value = v, .root = v, .choice = choice};
     if (node && p->o->known_ranges) point.known = has_known_range(node, &point.lo, &point.hi);
     plan->point_of[v] = plan->point_count;
     plan->points[plan->point_count++] = point;
+}
+
+/* The choice of the layer that made v, before clamps and moves. */
+static const nw_quant_choice *maker_choice(const placing *p, int v) {
+    int maker = p->uses->producer[v];
+    while (maker >= 0 && p->plan->mode[maker] != NW_NODE_INTEGER) {
+        const int in = nw_node_in(&p->g->nodes[maker], 0);
+        maker = in < 0 ? NW_ABSENT : p->uses->producer[in];
+    }
+    return maker < 0 ? &p->o->choice : &p->plan->choice[maker];
 }
 
 static bool is_only_output(const placing *p, int v) {
@@ -214,20 +244,25 @@ static bool is_only_output(const placing *p, int v) {
 }
 
 static void add_points(placing *p) {
+    nw_quant_plan *plan = p->plan;
     for (int n = 0; n < p->g->node_count; n++) {
         const nw_node *node = &p->g->nodes[n];
-        if (p->plan->mode[n] != NW_NODE_INTEGER) continue;
+        if (plan->mode[n] != NW_NODE_INTEGER) continue;
         nw_roles roles = nw_node_roles(node);
         for (int i = 0; i < node->in_count; i++) {
             nw_role role = nw_roles_of(&roles, i);
-            if (role == NW_ROLE_DATA || role == NW_ROLE_WEIGHT) add_point(p, node->in[i]);
+            if (role == NW_ROLE_DATA || role == NW_ROLE_WEIGHT) add_point(p, node->in[i], &plan->choice[n]);
         }
     }
-    if (p->o->scheme != NW_QUANT_STATIC) return;
-    for (int v = 0; v < p->g->value_count; v++)
-        if (p->whole[v] && !p->inner[v] && nw_uses_count(p->uses, v) > 0 && !is_only_output(p, v))
-            add_point(p, v);
-    for (int i = 0; i < p->g->output_count && p->o->quantize_outputs; i++) add_point(p, p->g->outputs[i]);
+    for (int v = 0; v < p->g->value_count; v++) {
+        if (!p->whole[v] || p->inner[v] || nw_uses_count(p->uses, v) == 0 || is_only_output(p, v)) continue;
+        const nw_quant_point *point = nw_quant_point_of(plan, v);
+        if (!point || point->choice->mode != NW_QUANT_STATIC) add_point(p, v, maker_choice(p, v));
+    }
+    for (int i = 0; i < p->g->output_count && p->o->quantize_outputs; i++) {
+        const nw_quant_choice *choice = maker_choice(p, p->g->outputs[i]);
+        if (choice->mode == NW_QUANT_STATIC) add_point(p, p->g->outputs[i], choice);
+    }
 }
 
 static void keep_point(placing *p, const nw_quant_point *old, int v) {
@@ -259,7 +294,6 @@ static void tie_moved(placing *p, const nw_node *node) {
         nw_quant_point *y = nw_quant_point_of(p->plan, node->out[i]);
         if (!y) continue;
         y->root = x->root;
-        y->everywhere |= x->everywhere;
         y->known = false;
     }
 }
@@ -282,14 +316,58 @@ nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *p
     return &plan->points[point - plan->points];
 }
 
+/* One choice for all that share a grid. */
+static void agree(placing *p) {
+    nw_quant_plan *plan = p->plan;
+    for (int i = 0; i < plan->point_count; i++) {
+        nw_quant_point *root = nw_quant_root(plan, &plan->points[i]);
+        root->choice = finer(root->choice, plan->points[i].choice);
+    }
+    for (int i = 0; i < plan->point_count; i++)
+        plan->points[i].choice = nw_quant_root(plan, &plan->points[i])->choice;
+}
+
+/* What an integer layer gives on a measured grid has no other form; nor have moved copies of it. */
+static void mark_everywhere(placing *p) {
+    nw_quant_plan *plan = p->plan;
+    for (int i = 0; i < plan->point_count; i++) {
+        nw_quant_point *x = &plan->points[i];
+        const int maker = p->uses->producer[x->value];
+        if (maker < 0 || x->choice->mode != NW_QUANT_STATIC) continue;
+        const nw_node *node = &p->g->nodes[maker];
+        bool in_layer = is_clamp(p->g, node) && node->in[0] >= 0 && p->inner[node->in[0]];
+        x->everywhere = p->whole[x->value] || in_layer || nw_quant_is_static(p->plan, maker);
+    }
+    for (int n = 0; n < p->g->node_count; n++) {
+        const nw_node *node = &p->g->nodes[n];
+        const nw_quant_point *x = nw_quant_point_of(plan, nw_node_in(node, 0));
+        for (int i = 0; i < node->out_count && x && plan->mode[n] == NW_NODE_SAME; i++) {
+            nw_quant_point *y = nw_quant_point_of(plan, node->out[i]);
+            if (y) y->everywhere |= x->everywhere;
+        }
+    }
+}
+
 /* ---- the plan --------------------------------------------------------------------------------- */
 
 static void mark_inputs(placing *p, const bool *raw) {
     for (int i = 0; i < p->g->input_count; i++) {
         int v = p->g->inputs[i];
         if (p->o->inputs == NW_YES) continue;
-        p->raw[v] = p->o->inputs == NW_NO || p->o->scheme == NW_QUANT_DYNAMIC || (raw && raw[v]);
+        p->fed[v] = true;
+        p->raw[v] = p->o->inputs == NW_NO || (raw && raw[v]);
     }
+}
+
+/* Whether the rules make sense together at this layer. */
+static nw_status check_choice(const placing *p, int n) {
+    nw_context *ctx = p->plan->arena.ctx;
+    if (p->plan->mode[n] != NW_NODE_INTEGER && p->plan->mode[n] != NW_NODE_WEIGHTS) return NW_OK;
+    nw_status status = nw_quant_choice_check(ctx, &p->plan->choice[n]);
+    if (status == NW_OK && nw_quant_is_static(p->plan, n))
+        status = nw_quant_choice_check_product(ctx, &p->plan->choice[n]);
+    return status == NW_OK ? NW_OK
+                           : nw_fail_where(ctx, status, "layer \"%s\"", nw_node_label(p->g, &p->g->nodes[n]));
 }
 
 static nw_status place(nw_quant_plan *plan, const bool *raw, nw_arena *scratch) {
@@ -298,27 +376,39 @@ static nw_status place(nw_quant_plan *plan, const bool *raw, nw_arena *scratch) 
     placing p = {.plan = plan, .g = g, .uses = &plan->uses, .o = &plan->options};
     p.whole = nw_arena_array(scratch, values, sizeof *p.whole);
     plan->raw = p.raw = nw_arena_array(&plan->arena, values, sizeof *p.raw);
+    p.fed = nw_arena_array(scratch, values, sizeof *p.fed);
     p.inner = nw_arena_array(scratch, values, sizeof *p.inner);
+    plan->choice = nw_arena_array(&plan->arena, nodes, sizeof *plan->choice);
     plan->mode = nw_arena_array(&plan->arena, nodes, sizeof *plan->mode);
     plan->reason = nw_arena_array(&plan->arena, nodes, sizeof *plan->reason);
     plan->point_of = nw_arena_array(&plan->arena, values, sizeof *plan->point_of);
     plan->points = nw_arena_array(&plan->arena, values, sizeof *plan->points);
-    if (!p.whole || !p.raw || !p.inner || !plan->mode || !plan->reason || !plan->point_of || !plan->points)
+    if (!p.whole || !p.raw || !p.fed || !p.inner || !plan->choice || !plan->mode || !plan->reason ||
+        !plan->point_of || !plan->points)
         return NW_E_MEMORY;
     for (int v = 0; v < g->value_count; v++) plan->point_of[v] = -1;
     mark_inputs(&p, raw);
     for (int n = 0; n < g->node_count; n++) {
-        plan->mode[n] = mode_of(&p, &g->nodes[n], &plan->reason[n]);
-        mark_outputs(&p, &g->nodes[n], plan->mode[n]);
+        plan->choice[n] = plan->options.choice;
+        plan->mode[n] = mode_of(&p, &g->nodes[n], &plan->choice[n], &plan->reason[n]);
+        NW_TRY(check_choice(&p, n));
+        mark_outputs(&p, n);
     }
-    if (plan->options.scheme == NW_QUANT_WEIGHTS) return NW_OK;
     add_points(&p);
     NW_TRY(order_points(&p, scratch));
     for (int n = 0; n < g->node_count; n++) {
         if (plan->mode[n] == NW_NODE_SAME) tie_moved(&p, &g->nodes[n]);
         if (plan->mode[n] == NW_NODE_INTEGER && is_op(&g->nodes[n], "Concat")) tie_joined(&p, &g->nodes[n]);
     }
+    agree(&p);
+    mark_everywhere(&p);
     return NW_OK;
+}
+
+bool nw_quant_measures(const nw_quant_plan *plan) {
+    for (int i = 0; i < plan->point_count; i++)
+        if (plan->points[i].choice->mode == NW_QUANT_STATIC) return true;
+    return false;
 }
 
 nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options,

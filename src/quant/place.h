@@ -20,7 +20,9 @@ typedef struct nw_quant_point {
     int root;        /* the value whose range decides the scale: itself, or the one it shares a grid with */
     bool everywhere; /* all its readers read it restricted (the layer before it makes integers); else only
                         integer and grid-keeping layers do, and float layers read what was computed */
-    bool known;      /* range [lo, hi] follows from its operator (Softmax) */
+    const nw_quant_choice
+        *choice; /* of the layer that decides the grid; the same for all that share a root */
+    bool known;  /* range [lo, hi] follows from its operator (Softmax) */
     float lo, hi;
     /* set by calibration, at roots: */
     nw_format format;
@@ -30,7 +32,7 @@ typedef struct nw_quant_point {
     int channel_axis;      /* 1 before convolutions, −1 (the last) before matrix products */
     size_t channels, rows; /* rows: values per channel so far */
     double *means;         /* [channels] in the plan's arena */
-    bool features; /* a model input that a recurrent layer reads: channels are the features of a sequence */
+    bool features;   /* a model input that a recurrent layer reads: channels are the features of a sequence */
     double *squares; /* [channels] Σ x² of features, or NULL */
 } nw_quant_point;
 
@@ -39,8 +41,10 @@ typedef struct nw_quant_plan {
     const nw_graph *graph;
     nw_quant_options options;
     int node_count, value_count, point_count;
-    nw_node_mode *mode;  /* [node_count] */
-    const bool *raw;     /* [value_count] stays as it is: an input of the model, or a copy of one */
+    nw_quant_choice *choice; /* [node_count] */
+    nw_node_mode *mode;      /* [node_count] */
+    const bool
+        *raw; /* [value_count] stays as it is in static layers: an input of the model, or a copy of one */
     const char **reason; /* [node_count] why a layer stays in float; NULL: it does not, or is no layer */
     int *point_of;       /* [value_count] index into points, or −1 */
     nw_quant_point *points;
@@ -56,13 +60,22 @@ typedef struct nw_quant_plan {
  *      reads the output is part of the layer. Graph outputs get none unless asked for. The output of a matrix
  *      product gets one only for the sake of its readers: integer products with float results exist everywhere.
  *   4. Layers that move elements pass their input's grid on; values that only feed a Concat share its output's.
+ *   5. What a value's grid is, its readers say: a measured one where any of them is static, else one found while running;
+ *      the format of the most bits, and the observer that comes with it. Without integer readers its maker says it.
  * raw [value_count] or NULL: inputs of the model that stay as they are; layers that read them, moved or clamped
- * or not, only get their weights packed. With option `inputs` NO that is all of them, and with scheme DYNAMIC for recurrent
+ * or not, only get their weights packed. With option `inputs` NO that is all of them, and for dynamic recurrent
  * layers unless it is YES: their inputs are features of different size, which one measured grid resolves badly.
  * The graph is resolved and topologically sorted, and must not change while the plan lives. */
 nw_status nw_quant_place(nw_context *ctx, const nw_graph *graph, const nw_quant_options *options,
                          const bool *raw, nw_quant_plan **out);
 void nw_quant_plan_free(nw_quant_plan *plan); /* NULL is fine */
+
+/* An integer layer whose scales are measured beforehand: it may give integers too. */
+static inline bool nw_quant_is_static(const nw_quant_plan *plan, int n) {
+    return plan->mode[n] == NW_NODE_INTEGER && plan->choice[n].mode == NW_QUANT_STATIC;
+}
+/* Whether some activation's range is to be measured, or given. */
+bool nw_quant_measures(const nw_quant_plan *plan);
 
 /* The point at the end of a point's chain of roots. */
 nw_quant_point *nw_quant_root(const nw_quant_plan *plan, const nw_quant_point *point);

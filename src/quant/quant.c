@@ -8,45 +8,24 @@
 #include <math.h>
 
 nw_quant_options nw_quant_options_default(void) {
-    return (nw_quant_options){.scheme = NW_QUANT_STATIC,
-                              .activation = NW_U8,
-                              .observer = nw_observer_options_default(),
-                              .weight = NW_S8,
-                              .bias_correction = true,
-                              .isa = nw_isa_detect()};
+    return (nw_quant_options){
+        .choice = nw_quant_choice_default(), .bias_correction = true, .isa = nw_isa_detect()};
 }
 
 nw_status nw_quant_options_check(nw_context *ctx, const nw_quant_options *o) {
-    if (!nw_format_is_integer(o->activation) || nw_format_bits(o->activation) > 16)
-        return nw_fail(ctx, NW_E_ARGUMENT,
-                       "activations cannot be %s: expected an integer format of at most 16 bits",
-                       nw_format_name(o->activation));
-    if (!nw_format_is_integer(o->weight) || nw_format_bits(o->weight) > 16)
-        return nw_fail(ctx, NW_E_ARGUMENT,
-                       "weights cannot be %s: expected an integer format of at most 16 bits",
-                       nw_format_name(o->weight));
-    nw_coding_kind kind = o->weight_scheme.coding.kind;
-    if (o->scheme == NW_QUANT_STATIC && kind != NW_LINEAR && kind != NW_TERNARY && kind != NW_BINARY)
-        return nw_fail(ctx, NW_E_ARGUMENT,
-                       "weights that are no integers need the scheme \"weights only\" or \"dynamic\": integer "
-                       "layers multiply integers");
-    if (o->weight_block < 0) return nw_fail(ctx, NW_E_ARGUMENT, "weight blocks cannot have a negative size");
-    if ((o->weight_block > 0 || o->weight_scheme.block > 0) && o->scheme == NW_QUANT_STATIC)
-        return nw_fail(ctx, NW_E_ARGUMENT,
-                       "blocks of weights need the scheme \"weights only\" or \"dynamic\": integer layers "
-                       "have one scale per "
-                       "channel");
-    return nw_observer_options_check(ctx, &o->observer);
+    NW_TRY(nw_quant_choice_check(ctx, &o->choice));
+    if (o->choice.mode == NW_QUANT_STATIC && !o->weights_at_most)
+        NW_TRY(nw_quant_choice_check_product(ctx, &o->choice));
+    return NW_OK;
 }
 
-/* A pattern without a node is most likely a misspelled name. */
-static void check_patterns(nw_context *ctx, const nw_graph *g, const char *const *patterns, size_t count,
-                           const char *list) {
-    for (size_t i = 0; i < count; i++) {
-        bool found = false;
-        for (int n = 0; n < g->node_count && !found; n++)
-            found = nw_node_matches(patterns[i], g, &g->nodes[n]);
-        if (!found) nw_warn(ctx, "%s \"%s\": the model has no such layer or operator", list, patterns[i]);
+/* A pattern without a node is most likely a misspelled name. Classes of layers ("@products") need not occur. */
+static void check_patterns(nw_context *ctx, const nw_graph *g, const nw_quant_rule *rule) {
+    for (size_t i = 0; i < rule->pattern_count; i++) {
+        const char *pattern = rule->patterns[i];
+        bool found = *pattern == '@';
+        for (int n = 0; n < g->node_count && !found; n++) found = nw_quant_matches(pattern, g, &g->nodes[n]);
+        if (!found) nw_warn(ctx, "%s \"%s\": the model has no such layer or operator", rule->source, pattern);
     }
 }
 
@@ -54,12 +33,12 @@ static nw_status describe_activation(const nw_graph *g, const nw_quant_plan *pla
                                      const nw_quant_point *point, nw_arena *arena, nw_quant_activation *a) {
     const nw_quant_point *root = nw_quant_root(plan, point);
     int maker = plan->uses.producer[point->value];
-    *a = (nw_quant_activation){.tied = root != point, .format = plan->options.activation, .saturated = -1};
+    *a = (nw_quant_activation){.tied = root != point, .format = root->choice->activation, .saturated = -1};
     a->value = nw_arena_strdup(arena, g->values[point->value].name);
     a->producer = nw_arena_strdup(arena, maker >= 0 ? nw_node_label(g, &g->nodes[maker]) : "");
     if (!a->value || !a->producer) return NW_E_MEMORY;
-    a->observer = root->known ? "known range" : nw_observer_name(plan->options.observer.kind);
-    if (plan->options.scheme != NW_QUANT_STATIC) {
+    a->observer = root->known ? "known range" : nw_observer_name(root->choice->observer.kind);
+    if (root->choice->mode != NW_QUANT_STATIC) {
         a->observer = "at run time";
         return NW_OK;
     }
@@ -97,8 +76,7 @@ static nw_status describe_activations(const nw_quant_plan *plan, const nw_calibr
 static nw_status carry_out(nw_context *ctx, nw_graph *graph, nw_quant_plan **plan, nw_dataset *dataset,
                            nw_quant_report *report) {
     nw_calibration seen = {.ctx = ctx};
-    if ((*plan)->options.scheme == NW_QUANT_STATIC && (*plan)->point_count)
-        NW_TRY(nw_calibrate(ctx, plan, dataset, &seen));
+    if (nw_quant_measures(*plan)) NW_TRY(nw_calibrate(ctx, plan, dataset, &seen));
     nw_status status = (*plan)->options.timed_count ? nw_quant_measure(ctx, plan, &seen, report) : NW_OK;
     if (status == NW_OK) status = describe_activations(*plan, &seen, report);
     nw_calibration_free(&seen);
@@ -106,15 +84,20 @@ static nw_status carry_out(nw_context *ctx, nw_graph *graph, nw_quant_plan **pla
     return nw_quant_freeze(graph, *plan, report);
 }
 
+/* Whether any layer computes on integers, be it within (recurrent layers' states). */
+static bool computes(const nw_quant_plan *plan) {
+    for (int n = 0; n < plan->node_count; n++) {
+        const bool state = nw_quant_has_state(&plan->graph->nodes[n]) && plan->mode[n] == NW_NODE_WEIGHTS;
+        if (plan->mode[n] == NW_NODE_INTEGER || (state && plan->choice[n].mode != NW_QUANT_WEIGHTS))
+            return true;
+    }
+    return false;
+}
+
 nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset,
                             const nw_quant_options *options, nw_quant_report **out) {
     NW_TRY(nw_quant_options_check(ctx, options));
-    if (options->timed_count && options->scheme == NW_QUANT_WEIGHTS)
-        return nw_fail(
-            ctx, NW_E_ARGUMENT,
-            "there is nothing to measure where only weights are quantized: their layers compute in float");
-    check_patterns(ctx, graph, options->exclude, options->exclude_count, "exclude");
-    check_patterns(ctx, graph, options->only, options->only_count, "only");
+    for (size_t r = 0; r < options->rule_count; r++) check_patterns(ctx, graph, &options->rules[r]);
     NW_TRY(nw_graph_sort(graph));
     nw_quant_report *report = nw_calloc(ctx, 1, sizeof *report);
     if (!report) return NW_E_MEMORY;
@@ -122,7 +105,11 @@ nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *datase
     nw_quant_plan *plan;
     nw_status status = nw_quant_place(ctx, graph, options, NULL, &plan);
     if (status == NW_OK) {
-        status = carry_out(ctx, graph, &plan, dataset, report);
+        if (options->timed_count && !computes(plan))
+            status = nw_fail(ctx, NW_E_ARGUMENT,
+                             "there is nothing to measure where only weights are quantized: their layers "
+                             "compute in float");
+        if (status == NW_OK) status = carry_out(ctx, graph, &plan, dataset, report);
         nw_quant_plan_free(plan);
     }
     if (status != NW_OK || !out)

@@ -8,50 +8,21 @@
 #include "data/dataset.h"
 #include "ir/graph.h"
 #include "kern/isa.h"
-#include "num/scheme.h"
-#include "quant/observe.h"
+#include "quant/choice.h"
 #include "run/run.h"
-
-typedef enum nw_quant_scheme {
-    NW_QUANT_STATIC,  /* weights, and activations on scales measured beforehand */
-    NW_QUANT_DYNAMIC, /* weights, and inputs of weighted layers on scales measured at run time */
-    NW_QUANT_WEIGHTS  /* weights only ("partial"): biases and activations stay float */
-} nw_quant_scheme;
-
-typedef enum nw_choice { NW_AUTO, NW_NO, NW_YES } nw_choice;
-
-typedef enum nw_weight_range {
-    NW_WEIGHT_MINMAX, /* the largest magnitude decides: nothing saturates */
-    NW_WEIGHT_MSE     /* the scale of the smallest squared error, searched per channel */
-} nw_weight_range;
 
 typedef void nw_quant_progress_fn(void *user, size_t done, size_t total); /* samples */
 
-/* All zero is not a default: start from nw_quant_options_default(). Patterns name nodes ("encoder.*", * any
- * run of letters, ? one) or operators ("Conv"); they are matched against both. */
+/* All zero is not a default: start from nw_quant_options_default(). */
 typedef struct nw_quant_options {
-    nw_quant_scheme scheme;
+    nw_quant_choice choice; /* of layers about which no rule says otherwise */
+    size_t rule_count;      /* in order: later rules win */
+    const nw_quant_rule *rules;
+    bool
+        weights_at_most; /* whatever the mode, activations stay float: of subgraphs, whose values cannot be watched */
 
-    nw_format activation;         /* u8 (default), s8, u16, s16 … any integer format up to 16 bits */
-    bool activation_symmetric;    /* zero point 0 */
-    nw_observer_options observer; /* of activations */
-
-    nw_format weight; /* s8 (default), u8, s4, u4, s2, u2, s16 … */
-    bool weight_asymmetric;
-    bool weight_per_tensor; /* one scale instead of one per output channel */
-    int64_t weight_block;   /* > 0: one scale per so many elements along the input axis, for weights of two
-                               dimensions (the others get one per channel); schemes WEIGHTS and DYNAMIC */
-    bool weight_full_range; /* symmetric codes −128…127 instead of −127…127 */
-    bool reduce_range; /* one bit less (−63…63): no saturation on x86 without VNNI in other runtimes */
-    nw_weight_range weight_range;
-    nw_scheme weight_scheme; /* unless its format is NW_NONE (default) it decides what the fields above from `weight`
-                                on say, but for weight_per_tensor and weight_range; tables and floats: schemes WEIGHTS
-                                and DYNAMIC */
-
-    bool float_bias;       /* biases stay float; else they become s32 at s_x·s_w */
     bool bias_correction;  /* default true; STATIC with integer biases: moves each bias by the mean error that
                               its layer's quantized weights make */
-    bool dynamic_rows;     /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
     nw_choice elementwise; /* layers without weights (Add, Mul, Concat, pools, …). AUTO: where every operand
                               comes from an integer layer anyway; NO: never; YES: always */
     nw_choice products;    /* MatMul of two activations (attention). AUTO: YES */
@@ -64,10 +35,8 @@ typedef struct nw_quant_options {
     bool quantize_outputs; /* the graph's own outputs too */
     bool known_ranges; /* Softmax, Sigmoid, Tanh … cover their mathematical range instead of what was seen */
 
-    size_t exclude_count, only_count; /* only: no other node is quantized; exclude wins */
-    const char *const *exclude, *const *only;
     /* The inputs of one run: the model is timed with them, float and quantized, and layers that integers would slow down
-     * on this machine stay float (measure.h). None: nothing is timed. Not for WEIGHTS, which compute in float. */
+     * on this machine stay float (measure.h). None: nothing is timed. Not where only weights are quantized. */
     size_t timed_count;
     const nw_feed *timed;
     size_t slow_count; /* what that came to: those layers, by the whole name of their first output */
@@ -155,7 +124,7 @@ nw_status nw_dequantize_graph(nw_graph *graph, bool keep_rounding, size_t *weigh
 void nw_quant_report_free(nw_quant_report *report); /* NULL is fine */
 
 /* Quantizes `graph` in place. It is resolved and simplified (run/simplify.h). dataset: read from where it
- * stands to its end; needed by NW_QUANT_STATIC unless every range is given or known, otherwise NULL is fine.
+ * stands to its end; needed by static layers unless every range is given or known, otherwise NULL is fine.
  * report NULL: not wanted. Deterministic: the same model, data and options give the same bytes. After a
  * failure the graph may be changed in part: free it. */
 nw_status nw_quantize_graph(nw_context *ctx, nw_graph *graph, nw_dataset *dataset,

@@ -5,6 +5,11 @@
 
 #include "quant/quant.h"
 
+typedef enum nw_weight_range {
+    NW_WEIGHT_MINMAX, /* the largest magnitude decides: nothing saturates */
+    NW_WEIGHT_MSE     /* the scale of the smallest squared error, searched per channel */
+} nw_weight_range;
+
 /* What a tensor is to become. */
 typedef struct nw_weight_spec {
     nw_coding coding;

@@ -129,6 +129,17 @@ for key in threads isa run_ms_float run_ms_all_integer run_ms slower_than_float 
 done
 works 'the measured model' '' run out/measured.onnx --input image=one.npy --output-dir out
 works 'quantize --measure without data' 'as written' quantize "$model" -o out/dynamic.onnx --mode dynamic --measure
+for preset in $("$narrow" help quantize | tr -s ' \n' ' ' | sed 's/.*\(w8a8|[^ ]*\).*/\1/' | tr '|' ' '); do
+    works "preset $preset" 'compression' quantize "$model" -o out/preset.onnx --recipe "$preset" --calibrate "$letters:train" \
+        --samples 50 --preprocess $preprocess
+    works "run preset $preset" '' run out/preset.onnx --input image=one.npy --output-dir out
+done
+printf 'preset w8a8  # as usual\nobserver percentile 99.9\n\n[Gemm]\nmode weights\nweights s4:32\n' >mixed.recipe
+works 'a recipe' 'weights only +1 of' quantize "$model" -o out/mixed.onnx --recipe mixed.recipe --calibrate "$letters:train" \
+    --samples 50 --preprocess $preprocess --exclude '/stem/*'
+works 'run what a recipe made' '' run out/mixed.onnx --input image=one.npy --output-dir out
+works 'info shows the recipe' '^recipe +\[Gemm\] weights s4:32$' info out/mixed.onnx
+works 'info shows the recipe as JSON' '"setting":[[:space:]]*"observer"' info out/mixed.onnx --json -
 touch out/int8.onnx # whatever became of it
 before=$(md5sum <out/int8.onnx)
 works 'the same again' '' quantize "$model" -o out/again.onnx --calibrate "$letters:train" --samples 200 --preprocess $preprocess
@@ -139,9 +150,13 @@ timeout 60 "$narrow" quantize "$model" -o out/int8.onnx --calibrate nowhere --pr
 [ "$(md5sum <out/int8.onnx)" = "$before" ] && good || bad 'failed quantize' 'the old file is gone'
 rm -rf out && mkdir out
 fails 'measure weights only' 1 'nothing to measure' quantize "$model" -o out/x.onnx --weights-only --measure
+fails 'no such recipe' 1 'no preset .w8a8.*No such file' quantize "$model" -o out/x.onnx --recipe w77
+printf 'mode static\n[Conv]\nobservr mse\n' >wrong.recipe
+fails 'a wrong recipe' 1 'wrong.recipe:3: .observr. is no setting: use one of' quantize "$model" -o out/x.onnx \
+    --recipe wrong.recipe
 fails 'unknown weights' 1 'codebook4' quantize "$model" -o out/x.onnx --weights-only --weights s77
 fails 'weights that say it all' 1 's8-asym' quantize "$model" -o out/x.onnx --weights-only --weights s4:32 --asymmetric
-fails 'tables of static layers' 1 'weights only' quantize "$model" -o out/x.onnx --weights nf4 --calibrate "$letters:train" \
+fails 'tables of static layers' 1 'mode "weights"' quantize "$model" -o out/x.onnx --weights nf4 --calibrate "$letters:train" \
     --preprocess $preprocess
 fails 'lower opset' 1 'cannot become' quantize "$model" -o out/x.onnx --weights-only --opset 7
 fails 'blocks at an old opset' 1 'opset 21' quantize "$model" -o out/x.onnx --weights-only --weights s4:32 --opset 13

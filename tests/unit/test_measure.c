@@ -131,9 +131,9 @@ static int drop(void **state) {
 
 static nw_quant_options given_range(void) {
     nw_quant_options o = nw_quant_options_default();
-    o.observer.kind = NW_OBSERVER_ABSOLUTE;
-    o.observer.lo = -4;
-    o.observer.hi = 4;
+    o.choice.observer.kind = NW_OBSERVER_ABSOLUTE;
+    o.choice.observer.lo = -4;
+    o.choice.observer.hi = 4;
     o.bias_correction = false;
     o.inputs = NW_YES;
     o.threads = 1;
@@ -185,7 +185,7 @@ static void weights_only_is_not_timed(void **state) {
     (void)state;
     const nw_feed feed = {"x", {.format = NW_F32, .rank = 4, .dims = {1, 2, 3, 3}}};
     nw_quant_options o = given_range();
-    o.scheme = NW_QUANT_WEIGHTS;
+    o.choice.mode = NW_QUANT_WEIGHTS;
     o.timed = &feed;
     o.timed_count = 1;
     assert_fails(&ctx, NW_E_ARGUMENT, "nothing to measure", nw_quantize_graph(&ctx, g, NULL, &o, NULL));

@@ -46,6 +46,10 @@ static int tear_down(void **state) {
     return 0;
 }
 
+static void set_weight(nw_format format) {
+    options.choice.weights.coding = nw_coding_linear(format, true, false, false);
+}
+
 /* ---- building --------------------------------------------------------------------------------- */
 
 static int value(const char *name) {
@@ -133,7 +137,7 @@ static const nw_node *find(const char *name) {
 static void freeze(float scale, int32_t zero) {
     for (int i = 0; i < plan->point_count; i++) {
         nw_quant_point *p = &plan->points[i];
-        p->format = options.activation;
+        p->format = options.choice.activation;
         p->scale = scale;
         p->zero = zero;
         p->qmin = (int32_t)nw_format_min(p->format);
@@ -319,19 +323,23 @@ static void test_exclude_and_only(void **state) {
     node("Conv", "block/c1 w2", "block/c2");
     output("block/c2");
     const char *first[] = {"*/c1"}, *type[] = {"Con?"}, *second[] = {"block/c2"};
-    options.exclude = first;
-    options.exclude_count = 1;
+    nw_quant_rule rule = {.source = "exclude",
+                          .pattern_count = 1,
+                          .patterns = first,
+                          .sets = 1U << NW_SETTING_MODE,
+                          .choice.mode = NW_QUANT_FLOAT};
+    options.rules = &rule;
+    options.rule_count = 1;
     place();
     expect_points("block/c1");
     assert_non_null(strstr(plan->reason[0], "*/c1"));
     nw_quant_plan_free(plan);
-    options.exclude = type;
+    rule.patterns = type;
     place();
     expect_points("");
     nw_quant_plan_free(plan);
-    options.exclude_count = 0;
-    options.only = second;
-    options.only_count = 1;
+    rule.patterns = second;
+    rule.others = true;
     place();
     expect_points("block/c1");
 }
@@ -357,12 +365,12 @@ static void test_dynamic_and_weights_only(void **state) {
     node("Relu", "c1", "r1");
     node("MatMul", "r1 m", "y");
     output("y");
-    options.scheme = NW_QUANT_WEIGHTS;
+    options.choice.mode = NW_QUANT_WEIGHTS;
     place();
     expect_points("");
     assert_int_equal(mode_of("c1"), NW_NODE_WEIGHTS);
     nw_quant_plan_free(plan);
-    options.scheme = NW_QUANT_DYNAMIC;
+    options.choice.mode = NW_QUANT_DYNAMIC;
     place();
     expect_points("x r1");
     freeze(0, 0);
@@ -587,7 +595,7 @@ static void test_recurrent_and_embeddings(void **state) {
 static void test_recurrent_states(void **state) {
     (void)state;
     static const struct {
-        nw_quant_scheme scheme;
+        nw_quant_mode scheme;
         nw_format activation, weight;
         nw_choice inputs;
         const char *points, *format;
@@ -610,9 +618,9 @@ static void test_recurrent_states(void **state) {
         input("x");
         node("GRU", "x w r", "y");
         output("y");
-        options.scheme = cases[i].scheme;
-        options.activation = cases[i].activation;
-        options.weight = cases[i].weight;
+        options.choice.mode = cases[i].scheme;
+        options.choice.activation = cases[i].activation;
+        set_weight(cases[i].weight);
         options.inputs = cases[i].inputs;
         place();
         expect_points(cases[i].points);
@@ -645,15 +653,15 @@ static void test_inputs_left_in_float(void **state) {
 
 static void test_options(void **state) {
     (void)state;
-    options.activation = NW_F32;
+    options.choice.activation = NW_F32;
     assert_int_equal(nw_quant_options_check(&ctx, &options), NW_E_ARGUMENT);
     options = nw_quant_options_default();
-    options.weight = NW_S32;
+    set_weight(NW_S32);
     assert_int_equal(nw_quant_options_check(&ctx, &options), NW_E_ARGUMENT);
     options = nw_quant_options_default();
-    options.weight_block = 32;
+    options.choice.weights.block = 32;
     assert_int_equal(nw_quant_options_check(&ctx, &options), NW_E_ARGUMENT);
-    options.scheme = NW_QUANT_WEIGHTS;
+    options.choice.mode = NW_QUANT_WEIGHTS;
     assert_int_equal(nw_quant_options_check(&ctx, &options), NW_OK);
 }
 
@@ -666,9 +674,9 @@ static void test_needs_data(void **state) {
     output("c");
     assert_int_equal(nw_quantize_graph(&ctx, g, NULL, &options, &report), NW_E_ARGUMENT);
     assert_non_null(strstr(ctx.message, "calibration data"));
-    options.observer.kind = NW_OBSERVER_ABSOLUTE;
-    options.observer.lo = -1;
-    options.observer.hi = 3;
+    options.choice.observer.kind = NW_OBSERVER_ABSOLUTE;
+    options.choice.observer.lo = -1;
+    options.choice.observer.hi = 3;
     assert_ok(nw_quantize_graph(&ctx, g, NULL, &options, &report));
     assert_int_equal(count_ops("FakeQuant"), 1);
     assert_true(fabsf(report->activations[0].scale - 4.0f / 255) < 1e-7f);
@@ -760,7 +768,7 @@ static void test_bias_correction(void **state) {
         one_conv();
         nw_dataset *ds = dataset(100, 3, data);
         options.bias_correction = corrected;
-        options.weight = NW_S4;
+        set_weight(NW_S4);
         options.inputs = NW_YES;
         assert_ok(nw_quantize_graph(&ctx, g, ds, &options, &report));
         nw_arena arena;
