@@ -70,9 +70,11 @@ typedef float nw_sum_f32_fn(size_t n, const float *x);
 
 /* One row of n ≥ 1: y = exp(x − max x)/Σ exp(x − max x). In place is fine. A row of −inf only gives NaN. */
 typedef void nw_softmax_f32_fn(size_t n, const float *x, float *y);
-/* One row of attention weights before they are divided by their sum, which is returned: with s = scale·x [+ bias],
- * y = exp(s − max s). In place is fine; bias [n] or NULL. A row whose s are all −inf gives 0. */
-typedef float nw_weigh_f32_fn(size_t n, const float *x, float scale, const float *bias, float *y);
+/* Scores x [rows,n], the next row ld elements on, become attention weights before they are divided by their sums
+ * [rows]: with s = scale·x [+ bias], x = exp(s − max s). bias: NULL, or rows that lie ld_bias apart (0: one for all). A row
+ * whose s are all −inf gives 0. */
+typedef void nw_weigh_f32_fn(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
+                             size_t ld_bias, float *sums);
 /* One row of n ≥ 1: y = (x − mean)/sqrt(variance + eps)·gamma + beta; gamma, beta [n] or NULL (1, 0). */
 typedef void nw_layernorm_f32_fn(size_t n, const float *x, const float *gamma, const float *beta, float eps,
                                  float *y);

@@ -371,28 +371,43 @@ void NW_KERNEL(softmax_f32)(size_t n, const float *x, float *y) {
     if (i < n) store(y + i, n - i, load(y + i, n - i) * factor);
 }
 
-/* scale·x [+ bias], stored; in the lanes past the count what cannot be a maximum. */
-NW_INLINE vec score_of(size_t count, const float *x, float scale, const float *bias, float *y) {
+/* x becomes scale·x [+ bias]; in the lanes past the count is what cannot be a maximum. */
+NW_INLINE vec score_of(size_t count, float *x, float scale, const float *bias) {
     vec v = load(x, count) * scale;
     if (bias) v += load(bias, count);
-    store(y, count, v);
+    store(x, count, v);
     return count == NW_LANES ? v : choose(lanes_below(count), v, splat(-__builtin_inff()));
 }
 
-float NW_KERNEL(weigh_f32)(size_t n, const float *x, float scale, const float *bias, float *y) {
+NW_INLINE float scores_of(size_t n, float *x, float scale, const float *bias) {
     vec most = splat(-__builtin_inff());
     size_t i = 0;
     for (; i + NW_LANES <= n; i += NW_LANES)
-        most = larger(score_of(NW_LANES, x + i, scale, bias ? bias + i : NULL, y + i), most);
-    if (i < n) most = larger(score_of(n - i, x + i, scale, bias ? bias + i : NULL, y + i), most);
-    most = most_across(most);
-    if (most[0] == -__builtin_inff()) { /* or NaN only */
-        for (i = 0; i < n; i++)
-            if (y[i] != y[i]) return total_of(EXPONENTIALS, n, y, splat(0.0f), y)[0];
-        memset(y, 0, n * sizeof *y);
-        return 0.0f;
+        most = larger(score_of(NW_LANES, x + i, scale, bias ? bias + i : NULL), most);
+    if (i < n) most = larger(score_of(n - i, x + i, scale, bias ? bias + i : NULL), most);
+    return most_across(most)[0];
+}
+
+NW_INLINE float weights_of(size_t n, float *x, float most) {
+    if (most != -__builtin_inff()) return total_of(EXPONENTIALS, n, x, splat(most), x)[0];
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != x[i]) return total_of(EXPONENTIALS, n, x, splat(0.0f), x)[0]; /* NaN only */
+    memset(x, 0, n * sizeof *x);
+    return 0.0f;
+}
+
+/* The maxima of several rows first: one row's exponentials need not wait for its own maximum. */
+#define WEIGHED 16
+
+void NW_KERNEL(weigh_f32)(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
+                          size_t ld_bias, float *sums) {
+    float most[WEIGHED];
+    for (size_t r = 0; r < rows; r += WEIGHED) {
+        const size_t count = rows - r < WEIGHED ? rows - r : WEIGHED;
+        for (size_t i = 0; i < count; i++)
+            most[i] = scores_of(n, x + (r + i) * ld, scale, bias ? bias + (r + i) * ld_bias : NULL);
+        for (size_t i = 0; i < count; i++) sums[r + i] = weights_of(n, x + (r + i) * ld, most[i]);
     }
-    return total_of(EXPONENTIALS, n, y, most, y)[0];
 }
 
 /* A register of a row: (x − mean)·factor·gamma + beta. */

@@ -1,6 +1,7 @@
 /* gemm.c: choosing a kernel, packing weights, and the loops around tiles. Must not include anything but
  * kern/. */
 #include "kern/gemm.h"
+#include "kern/layout.h"
 #include "kern/unroll.h"
 
 #include <string.h>
@@ -85,12 +86,16 @@ size_t nw_gemm_u8s8_packed_bytes(const nw_gemm_u8s8_kernel *kernel, size_t n, si
 }
 
 /* One panel of one tap: out[k][column]. Reads along what lies together in memory; elements may lie unaligned. */
-static void pack_panel(const char *from, size_t columns, size_t width, size_t k, size_t stride_n,
-                       size_t stride_k, float *out) {
+static void pack_panel(nw_transpose_b32_fn *transpose, const char *from, size_t columns, size_t width,
+                       size_t k, size_t stride_n, size_t stride_k, float *out) {
     if (columns < width) memset(out, 0, k * width * sizeof *out);
     if (stride_n == 1) {
         for (size_t kk = 0; kk < k; kk++)
             memcpy(out + kk * width, from + kk * stride_k * sizeof *out, columns * sizeof *out);
+        return;
+    }
+    if (stride_k == 1 && (uintptr_t)from % sizeof *out == 0) {
+        transpose(columns, k, from, stride_n, out, width);
         return;
     }
     for (size_t k0 = 0; k0 < k; k0 += 16) { /* a block of k: its lines stay in cache while the columns pass */
@@ -106,12 +111,14 @@ static void pack_panel(const char *from, size_t columns, size_t width, size_t k,
 void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const void *w,
                       size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
     float *out = packed;
+    nw_layout layout;
+    nw_layout_select(kernel->isa, &layout);
     for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
         size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
         size_t width = panel_width(columns, kernel->nr, kernel->half);
         for (size_t t = 0; t < taps; t++, out += k * width)
-            pack_panel((const char *)w + (n0 * stride_n + t * stride_tap) * sizeof *out, columns, width, k,
-                       stride_n, stride_k, out);
+            pack_panel(layout.transpose_b32, (const char *)w + (n0 * stride_n + t * stride_tap) * sizeof *out,
+                       columns, width, k, stride_n, stride_k, out);
     }
 }
 

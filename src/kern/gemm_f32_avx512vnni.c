@@ -35,6 +35,7 @@ NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
             }
         }
     }
+    const bool limited = tile->lo > -__builtin_inff() || tile->hi < __builtin_inff();
     const __m512 lo = _mm512_set1_ps(tile->lo), hi = _mm512_set1_ps(tile->hi);
     NW_UNROLL
     for (int v = 0; v < V; v++) {
@@ -45,7 +46,8 @@ NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
             float *c = (float *)((char *)tile->c + (size_t)i * tile->ldc) + 16 * v;
             __m512 y = _mm512_add_ps(acc[i][v], bias);
             if (tile->accumulate) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, c));
-            y = _mm512_min_ps(hi, _mm512_max_ps(lo, y)); /* the second operand survives when one is a NaN */
+            if (limited)
+                y = _mm512_min_ps(hi, _mm512_max_ps(lo, y)); /* the second operand survives as a NaN */
             _mm512_mask_storeu_ps(c, mask, y);
         }
     }

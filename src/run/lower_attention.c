@@ -27,20 +27,23 @@ typedef struct attention_job {
     char *workspace;
 } attention_job;
 
-/* scores [m][total] → weights; returns their sums. */
+/* scores [m][total] → weights and their sums. */
 static void weigh_rows(const attention_job *j, size_t batch, size_t head, size_t first, size_t m,
                        float *scores, float *sums) {
     const attention_state *s = j->s;
-    const size_t total = (size_t)s->a.total;
-    const int64_t *strides = s->mask_strides;
+    const size_t total = (size_t)s->a.total, next = (size_t)s->mask_strides[2];
+    const float *mask = NULL;
+    if (j->mask)
+        mask =
+            j->mask + batch * (size_t)s->mask_strides[0] + head * (size_t)s->mask_strides[1] + first * next;
+    if (!s->a.causal) {
+        s->weigh(m, total, scores, total, s->a.scale, mask, next, sums);
+        return;
+    }
     for (size_t i = 0; i < m; i++) {
         float *row = scores + i * total;
-        size_t query = first + i, seen = s->a.causal && query < total ? query + 1 : total;
-        const float *mask = NULL;
-        if (j->mask)
-            mask = j->mask + (int64_t)batch * strides[0] + (int64_t)head * strides[1] +
-                   (int64_t)query * strides[2];
-        sums[i] = s->weigh(seen, row, s->a.scale, mask, row);
+        size_t query = first + i, seen = query < total ? query + 1 : total;
+        s->weigh(1, seen, row, total, s->a.scale, mask ? mask + i * next : NULL, 0, &sums[i]);
         for (size_t key = seen; key < total; key++) row[key] = 0.0f;
     }
 }

@@ -439,39 +439,52 @@ static void test_softmax_f32(const char *name, nw_softmax_f32_fn *f, nw_softmax_
 }
 
 static void run_weigh(const timed *t) {
-    ((nw_weigh_f32_fn *)t->function)(t->n, t->a, 0.125f, t->b, t->y);
+    float sum;
+    ((nw_weigh_f32_fn *)t->function)(1, t->n, t->y, t->n, 0.125f, t->b, 0, &sum);
 }
+/* Several rows, apart or not, with a mask for all, one for each, or none. */
 static void test_weigh_f32(const char *name, nw_weigh_f32_fn *f, nw_weigh_f32_fn *reference) {
+    enum { ROWS = 19 };
     FOR_SIZES(name) {
         if (!n) continue;
-        float *x = floats(n, -50, 50, false), *mask = floats(n, -9, 0, false);
-        float *y = check_alloc(n * 4), *want = check_alloc(n * 4);
-        if (n > 3) mask[2] = -INFINITY;
-        for (int with_mask = 0; with_mask < 2; with_mask++) {
-            const float *bias = with_mask ? mask : NULL;
-            double sum = 0, most = -INFINITY;
-            for (size_t i = 0; i < n; i++)
-                most = fmax(most, (double)(x[i] * 0.125f) + (double)(bias ? bias[i] : 0));
-            float got_sum = f(n, x, 0.125f, bias, y), want_sum = reference(n, x, 0.125f, bias, want);
-            same_floats("against plain C", y, want, n);
-            same_floats("sum against plain C", &got_sum, &want_sum, 1);
-            for (size_t i = 0; i < n; i++) {
-                double exact = exp((double)(x[i] * 0.125f) + (double)(bias ? bias[i] : 0) - most);
-                sum += exact;
-                if (!check_close((double)y[i], exact, 4e-6 * exact + 1e-37))
-                    check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
+        const size_t rows = n < 300 ? ROWS : 1, ld = n + check_below(3);
+        float *x = floats(rows * ld, -50, 50, false), *masks = floats(rows * n, -9, 0, false);
+        float *y = check_alloc(rows * ld * 4), *want = check_alloc(rows * ld * 4), sums[ROWS],
+              want_sums[ROWS];
+        if (n > 3) masks[2] = -INFINITY;
+        for (int with_mask = 0; with_mask < 3; with_mask++) {
+            const float *mask = with_mask ? masks : NULL;
+            const size_t ld_mask = with_mask == 2 ? n : 0;
+            memcpy(y, x, rows * ld * 4);
+            memcpy(want, x, rows * ld * 4);
+            f(rows, n, y, ld, 0.125f, mask, ld_mask, sums);
+            reference(rows, n, want, ld, 0.125f, mask, ld_mask, want_sums);
+            same_floats("against plain C", y, want, rows * ld);
+            same_floats("sums against plain C", sums, want_sums, rows);
+            for (size_t r = 0; r < rows; r++) {
+                const float *bias = mask ? mask + r * ld_mask : NULL, *row = x + r * ld;
+                double sum = 0, most = -INFINITY;
+                for (size_t i = 0; i < n; i++)
+                    most = fmax(most, (double)(row[i] * 0.125f) + (double)(bias ? bias[i] : 0));
+                for (size_t i = 0; i < n; i++) {
+                    double exact = exp((double)(row[i] * 0.125f) + (double)(bias ? bias[i] : 0) - most);
+                    sum += exact;
+                    if (!check_close((double)y[r * ld + i], exact, 4e-6 * exact + 1e-37))
+                        check_fail("element %zu is %g, not %g", i, (double)y[r * ld + i], exact);
+                }
+                if (!check_close((double)sums[r], sum, 1e-5 * sum))
+                    check_fail("the sum is %g, not %g", (double)sums[r], sum);
             }
-            if (!check_close((double)got_sum, sum, 1e-5 * sum))
-                check_fail("the sum is %g, not %g", (double)got_sum, sum);
         }
         for (size_t i = 0; i < n; i++) x[i] = -INFINITY;
-        if (f(n, x, 1, NULL, x) != 0.0f || x[0] != 0.0f || x[n - 1] != 0.0f)
-            check_fail("a row of -inf is not 0");
+        f(1, n, x, n, 1, NULL, 0, sums);
+        if (sums[0] != 0.0f || x[0] != 0.0f || x[n - 1] != 0.0f) check_fail("a row of -inf is not 0");
+        for (size_t i = 0; i < n; i++) x[i] = -INFINITY;
         x[n - 1] = NAN;
-        if (!isnan(f(n, x, 1, NULL, x))) check_fail("a NaN is lost");
+        f(1, n, x, n, 1, NULL, 0, sums);
+        if (!isnan(sums[0])) check_fail("a NaN is lost");
         if (check_opt.bench)
-            bench((timed){
-                .run = run_weigh, .function = (void (*)(void))f, .n = n, .a = mask, .b = mask, .y = y});
+            bench((timed){.run = run_weigh, .function = (void (*)(void))f, .n = n, .b = masks, .y = y});
     }
 }
 
