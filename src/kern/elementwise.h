@@ -75,9 +75,9 @@ typedef void nw_softmax_f32_fn(size_t n, const float *x, float *y);
  * whose s are all −inf gives 0. */
 typedef void nw_weigh_f32_fn(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
                              size_t ld_bias, float *sums);
-/* One row of n ≥ 1: y = (x − mean)/sqrt(variance + eps)·gamma + beta; gamma, beta [n] or NULL (1, 0). */
-typedef void nw_layernorm_f32_fn(size_t n, const float *x, const float *gamma, const float *beta, float eps,
-                                 float *y);
+/* Rows of n ≥ 1, x and y [rows,n]: y = (x − mean)/sqrt(variance + eps)·gamma + beta; gamma, beta [n] or NULL (1, 0). */
+typedef void nw_layernorm_f32_fn(size_t rows, size_t n, const float *x, const float *gamma, const float *beta,
+                                 float eps, float *y);
 
 /* One step of n recurrent cells, from the gates' shares x (of the input) and r (of the state), gates one
  * behind the other, n each. σ and tanh as above, every other operation rounded once, in this order.

@@ -248,9 +248,15 @@ NW_INLINE vec vec_gelu(vec x) {
                                   -2.639235184e-2f, 3.198475763e-2f, -3.833872080e-2f, 4.698008299e-2f,
                                   -6.305145472e-2f, 1.262595952e-1f};
     vec t = vec_clamp(x, -5.6f, 5.6f);
-    vec u = term(t * t, splat(0.06377551f), -1.0f), g = splat(6.973775453e-4f);
+    vec u = term(t * t, splat(0.06377551f), -1.0f), v = u * u;
+    vec even = splat(6.973775453e-4f),
+        odd = splat(terms[0]); /* two short chains of additions instead of a long one */
     NW_UNROLL
-    for (int i = 0; i < 14; i++) g = term(g, u, terms[i]);
+    for (int i = 1; i < 13; i += 2) {
+        even = term(even, v, terms[i]);
+        odd = term(odd, v, terms[i + 1]);
+    }
+    vec g = fused(odd, u, term(even, v, terms[13]));
     return x * vec_clamp(term(g, t, 0.5f), 0.0f, 1.0f);
 }
 /* 0.5·(1 + tanh(u)) = 1/(1 + exp(−2u)), u = √(2/π)·(x + 0.044715·x³) */
@@ -419,16 +425,32 @@ NW_INLINE void normalize(size_t count, const float *x, vec mean, vec factor, con
     store(y, count, v);
 }
 
-/* The variance is taken around the mean, in a second pass: no cancellation. */
-void NW_KERNEL(layernorm_f32)(size_t n, const float *x, const float *gamma, const float *beta, float eps,
-                              float *y) {
-    const vec mean = total_of(PLAIN, n, x, splat(0.0f), NULL) / (float)n;
-    const float squares = total_of(SQUARES, n, x, mean, NULL)[0];
-    const vec factor = splat(1.0f / __builtin_sqrtf(squares / (float)n + eps));
-    size_t i = 0;
-    for (; i + NW_LANES <= n; i += NW_LANES)
-        normalize(NW_LANES, x + i, mean, factor, gamma ? gamma + i : NULL, beta ? beta + i : NULL, y + i);
-    if (i < n) normalize(n - i, x + i, mean, factor, gamma ? gamma + i : NULL, beta ? beta + i : NULL, y + i);
+/* The variance is taken around the mean, in a second pass: no cancellation. Each pass goes over several rows: one row
+ * need not wait for its own sums. */
+#define NORMALIZED 8
+
+void NW_KERNEL(layernorm_f32)(size_t rows, size_t n, const float *x, const float *gamma, const float *beta,
+                              float eps, float *y) {
+    float mean[NORMALIZED], factor[NORMALIZED];
+    for (size_t count; rows; rows -= count, x += count * n, y += count * n) {
+        count = rows < NORMALIZED ? rows : NORMALIZED;
+        for (size_t r = 0; r < count; r++)
+            mean[r] = total_of(PLAIN, n, x + r * n, splat(0.0f), NULL)[0] / (float)n;
+        for (size_t r = 0; r < count; r++) {
+            const float squares = total_of(SQUARES, n, x + r * n, splat(mean[r]), NULL)[0];
+            factor[r] = 1.0f / __builtin_sqrtf(squares / (float)n + eps);
+        }
+        for (size_t r = 0; r < count; r++) {
+            const vec m = splat(mean[r]), f = splat(factor[r]);
+            const float *from = x + r * n;
+            float *to = y + r * n;
+            size_t i = 0;
+            for (; i + NW_LANES <= n; i += NW_LANES)
+                normalize(NW_LANES, from + i, m, f, gamma ? gamma + i : NULL, beta ? beta + i : NULL, to + i);
+            if (i < n)
+                normalize(n - i, from + i, m, f, gamma ? gamma + i : NULL, beta ? beta + i : NULL, to + i);
+        }
+    }
 }
 
 /* ---- recurrent cells ----------------------------------------------------------------------------------- */

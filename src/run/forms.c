@@ -77,6 +77,17 @@ nw_status nw_plan_define(nw_planner *p, int v, nw_form form, int *buffer) {
     return register_form(p, v, form, *buffer);
 }
 
+nw_status nw_plan_define_over(nw_planner *p, int x, int from, int v, nw_form form, int *buffer) {
+    NW_TRY(nw_plan_define(p, v, form, buffer));
+    const nw_plan *plan = p->plan;
+    const nw_buffer *root = &plan->buffers[root_of(plan, from)];
+    bool alone = nw_uses_count(&p->uses, x) == 1 && !p->uses.outputs[x] && !nw_plan_tapped(p, x);
+    if (alone && root->kind == NW_BUFFER_WORK && root->value == x &&
+        root->bytes == plan->buffers[*buffer].bytes)
+        plan->buffers[*buffer].alias = from;
+    return NW_OK;
+}
+
 nw_status nw_plan_define_input(nw_planner *p, int i) {
     int v = p->graph->inputs[i], id;
     nw_buffer *b;

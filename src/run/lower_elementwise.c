@@ -173,9 +173,12 @@ static nw_status lower_unary(nw_planner *p, nw_node *node, bool *ok) {
     if (!in) return NW_E_MEMORY;
     NW_TRY(nw_plan_need(p, x, nw_form_of(false, last), &in[0]));
     for (int i = 1; i < node->in_count; i++) NW_TRY(nw_plan_need(p, node->in[i], NW_FORM_REAL, &in[i]));
-    NW_TRY(nw_plan_define(p, node->out[0], nw_form_of(false, last), &out[0]));
     *ok = true;
-    if (!kernel) return nw_plan_eval_step(p, node, in, out);
+    if (!kernel) {
+        NW_TRY(nw_plan_define(p, node->out[0], nw_form_of(false, last), &out[0]));
+        return nw_plan_eval_step(p, node, in, out);
+    }
+    NW_TRY(nw_plan_define_over(p, x, in[0], node->out[0], nw_form_of(false, last), &out[0]));
     return nw_plan_step(p, node, run_unary, s.clamp ? "clamp" : "vector function", &s, sizeof s, 1, in, 1,
                         out);
 }
@@ -431,9 +434,12 @@ static nw_status lower_binary(nw_planner *p, nw_node *node, bool *ok) {
     if (!kernel && !last) return NW_OK;
     NW_TRY(nw_plan_need(p, a, p->desc[a].rank == rank ? form : NW_FORM_REAL, &in[0]));
     NW_TRY(nw_plan_need(p, b, p->desc[b].rank == rank ? form : NW_FORM_REAL, &in[1]));
-    NW_TRY(nw_plan_define(p, node->out[0], form, &out[0]));
     *ok = true;
-    if (!kernel) return nw_plan_eval_step(p, node, in, out);
+    if (!kernel) {
+        NW_TRY(nw_plan_define(p, node->out[0], form, &out[0]));
+        return nw_plan_eval_step(p, node, in, out);
+    }
+    NW_TRY(nw_plan_define_over(p, a, in[0], node->out[0], form, &out[0]));
     return NW_PLAN_STEP(p, node, run_binary, "vector arithmetic", &s, in, out);
 }
 

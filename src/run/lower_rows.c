@@ -19,14 +19,13 @@ typedef struct rows_job {
 static void rows_range(void *user, size_t begin, size_t end) {
     const rows_job *j = user;
     const rows_state *s = j->s;
-    for (size_t r = begin; r < end; r++) {
-        const float *x = j->x + r * s->row;
-        float *y = j->y + r * s->row;
-        if (s->softmax)
-            s->softmax(s->row, x, y);
-        else
-            s->layernorm(s->row, x, j->gamma, j->beta, s->epsilon, y);
+    const float *x = j->x + begin * s->row;
+    float *y = j->y + begin * s->row;
+    if (!s->softmax) {
+        s->layernorm(end - begin, s->row, x, j->gamma, j->beta, s->epsilon, y);
+        return;
     }
+    for (size_t r = begin; r < end; r++, x += s->row, y += s->row) s->softmax(s->row, x, y);
 }
 
 static nw_status run_rows(nw_exec *e, const nw_step *step) {
@@ -64,7 +63,7 @@ nw_status nw_lower_rows(nw_planner *p, nw_node *node, bool *ok) {
         if ((t->format != NW_F32 && !t->qparam) || nw_tensor_count(t) != s.row) return NW_OK;
     }
     for (int i = 0; i < count; i++) NW_TRY(nw_plan_need(p, node->in[i], NW_FORM_REAL, &in[i]));
-    NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));
+    NW_TRY(nw_plan_define_over(p, node->in[0], in[0], node->out[0], NW_FORM_REAL, &out[0]));
     *ok = true;
     return nw_plan_step(p, node, run_rows, softmax ? "softmax_f32" : "layernorm_f32", &s, sizeof s, count, in,
                         1, out);

@@ -145,6 +145,9 @@ void nw_plan_free(nw_plan *plan);
 nw_status nw_plan_need(nw_planner *p, int v, nw_form form, int *buffer);
 /* A new buffer that holds value v in this form. */
 nw_status nw_plan_define(nw_planner *p, int v, nw_form form, int *buffer);
+/* The same, over the bytes of x, which the next step reads from buffer `from`, if nothing else will read them: for steps that
+ * may run in place. */
+nw_status nw_plan_define_over(nw_planner *p, int x, int from, int v, nw_form form, int *buffer);
 nw_status nw_plan_define_input(nw_planner *p, int i); /* the graph's input i, where the caller has it */
 /* A new buffer of any bytes, alive during the next step only. */
 nw_status nw_plan_temporary(nw_planner *p, size_t bytes, int *buffer);

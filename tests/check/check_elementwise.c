@@ -489,27 +489,32 @@ static void test_weigh_f32(const char *name, nw_weigh_f32_fn *f, nw_weigh_f32_fn
 }
 
 static void run_layernorm(const timed *t) {
-    ((nw_layernorm_f32_fn *)t->function)(t->n, t->a, t->b, t->b, 1e-5f, t->y);
+    ((nw_layernorm_f32_fn *)t->function)(1, t->n, t->a, t->b, t->b, 1e-5f, t->y);
 }
 static void test_layernorm_f32(const char *name, nw_layernorm_f32_fn *f, nw_layernorm_f32_fn *reference) {
     FOR_SIZES(name) {
         if (!n) continue;
-        float *x = floats(n, -3, 9, false), *gamma = floats(n, 0.5, 2, false),
+        const size_t rows = n < 300 ? 1 + check_below(19) : 1;
+        float *x = floats(rows * n, -3, 9, false), *gamma = floats(n, 0.5, 2, false),
               *beta = floats(n, -1, 1, false);
-        float *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        float *y = check_alloc(rows * n * 4), *want = check_alloc(rows * n * 4);
         bool with_gamma = check_below(2), with_beta = check_below(2);
-        double mean = 0, variance = 0;
-        for (size_t i = 0; i < n; i++) mean += (double)x[i] / (double)n;
-        for (size_t i = 0; i < n; i++) variance += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
-        f(n, x, with_gamma ? gamma : NULL, with_beta ? beta : NULL, 1e-5f, y);
-        reference(n, x, with_gamma ? gamma : NULL, with_beta ? beta : NULL, 1e-5f, want);
-        same_floats("against plain C", y, want, n);
-        for (size_t i = 0; i < n; i++) {
-            double exact =
-                ((double)x[i] - mean) / sqrt(variance + 1e-5) * (with_gamma ? (double)gamma[i] : 1) +
-                (with_beta ? (double)beta[i] : 0);
-            if (!check_close((double)y[i], exact, 2e-5))
-                check_fail("element %zu is %g, not %g", i, (double)y[i], exact);
+        f(rows, n, x, with_gamma ? gamma : NULL, with_beta ? beta : NULL, 1e-5f, y);
+        reference(rows, n, x, with_gamma ? gamma : NULL, with_beta ? beta : NULL, 1e-5f, want);
+        same_floats("against plain C", y, want, rows * n);
+        for (size_t r = 0; r < rows; r++) {
+            const float *row = x + r * n;
+            double mean = 0, variance = 0;
+            for (size_t i = 0; i < n; i++) mean += (double)row[i] / (double)n;
+            for (size_t i = 0; i < n; i++)
+                variance += ((double)row[i] - mean) * ((double)row[i] - mean) / (double)n;
+            for (size_t i = 0; i < n; i++) {
+                double exact =
+                    ((double)row[i] - mean) / sqrt(variance + 1e-5) * (with_gamma ? (double)gamma[i] : 1) +
+                    (with_beta ? (double)beta[i] : 0);
+                if (!check_close((double)y[r * n + i], exact, 2e-5))
+                    check_fail("element %zu is %g, not %g", i, (double)y[r * n + i], exact);
+            }
         }
         if (check_opt.bench)
             bench((timed){
