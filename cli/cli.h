@@ -51,6 +51,10 @@ typedef struct settings {
     size_t block, opset;
     double percentile, sigma, momentum;
     text_list exclude, only;
+    /* prune, train */
+    const char *prune, *norm;
+    double prune_channels;
+    int per_layer;
     /* new, train */
     const char *input, *optimizer, *train_momentum, *schedule, *augment, *teacher, *test, *log, *tensorboard,
         *checkpoint;

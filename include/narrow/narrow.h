@@ -64,6 +64,7 @@ typedef enum nw_word_list {
     NW_WORDS_ACTIVATION,   /* element types of quantized activations */
     NW_WORDS_WEIGHT,       /* element types of quantized weights; schemes are more (docs/numerics.md) */
     NW_WORDS_OBSERVER,     /* how the range of an activation is chosen */
+    NW_WORDS_NORM,         /* by which channels are ranked */
     NW_WORDS_ISA,          /* instruction sets, lowest first */
     NW_WORDS_ARCHITECTURE, /* of new models */
     NW_WORDS_OPTIMIZER,    /* how training moves parameters along their gradients */
@@ -304,6 +305,24 @@ typedef struct nw_training_options {
  * hold it; report NULL: not wanted. */
 NW_API nw_result nw_model_train(const nw_model *model, nw_data *data, nw_data *test,
                                 const nw_training_options *options, nw_model **trained, nw_report **report);
+
+/* Patterns are those of quantization. */
+typedef struct nw_prune_settings {
+    const char *weights; /* that become zero: a share of all ("0.8"), or how many of how many neighbours along the
+                            inputs of a layer stay ("2:4"); NULL: none */
+    int per_layer;       /* the share holds in every layer; else the smallest weights of all layers go */
+    double channels;     /* share of each layer's output channels that leaves the graph; 0: none */
+    const char *norm;    /* of a channel's weights, "l2": the weakest channels go */
+    size_t exclude_count, only_count;
+    const char *const *exclude; /* patterns of layers that stay as they are */
+    const char *const *only;    /* patterns: no other layer is pruned */
+    const char *save_as;        /* the model is written here too */
+} nw_prune_settings;
+
+/* Takes weights or channels out of a float model; `model` stays as it is. Needs no data. *pruned is the model as a file
+ * would hold it; report NULL: not wanted; it says per layer what went, and what was left and why. Deterministic. */
+NW_API nw_result nw_model_prune(const nw_model *model, const nw_prune_settings *settings, nw_model **pruned,
+                                nw_report **report);
 
 typedef struct nw_dequantize_options {
     int keep_rounding;   /* activations stay restricted to their grids; only the weights become float */

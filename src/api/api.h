@@ -7,6 +7,7 @@
 #include "ir/graph.h"
 #include "kern/isa.h"
 #include "narrow/narrow.h"
+#include "onnx/onnx.h"
 #include "report/metrics.h"
 #include "run/run.h"
 
@@ -66,10 +67,13 @@ nw_result nw_report_finish(nw_report *report, nw_status status, nw_report **out)
 
 /* A model around a graph, which it takes over (also on failure). path: a name for messages and reports. */
 nw_status nw_model_of_graph(nw_env *env, nw_graph *graph, const char *path, nw_model **out);
-/* A copy of the model's graph, quantization folded. */
+/* A graph made from `model`, its quantization spelled in ONNX's operators (opset 0: as late as the codes need) and, save_as
+ * not NULL, written to a file. The graph is taken over (also on failure). */
+nw_status nw_model_written(const nw_model *model, nw_graph *graph, nw_quant_style style, int64_t opset,
+                           const char *save_as, nw_model **out);
+/* A copy of the model's graph, resolved, quantization folded. */
 nw_status nw_model_fold(const nw_model *model, nw_context *ctx, nw_graph **out);
-/* A copy of the model's graph, quantization folded, simplified: ready for a session. Unknown operators: all
- * named. */
+/* The same, simplified: ready for a session. Unknown operators: all named. */
 nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **out);
 /* Adds statistics and mapping of every parameter to a report (docs/json.md, `info`): of every channel too; SQNR where
  * `reference` (or NULL) has the numbers that it was made from. */

@@ -1,6 +1,5 @@
 /* dequantize.c: quantized models back to float. */
 #include "api/api.h"
-#include "onnx/onnx.h"
 #include "quant/quant.h"
 
 #include <string.h>
@@ -20,21 +19,16 @@ static nw_status dequantize(const nw_model *model, const nw_dequantize_options *
     nw_context *ctx = &model->env->ctx;
     nw_graph *graph;
     size_t weights = 0, roundings = 0;
-    uint64_t bytes = 0;
     NW_TRY(nw_model_prepare(model, ctx, &graph));
     nw_status status = nw_dequantize_graph(graph, o->keep_rounding != 0, &weights, &roundings);
     size_t left = status == NW_OK ? count_left(graph) : 0;
     if (status == NW_OK && weights + roundings + left == 0)
         nw_warn(ctx, "%s is not quantized: nothing changes", model->path);
-    if (status == NW_OK) status = nw_onnx_spell_quantization(graph, NW_STYLE_QDQ, 0);
-    if (status == NW_OK && o->save_as) status = nw_onnx_export(graph, o->save_as);
-    if (status == NW_OK && o->save_as) status = nw_file_size(ctx, o->save_as, &bytes);
     if (status != NW_OK) {
         nw_graph_free(graph);
         return status;
     }
-    NW_TRY(nw_model_of_graph(model->env, graph, o->save_as ? o->save_as : model->path, out));
-    (*out)->file_bytes = bytes;
+    NW_TRY(nw_model_written(model, graph, NW_STYLE_QDQ, 0, o->save_as, out));
     if (!r) return NW_OK;
     nw_record_text(r, "model", "model", model->path);
     nw_record_text(r, "output", "written", o->save_as);
@@ -43,7 +37,8 @@ static nw_status dequantize(const nw_model *model, const nw_dequantize_options *
                      (double)roundings);
     nw_record_number(r, "integer_operators_left", left ? "integer operators left" : NULL, NW_UNIT_COUNT,
                      (double)left);
-    if (bytes) nw_record_number(r, "file_bytes", "size after", NW_UNIT_BYTES, (double)bytes);
+    if (o->save_as)
+        nw_record_number(r, "file_bytes", "size after", NW_UNIT_BYTES, (double)(*out)->file_bytes);
     return NW_OK;
 }
 

@@ -65,6 +65,7 @@ const char *nw_words(nw_word_list list) {
 #include "quant/observers.def"
 #undef NW_OBSERVER
                  )[1];
+    case NW_WORDS_NORM: return "l2|l1";
     case NW_WORDS_ISA:
 #define NW_ISA_WORD(id, word) "|" #word
         return &("" NW_ISA_LIST(NW_ISA_WORD))[1];

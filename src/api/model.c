@@ -105,6 +105,22 @@ nw_status nw_model_fold(const nw_model *model, nw_context *ctx, nw_graph **out) 
     return NW_OK;
 }
 
+nw_status nw_model_written(const nw_model *model, nw_graph *graph, nw_quant_style style, int64_t opset,
+                           const char *save_as, nw_model **out) {
+    nw_env *env = model->env;
+    uint64_t bytes = 0;
+    nw_status status = nw_onnx_spell_quantization(graph, style, opset);
+    if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
+    if (status == NW_OK && save_as) status = nw_file_size(&env->ctx, save_as, &bytes);
+    if (status != NW_OK) {
+        nw_graph_free(graph);
+        return status;
+    }
+    NW_TRY(nw_model_of_graph(env, graph, save_as ? save_as : model->path, out));
+    (*out)->file_bytes = bytes;
+    return NW_OK;
+}
+
 nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **out) {
     nw_graph *graph;
     NW_TRY(nw_model_fold(model, ctx, &graph));

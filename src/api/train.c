@@ -141,21 +141,9 @@ static nw_status choose_options(training *t) {
 
 /* ---- models -------------------------------------------------------------------------------------------------- */
 
-static nw_status fold(const nw_model *model, nw_graph **out) {
-    nw_graph *graph;
-    NW_TRY(nw_graph_copy(model->graph, &model->env->ctx, &graph));
-    nw_status status = nw_graph_resolve(graph);
-    if (status == NW_OK) status = nw_onnx_fold_quantization(graph);
-    if (status != NW_OK)
-        nw_graph_free(graph);
-    else
-        *out = graph;
-    return status;
-}
-
 static nw_status make_trainer(training *t) {
     nw_graph *graph;
-    nw_status status = fold(t->model, &graph);
+    nw_status status = nw_model_fold(t->model, &t->env->ctx, &graph);
     if (status == NW_OK) {
         status = nw_trainer_new(&t->env->ctx, graph, &t->options, &t->trainer);
         nw_graph_free(graph);

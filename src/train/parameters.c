@@ -169,6 +169,17 @@ static nw_status train_dropout(builder *b, int index) {
     return NW_OK;
 }
 
+nw_status nw_train_take_constants(nw_graph *g) {
+    for (int n = 0; n < g->node_count; n++) {
+        nw_node *node = &g->nodes[n];
+        const nw_attr *value = nw_node_is(node, "Constant") ? nw_node_attr(node, "value") : NULL;
+        if (!value || value->kind != NW_ATTR_TENSOR) continue;
+        NW_TRY(nw_graph_set_constant_copy(g, node->out[0], &value->tensor->tensor));
+        node->dead = true;
+    }
+    return nw_graph_sort(g);
+}
+
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
 static nw_status fix_inputs(nw_graph *g, int64_t batch) {

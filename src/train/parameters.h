@@ -50,4 +50,7 @@ typedef struct nw_train_values {
 nw_status nw_train_prepare(nw_graph *graph, const nw_train_options *options, nw_arena *arena,
                            nw_train_values *out);
 
+/* Constants that nodes make (of older exporters) become constants as others are. In place; nodes are sorted. */
+nw_status nw_train_take_constants(nw_graph *graph);
+
 #endif

@@ -178,18 +178,6 @@ static nw_status join(joining *j) {
     return nw_session_new(t->ctx, j->g, &t->options.run, &t->session);
 }
 
-/* Constants that nodes make (of older exporters) become constants as others are, so that they can be learned. */
-static nw_status take_constants(nw_graph *g) {
-    for (int n = 0; n < g->node_count; n++) {
-        nw_node *node = &g->nodes[n];
-        const nw_attr *value = nw_node_is(node, "Constant") ? nw_node_attr(node, "value") : NULL;
-        if (!value || value->kind != NW_ATTR_TENSOR) continue;
-        NW_TRY(nw_graph_set_constant_copy(g, node->out[0], &value->tensor->tensor));
-        node->dead = true;
-    }
-    return nw_graph_sort(g);
-}
-
 /* ---- memory ------------------------------------------------------------------------------------------------ */
 
 static nw_status name_of(nw_trainer *t, const joining *j, int value, const char **name) {
@@ -265,7 +253,7 @@ nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_traine
     joining j = {.t = t};
     nw_status status = nw_graph_copy(graph, ctx, &t->model);
     if (status == NW_OK) status = nw_graph_resolve(t->model);
-    if (status == NW_OK) status = take_constants(t->model);
+    if (status == NW_OK) status = nw_train_take_constants(t->model);
     if (status == NW_OK) status = nw_masters_make(t->model, &t->arena, &t->masters);
     if (status == NW_OK) status = nw_graph_copy(t->model, ctx, &j.g);
     if (status == NW_OK) status = nw_graph_resolve(j.g);

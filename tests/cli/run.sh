@@ -20,7 +20,7 @@ head -c $((size - 1)) "$model" >cut.onnx
 works version 'narrow [0-9]+\.[0-9]+\.[0-9]+' --version
 works help 'quantize' --help
 works 'help command' 'usage: narrow quantize' help quantize
-for command in info run quantize dequantize eval compare layers bench new train; do
+for command in info run quantize dequantize eval compare layers bench prune new train; do
     works "$command --help" "usage: narrow $command" $command --help
     grep -q Examples stdout || bad "$command --help" "no examples"
 done
@@ -113,6 +113,17 @@ for scheme in ternary binary:64@f16 nf4:64 mxfp4 f16 'range(-7:7)'; do
     works "run with weights $scheme, native" '' run out/native.onnx --input image=one.npy --output-dir out
     cmp -s out/logits.npy scheme.npy && good || bad "weights $scheme" 'the native form gives other results'
 done
+works 'prune channels' 'zeros among them' prune "$model" -o out/thin.onnx --channels 0.5 --json thin.json
+[ "$(stat -c %s out/thin.onnx)" -lt $(($(stat -c %s "$model") * 3 / 10)) ] && good || bad 'prune channels' 'the file is not much smaller'
+for key in weights_before weights sparsity macs_before macs macs_nonzero file_bytes layers channels_before reason; do
+    grep -q "\"$key\"" thin.json && good || bad 'prune channels' "no $key"
+done
+works 'run a model with fewer channels' '' run out/thin.onnx --input image=three.npy --output-dir out
+works 'prune weights' 'zeros among them +80\.00' prune "$model" -o out/sparse.onnx --sparsity 0.8 --exclude dense
+works 'quantize sparse weights' '9 of 9' quantize out/sparse.onnx -o out/sparse8.onnx --calibrate "$letters:train" --samples 50 \
+    --preprocess $preprocess
+works 'prune to a pattern' 'residual1.* 50\.00 %' prune "$model" -o out/pattern.onnx --sparsity 2:4 --only '*residual1*' --norm l1
+works 'prune a quantized model' 'quantized: prune the float model' prune out/int8.onnx -o out/x.onnx --sparsity 0.5
 works dequantize 'made float' dequantize out/int8.onnx -o out/float.onnx
 works 'a dequantized model' '^quantized +no$' info out/float.onnx
 works 'dequantize weights' 'made float' dequantize out/weights.onnx -o out/real.onnx
@@ -160,6 +171,10 @@ fails 'tables of static layers' 1 'mode "weights"' quantize "$model" -o out/x.on
     --preprocess $preprocess
 fails 'lower opset' 1 'cannot become' quantize "$model" -o out/x.onnx --weights-only --opset 7
 fails 'blocks at an old opset' 1 'opset 21' quantize "$model" -o out/x.onnx --weights-only --weights s4:32 --opset 13
+fails 'prune without -o' 2 '[-]o OUT' prune "$model" --channels 0.5
+fails 'prune nothing' 2 'what is to go' prune "$model" -o out/x.onnx
+fails 'prune everything' 1 'below 1' prune "$model" -o out/x.onnx --channels 1
+fails 'prune to a wrong pattern' 1 '2:4' prune "$model" -o out/x.onnx --sparsity 4:2
 fails 'dequantize without -o' 2 '[-]o OUT' dequantize "$model"
 fails 'folder as output' 1 'folder' quantize "$model" -o out --weights-only
 fails 'output in no folder' 1 'No such file|folder' quantize "$model" -o out/no/where.onnx --weights-only
