@@ -153,8 +153,8 @@ static void test_zeros_survive(void **state) {
         nw_prune_options o = {.sparsity = 0.8};
         nw_quant_options q = nw_quant_options_default();
         size_t weights, roundings, compared = 0;
-        q.scheme = NW_QUANT_WEIGHTS;
-        assert_ok(&ctx, nw_scheme_parse(&ctx, schemes[k], &q.weight_scheme));
+        q.choice.mode = NW_QUANT_WEIGHTS;
+        assert_ok(&ctx, nw_scheme_parse(&ctx, schemes[k], &q.choice.weights));
         assert_ok(&ctx, nw_prune_graph(g, &o, NULL));
         assert_ok(&ctx, nw_simplify(g));
         assert_ok(&ctx, nw_graph_copy(g, &ctx, &real));
