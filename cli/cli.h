@@ -42,6 +42,8 @@ typedef struct settings {
     /* info */
     int statistics, channels;
     const char *reference;
+    /* doctor, quantize */
+    const char *target;
     /* quantize */
     const char *output, *recipe, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
         *range;

@@ -85,6 +85,10 @@ static const option options_scheme[] = {
      "like; native: codes as small as they are, for narrow alone; matmulnbits: 4-bit weights in blocks as "
      "com.microsoft's operator",
      NULL, NW_WORDS_FORM},
+    {"target", 0, OPTION_LISTED, "NAME", FIELD(target),
+     "the runtime that the file is for: forms that load there and that it turns into integers (onnxruntime: "
+     "--elementwise on; openvino: --recurrent off); narrow doctor tells what it makes of them",
+     NULL, NW_WORDS_TARGET},
     {"opset", 0, OPTION_COUNT, "N", FIELD(opset),
      "opset of the written model (default: the model's, raised to 21 where 4-bit codes, 16-bit codes or "
      "blocks need it)",
@@ -159,6 +163,7 @@ static int options_of(const settings *s, nw_quantize_options *o) {
         .symmetric_weights = s->weight_scheme ? strcmp(s->weight_scheme, "symmetric") == 0 : s->symmetric,
         .per_tensor = s->per_tensor,
         .block = (int64_t)s->block,
+        .target = s->target,
         .opset = (int64_t)s->opset,
         .full_range = s->full_range,
         .reduce_range = s->reduce_range,

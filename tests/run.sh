@@ -202,6 +202,7 @@ suite train tests/cli/train.sh
 suite install tests/cli/install.sh
 suite accuracy python3 tests/accuracy/accuracy.py $($long && echo --all)
 suite formats with_python formats tests/interop/formats.py
+suite doctor with_python doctor tests/interop/doctor.py $($long && echo --all)
 suite statistics with_python statistics tests/interop/statistics.py
 suite qoperators with_python qoperators tests/interop/qoperators.py
 suite interop with_python interop tests/interop/quantized.py $($long && echo --all)

@@ -69,7 +69,8 @@ typedef enum nw_word_list {
     NW_WORDS_ARCHITECTURE, /* of new models */
     NW_WORDS_OPTIMIZER,    /* how training moves parameters along their gradients */
     NW_WORDS_SCHEDULE,     /* of the learning rate */
-    NW_WORDS_PRESET        /* recipes of quantization that have a name */
+    NW_WORDS_PRESET,       /* recipes of quantization that have a name */
+    NW_WORDS_TARGET        /* runtimes that a model is meant for */
 } nw_word_list;
 NW_API const char *nw_words(nw_word_list list); /* never NULL */
 
@@ -241,6 +242,8 @@ typedef struct nw_quantize_options {
     const char *const *only;    /* patterns: no other layer is quantized */
     size_t batch;               /* samples per calibration run; 0: chosen */
     const char *save_as; /* the quantized model is written here too; its report then has both file sizes */
+    const char *target; /* the runtime that the file is for (NW_WORDS_TARGET): forms that load there, and that it turns into
+                           integer arithmetic; "any" */
     int64_t opset; /* of the written model; 0: the model's own, raised where the codes need a later one */
     int measure; /* times the layers both ways and leaves in float what integers would slow down on this machine, with the
                     environment's threads and instruction set. Not for mode "weights" */
@@ -354,6 +357,9 @@ typedef struct nw_summary_options {
 /* What the model is: inputs, outputs, operators, parameters, quantization. options NULL: defaults. */
 NW_API nw_result nw_model_summary(const nw_model *model, const nw_summary_options *options,
                                   nw_report **report);
+/* What another runtime (NW_WORDS_TARGET; NULL: any) will make of a model: which nodes it computes on integers, which not,
+ * why, and what to change. */
+NW_API nw_result nw_model_diagnose(const nw_model *model, const char *target, nw_report **report);
 /* Accuracy on labelled data (without labels: none), latency, memory. */
 NW_API nw_result nw_evaluate(const nw_model *model, nw_data *data, const nw_measure_options *options,
                              nw_report **report);

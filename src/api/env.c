@@ -74,6 +74,7 @@ const char *nw_words(nw_word_list list) {
     case NW_WORDS_OPTIMIZER: return "sgd|adam|adamw";
     case NW_WORDS_PRESET: return nw_preset_words();
     case NW_WORDS_SCHEDULE: return "constant|step|cosine";
+    case NW_WORDS_TARGET: return "any|onnxruntime|openvino";
     }
     return "";
 }

@@ -2,6 +2,7 @@
 #include "api/api.h"
 #include "base/words.h"
 #include "onnx/onnx.h"
+#include "onnx/target.h"
 #include "quant/measure.h"
 #include "quant/recipe.h"
 
@@ -68,6 +69,15 @@ static nw_status add_rules(nw_arena *arena, const nw_quantize_options *o, nw_qua
     return nw_recipe_add_rule(arena, &rule, q);
 }
 
+/* What makes a file fast, or at all readable, there; where nothing else is asked for. */
+static nw_status set_target(nw_env *env, const nw_quantize_options *o, nw_quant_options *q) {
+    int target;
+    NW_TRY(nw_env_word(env, "target", o->target, NW_WORDS_TARGET, &target));
+    if (target == NW_TARGET_ONNXRUNTIME && q->elementwise == NW_AUTO) q->elementwise = NW_YES;
+    if (target == NW_TARGET_OPENVINO && q->recurrent == NW_AUTO) q->recurrent = NW_NO;
+    return NW_OK;
+}
+
 /* The recipe, and what the other options change about it. Rules in `arena`. */
 static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_arena *arena, nw_quant_options *out,
                           nw_quant_style *style) {
@@ -98,6 +108,7 @@ static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_arena *a
     if (o->bias_correction != NW_SWITCH_AUTO) q.bias_correction = o->bias_correction == NW_SWITCH_ON;
     if (o->quantize_outputs) q.quantize_outputs = true;
     if (o->known_ranges) q.known_ranges = true;
+    NW_TRY(set_target(env, o, &q));
     NW_TRY(add_rules(arena, o, &q));
     q.batch = o->batch;
     q.threads = env->threads;
@@ -364,6 +375,21 @@ static nw_status note_recipe(nw_graph *graph, const nw_quant_options *q) {
     return text ? nw_graph_set_property(graph, NW_RECIPE_PROPERTY, text) : NW_E_MEMORY;
 }
 
+/* Fails when the runtime that the file is meant for would refuse it. */
+static nw_status check_target(nw_env *env, const nw_graph *graph, const char *word) {
+    int target;
+    const char *reason;
+    nw_arena arena;
+    if (!word) return NW_OK;
+    NW_TRY(nw_env_word(env, "target", word, NW_WORDS_TARGET, &target));
+    nw_arena_init(&arena, &env->ctx);
+    nw_status status = nw_target_refuses(graph, (nw_target)target, &arena, &reason);
+    if (status == NW_OK && reason)
+        status = nw_fail(&env->ctx, NW_E_ARGUMENT, "target %s would not load the model: %s", word, reason);
+    nw_arena_free(&arena);
+    return status;
+}
+
 static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantize_options *o,
                           const nw_quant_options *q, nw_quant_style style, nw_model **out,
                           nw_quant_report **report) {
@@ -380,6 +406,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantiz
     if (status == NW_OK) status = drop_idle_inputs(graph);
     if (status == NW_OK) status = note_recipe(graph, q);
     if (status == NW_OK) status = nw_onnx_spell_quantization(graph, style, o->opset);
+    if (status == NW_OK) status = check_target(model->env, graph, o->target);
     if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
     if (status == NW_OK && save_as) status = nw_file_size(ctx, save_as, &bytes);
     if (status != NW_OK) {

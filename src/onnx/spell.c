@@ -265,6 +265,7 @@ static nw_status spell_move(speller *s, int index) {
         return NW_OK;
     if (s->of[x].codes < 0 || !nw_qparam_equal(s->of[x].p, s->of[fq->out[0]].p)) return NW_OK;
     if (nw_node_is(node, "MaxPool") && nw_graph_opset(s->g, "") < 12) return NW_OK;
+    if (nw_node_is(node, "GlobalMaxPool")) return NW_OK; /* ONNX has it for floats only */
     int *in = nw_arena_array(&s->arena, (size_t)node->in_count, sizeof *in);
     if (!in) return NW_E_MEMORY;
     memcpy(in, node->in, (size_t)node->in_count * sizeof *in);
@@ -478,7 +479,8 @@ static nw_graph *subgraph(const nw_node *node, size_t i) {
     return NULL;
 }
 
-/* The opset from which on ONNX has all types and grains that the graph's codes need; 0: any. */
+/* The opset from which on ONNX has all types and grains that the graph's codes need, and runtimes all that they make of
+ * quantized activations; 0: any. */
 static int64_t needed_opset(const nw_graph *g) {
     int64_t need = 0;
     for (int v = 0; v < g->value_count; v++) {
@@ -498,6 +500,7 @@ static int64_t needed_opset(const nw_graph *g) {
             nw_qparam p = {.format = nw_format_by_name(nw_node_string(node, "format", ""))};
             if (nw_node_int(node, "block", 0) > 0) p.grain = NW_GRAIN_BLOCK;
             codes = nw_spell_constant_opset(&p);
+            if (codes < 13) codes = 13; /* what optimizers put in its place is of opsets 10 to 13 */
         }
         if (codes > need) need = codes;
     }

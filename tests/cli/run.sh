@@ -20,7 +20,7 @@ head -c $((size - 1)) "$model" >cut.onnx
 works version 'narrow [0-9]+\.[0-9]+\.[0-9]+' --version
 works help 'quantize' --help
 works 'help command' 'usage: narrow quantize' help quantize
-for command in info run quantize dequantize eval compare layers bench prune new train; do
+for command in info run quantize dequantize eval compare layers bench doctor prune new train; do
     works "$command --help" "usage: narrow $command" $command --help
     grep -q Examples stdout || bad "$command --help" "no examples"
 done
@@ -54,6 +54,9 @@ works 'info as JSON' '"operators"' info "$model" --json -
 works 'info --statistics' '1 % +median +99 %' info "$model" --statistics
 works 'info --channels' '^Channels' info "$model" --channels
 fails 'missing reference' 1 'nowhere\.onnx' info "$model" --reference nowhere.onnx
+works doctor 'in float +[1-9]' doctor "$model" --target openvino
+fails 'unknown target' 2 'onnxruntime' doctor "$model" --target onnxrunt
+fails 'a form that the target refuses' 1 'narrow alone' quantize "$model" -o out/x.onnx --weights-only --weights ternary --form native --target onnxruntime
 works run '' run "$model" --input image=three.npy --output-dir out
 [ "$(stat -c %s out/logits.npy 2>/dev/null)" = $((128 + 3 * 26 * 4)) ] && good || bad run 'out/logits.npy is not f32 [3,26]'
 rm -rf out && mkdir out
