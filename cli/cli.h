@@ -48,7 +48,7 @@ typedef struct settings {
     const char *output, *recipe, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
         *range;
     const char *elementwise, *products, *embeddings, *recurrent, *quantize_inputs, *bias_correction;
-    int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights;
+    int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights, balanced_rounding;
     int float_bias, dynamic_rows, quantize_outputs, known_ranges, measure, keep_rounding;
     size_t block, opset;
     double percentile, sigma, momentum;

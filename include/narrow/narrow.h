@@ -222,6 +222,7 @@ typedef struct nw_quantize_options {
     int full_range;   /* symmetric weights use −128 too, not only −127 … 127 */
     int reduce_range; /* weights of 7 bits: no saturation in runtimes on x86 without VNNI */
     int mse_weights;  /* weight scales of the smallest squared error instead of the largest magnitude */
+    int balanced_rounding; /* weights are rounded so that the sums of those that share a scale are kept */
     const char *observer;         /* how activation ranges are chosen; "minmax" */
     double percentile;            /* of observer "percentile": per cent of values inside; 0: 99.999 */
     double sigmas;                /* of observer "sigma"; 0: 4 */

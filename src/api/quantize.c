@@ -98,6 +98,7 @@ static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_arena *a
     if (o->symmetric_activations) c->activation_symmetric = true;
     if (o->per_tensor) c->per_tensor = true;
     if (o->mse_weights) c->mse_weights = true;
+    if (o->balanced_rounding) c->balanced_rounding = true;
     if (o->float_bias) c->float_bias = true;
     if (o->dynamic_rows) c->dynamic_rows = true;
     set_switch(&q.elementwise, o->elementwise);

@@ -44,15 +44,24 @@ nw_status nw_quant_choice_check_product(nw_context *ctx, const nw_quant_choice *
 
 /* ---- patterns --------------------------------------------------------------------------------- */
 
+static bool is_input(const nw_graph *g, int v) {
+    for (int i = 0; i < g->input_count; i++)
+        if (g->inputs[i] == v) return !nw_graph_constant(g, v);
+    return false;
+}
+
 /* Whether a node is of the class that `name`, without its @, stands for. */
 static bool in_class(const char *name, const nw_graph *g, const nw_node *node) {
     nw_roles roles = nw_node_roles(node);
-    bool constant = false, computed = false;
+    bool constant = false, computed = false, first = false;
     for (int i = 0; i < node->in_count; i++) {
-        if (node->in[i] < 0 || nw_roles_of(&roles, i) != NW_ROLE_WEIGHT) continue;
+        if (node->in[i] < 0) continue;
+        first |= is_input(g, node->in[i]);
+        if (nw_roles_of(&roles, i) != NW_ROLE_WEIGHT) continue;
         constant |= nw_graph_constant(g, node->in[i]) != NULL;
         computed |= nw_graph_constant(g, node->in[i]) == NULL;
     }
+    if (strcmp(name, "first") == 0) return constant && first;
     if (strcmp(name, "products") == 0) return roles.compute && computed;
     if (strcmp(name, "elementwise") == 0) return roles.compute && !computed && !constant;
     if (strcmp(name, "embeddings") == 0) return constant && roles.same_grid;

@@ -27,8 +27,9 @@ typedef struct nw_quant_choice {
     bool dynamic_rows;            /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
     nw_scheme weights;            /* s8 (default) …; blocks, tables and floats: modes WEIGHTS and DYNAMIC */
     bool per_tensor;              /* one scale per weight instead of one per output channel */
-    bool mse_weights; /* linear weights get the scale of the smallest squared error, not the range's */
-    bool float_bias;  /* biases stay float; else those of STATIC layers become s32 at s_x·s_w */
+    bool mse_weights;       /* linear weights get the scale of the smallest squared error, not the range's */
+    bool balanced_rounding; /* linear weights are rounded so that the sums of what shares a scale are kept */
+    bool float_bias;        /* biases stay float; else those of STATIC layers become s32 at s_x·s_w */
 } nw_quant_choice;
 
 /* The settings that a choice consists of, in the order of settings.def. */
@@ -58,7 +59,7 @@ nw_status nw_quant_choice_check(nw_context *ctx, const nw_quant_choice *choice);
 nw_status nw_quant_choice_check_product(nw_context *ctx, const nw_quant_choice *choice);
 
 /* `pattern` as in nw_node_matches, or a class of layers:
- * "@products" (of two activations), "@embeddings" (tables read by Gather), "@recurrent", "@elementwise" (no weights). */
+ * "@products" (of two activations), "@embeddings" (tables read by Gather), "@recurrent", "@elementwise" (no weights), "@first" (weights, and an input of the model beside them). */
 bool nw_quant_matches(const char *pattern, const nw_graph *graph, const nw_node *node);
 /* The pattern that makes a rule apply, or ""; NULL: it does not. */
 const char *nw_quant_rule_applies(const nw_quant_rule *rule, const nw_graph *graph, const nw_node *node);

@@ -33,14 +33,27 @@ typedef struct freezing {
 
 /* ---- what to pack ----------------------------------------------------------------------------- */
 
+/* Fewer elements of an input axis are not worth a scale of their own: depthwise convolutions, images' colours. */
+#define BLOCK_LEAST 16
+
+/* The axis over which a layer sums. axis: its output channels', as its roles have it. */
+static int input_axis(const nw_roles *roles, const nw_tensor *w, int axis) {
+    if (axis < 0) return axis == -1 ? w->rank - 2 : w->rank - 1; /* matrices behind batch axes */
+    if (w->rank == 2 || roles->compute) return 1 - axis;         /* [M, C, …], or transposed [C, M, …] */
+    return axis + 1;                                             /* recurrent: [directions, gates, inputs] */
+}
+
 /* One scale per output channel, per block of the input axis, or one. */
-static void choose_grain(const nw_quant_choice *c, const nw_tensor *w, int axis, nw_weight_spec *spec) {
+static void choose_grain(const nw_quant_choice *c, const nw_roles *roles, const nw_tensor *w, int axis,
+                         nw_weight_spec *spec) {
+    const int in = input_axis(roles, w, axis);
     if (axis < 0) axis += w->rank;
     spec->grain = NW_GRAIN_TENSOR;
     if (w->rank < 2 || axis < 0 || axis >= w->rank) return;
-    if (c->weights.block > 0 && w->rank == 2) {
+    if (c->weights.block > 0 && in >= 0 && in < w->rank &&
+        (w->rank == 2 || w->dims[in] >= c->weights.block || w->dims[in] >= BLOCK_LEAST)) {
         spec->grain = NW_GRAIN_BLOCK;
-        spec->axis = 1 - axis;
+        spec->axis = in;
         spec->block = c->weights.block;
     } else if (!c->per_tensor) {
         spec->grain = NW_GRAIN_AXIS;
@@ -64,11 +77,12 @@ static bool spec_of(const freezing *f, int n, int i, nw_weight_spec *spec) {
     nw_roles roles = nw_node_roles(node);
     nw_role role = nw_roles_of(&roles, i);
     const nw_tensor *w = &f->g->values[node->in[i]].constant->tensor;
-    *spec = (nw_weight_spec){.range = c->mse_weights ? NW_WEIGHT_MSE : NW_WEIGHT_MINMAX};
+    *spec = (nw_weight_spec){.range = c->mse_weights ? NW_WEIGHT_MSE : NW_WEIGHT_MINMAX,
+                             .balanced = c->balanced_rounding && role == NW_ROLE_WEIGHT};
     if (role == NW_ROLE_WEIGHT) {
         int axis = roles.same_grid ? table_axis(node, w)
                                    : roles.channel_axis[i < NW_MAX_ROLES ? i : NW_MAX_ROLES - 1];
-        choose_grain(c, w, axis, spec);
+        choose_grain(c, &roles, w, axis, spec);
         spec->scale_format = c->weights.scale_format;
         spec->coding = c->weights.coding;
         return true;

@@ -76,7 +76,7 @@ typedef struct placing {
     const nw_uses *uses;
     const nw_quant_options *o;
     bool *whole; /* [value_count] comes from an integer layer: itself, through a clamp, or moved */
-    bool *raw;   /* [value_count] an input of the model, itself, clamped or moved, that static layers leave alone */
+    bool *raw;   /* [value_count] an input of the model, itself or moved, that static layers leave alone */
     bool *fed;   /* [value_count] likewise, that dynamic recurrent layers leave alone */
     bool *inner; /* [value_count] between a layer and the clamp that belongs to it */
 } placing;

@@ -18,6 +18,7 @@ typedef struct nw_weight_spec {
     int axis;
     int64_t block;
     nw_weight_range range; /* of linear codings */
+    bool balanced;         /* of linear codings: rounding keeps the sum of each group, up to half a step */
 } nw_weight_spec;
 
 bool nw_weight_spec_equal(const nw_weight_spec *a, const nw_weight_spec *b);

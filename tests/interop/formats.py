@@ -23,10 +23,19 @@ PRODUCTS = ["s4:32", "u4:32", "s4:32@f16", "s8:64", "u8:16"]
 
 
 def problem(model, form, word, folder, extra=()):
-    """What is wrong with the model quantized so, or ""."""
+    """What is wrong with the model whose weights are quantized so, or ""."""
+    wrong = mismatch(model, folder, ("--weights-only", "--weights", word, "--form", form, *extra))
+    if wrong or form != "matmulnbits":
+        return wrong
+    nodes = onnx.load(folder / "small.onnx").graph.node
+    return "" if "MatMulNBits" in {n.op_type for n in nodes} else "no MatMulNBits in it"
+
+
+def mismatch(model, folder, options):
+    """What is wrong with what narrow quantize makes of the model with these options, or ""."""
     small, x = folder / "small.onnx", folder / "x.npy"
     try:
-        narrow("quantize", model, "-o", small, "--weights-only", "--weights", word, "--form", form, *extra)
+        narrow("quantize", model, "-o", small, *options)
         onnx.checker.check_model(onnx.load(small), full_check=True)
         graph = onnx.load(small).graph
         constants = {t.name for t in graph.initializer}
@@ -35,14 +44,12 @@ def problem(model, form, word, folder, extra=()):
         np.save(x, np.random.default_rng(7).standard_normal(shape).astype(np.float32))
         narrow("run", small, "--input", f"{value.name}={x}", "--output-dir", folder / "y")
         ours = np.load(folder / "y" / f"{graph.output[0].name}.npy")
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = ort.InferenceSession(str(small), options, providers=["CPUExecutionProvider"])
+        plain = ort.SessionOptions()
+        plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(str(small), plain, providers=["CPUExecutionProvider"])
         theirs = session.run(None, {value.name: np.load(x)})[0]
     except Exception as error:  # whatever either tool raises
         return f"{type(error).__name__}: {str(error)[:300]}"
-    if form == "matmulnbits" and "MatMulNBits" not in {n.op_type for n in graph.node}:
-        return "no MatMulNBits in it"
     error = np.abs(ours - theirs).max() / np.abs(theirs).max()
     return "" if error <= TOLERANCE else f"outputs differ by {error:.1e} of the largest"
 
@@ -73,6 +80,8 @@ def main():
             tally.check(f"letters, {word}", problem(letters, "qdq", word, folder))
         for word in ("s4", "ternary", "binary", "nf4", "f4e2m1", "u16"):
             tally.check(f"letters, {word}, opset 13", problem(letters, "qdq", word, folder, ("--opset", "13")))
+        for preset in ("w8", "w4", "w2", "ternary", "binary", "f16", "bf16"):
+            tally.check(f"letters, preset {preset}", mismatch(letters, folder, ("--recipe", preset)))
         onnx.save(branches(), folder / "branches.onnx")
         for word in ("s8", "s4", "nf4:16", "ternary"):
             tally.check(f"branches, {word}", problem(folder / "branches.onnx", "qdq", word, folder))

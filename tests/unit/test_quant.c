@@ -352,8 +352,7 @@ static void test_patterns(void **state) {
     static const char *const no[] = {"", "a", "b", "a/b.", "?", "relu", "a*d", "x"};
     for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
         assert_true(nw_node_matches(yes[i], g, &g->nodes[0]));
-    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
-        assert_false(nw_node_matches(no[i], g, &g->nodes[0]));
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) assert_false(nw_node_matches(no[i], g, &g->nodes[0]));
 }
 
 static void test_dynamic_and_weights_only(void **state) {
@@ -537,6 +536,71 @@ static void test_grains_and_search(void **state) {
             if (symmetric) before = plain.sqnr;
         }
     nw_arena_free(&arena);
+}
+
+/* Σ(x − x') of each group is half a step at most, and the statistics are those of the codes that were chosen. */
+static void test_balanced_rounding(void **state) {
+    (void)state;
+    enum { ROWS = 4, COLUMNS = 50 };
+    float w[ROWS * COLUMNS];
+    for (int i = 0; i < ROWS * COLUMNS; i++) w[i] = sinf((float)(i * i % 97)) + 0.3f;
+    nw_arena arena;
+    nw_arena_init(&arena, &ctx);
+    static const nw_grain grains[] = {NW_GRAIN_TENSOR, NW_GRAIN_AXIS, NW_GRAIN_BLOCK};
+    int improved = 0;
+    for (int i = 0; i < 3; i++)
+        for (int symmetric = 0; symmetric < 2; symmetric++) {
+            nw_weight_spec spec = {.grain = grains[i], .axis = i == 2, .block = i == 2 ? 16 : 0};
+            spec.coding = nw_coding_linear(symmetric ? NW_S4 : NW_U4, symmetric, false, false);
+            nw_tensor out[2], back[2];
+            double sums[2][ROWS][4] = {0}, noise = 0, signal = 0; /* of blocks, the last being short */
+            nw_quant_weight record = {0};
+            for (int balanced = 0; balanced < 2; balanced++) {
+                spec.balanced = balanced;
+                record = pack_of(w, ROWS, COLUMNS, &spec, &out[balanced], &arena);
+                assert_ok(nw_tensor_to_f32(&arena, &out[balanced], &back[balanced]));
+                for (int e = 0; e < ROWS * COLUMNS; e++)
+                    sums[balanced][e / COLUMNS][i == 2 ? e % COLUMNS / 16 : 0] +=
+                        (double)w[e] - (double)((float *)back[balanced].data)[e];
+            }
+            for (int e = 0; e < ROWS * COLUMNS; e++) {
+                const double d = (double)w[e] - (double)((float *)back[1].data)[e];
+                assert_true(fabs(d) <=
+                            1.0001 * (double)record.scale_max); /* rounded up or down, no further */
+                noise += d * d;
+                signal += (double)w[e] * (double)w[e];
+            }
+            assert_true(fabs(record.sqnr - 10 * log10(signal / noise)) < 1e-3);
+            double whole = 0;
+            for (int r = 0; r < ROWS; r++)
+                for (int b = 0; b < 4; b++) {
+                    whole += sums[1][r][b];
+                    improved += fabs(sums[1][r][b]) < fabs(sums[0][r][b]);
+                    if (i) assert_true(fabs(sums[1][r][b]) <= 0.501 * (double)record.scale_max);
+                }
+            if (!i) assert_true(fabs(whole) <= 0.501 * (double)record.scale_max);
+        }
+    assert_true(improved > 8); /* it did something */
+    nw_arena_free(&arena);
+}
+
+/* Blocks lie along the axis that a layer sums over, whatever its weights' rank; short axes get one scale per channel. */
+static void test_blocks_of_convolutions(void **state) {
+    (void)state;
+    conv_weight("wide", 1, 20);
+    conv_weight("thin", 20, 1);
+    input("x");
+    node("Conv", "x thin", "c1");
+    node("Conv", "c1 wide", "c2");
+    output("c2");
+    options.choice.mode = NW_QUANT_WEIGHTS;
+    options.choice.weights.block = 16;
+    place();
+    freeze(0, 0);
+    assert_int_equal(packed("c1", 1)->qparam->grain, NW_GRAIN_AXIS);
+    assert_int_equal(packed("c2", 1)->qparam->grain, NW_GRAIN_BLOCK);
+    assert_int_equal(packed("c2", 1)->qparam->axis, 1);
+    assert_int_equal(packed("c2", 1)->qparam->block, 16);
 }
 
 static void test_degenerate_weights(void **state) {
@@ -809,6 +873,8 @@ int main(void) {
         TEST(test_shared_bias_is_copied),
         TEST(test_weight_codes),
         TEST(test_grains_and_search),
+        TEST(test_balanced_rounding),
+        TEST(test_blocks_of_convolutions),
         TEST(test_degenerate_weights),
         TEST(test_recurrent_and_embeddings),
         TEST(test_recurrent_states),

@@ -57,7 +57,7 @@ static void settings_are_taken(void **state) {
     assert_true(c->observer.percentile == 99.5);
     assert_int_equal(options.products, NW_YES);
     assert_int_equal(options.inputs, NW_NO);
-    assert_int_equal(options.rule_count, 0);
+    assert_int_equal(options.rule_count, 1); /* of the preset */
 }
 
 static void sections_are_rules(void **state) {
