@@ -115,6 +115,16 @@ static void zsh(void) {
 
 /* ---- fish -------------------------------------------------------------------------------------------- */
 
+/* The description that ends a line: between quotation marks only these two are special. */
+static void fish_text(const char *text) {
+    fputs(" -d '", stdout);
+    for (; *text; text++) {
+        if (*text == '\'' || *text == '\\') putchar('\\');
+        putchar(*text);
+    }
+    puts("'");
+}
+
 static void fish_option(const command *c, const option *o) {
     const char *words = option_words(o);
     printf("complete -c narrow -n '__fish_seen_subcommand_from %s' -l %s", c->name, o->name);
@@ -128,22 +138,17 @@ static void fish_option(const command *c, const option *o) {
     } else if (o->value) {
         fputs(" -x", stdout);
     }
-    fputs(" -d '", stdout);
-    for (const char *p = o->help; *p; p++)
-        if (*p == '\'' || *p == '\\')
-            printf("\\%c", *p);
-        else
-            putchar(*p);
-    puts("'");
+    fish_text(o->help);
 }
 
 static void fish(void) {
     size_t count;
     const command *const *all = commands_all(&count);
     puts("# fish completion for narrow, printed by: narrow help --completion fish");
-    for (size_t i = 0; i < count; i++)
-        printf("complete -c narrow -n __fish_use_subcommand -f -a %s -d '%s'\n", all[i]->name,
-               all[i]->summary);
+    for (size_t i = 0; i < count; i++) {
+        printf("complete -c narrow -n __fish_use_subcommand -f -a %s", all[i]->name);
+        fish_text(all[i]->summary);
+    }
     for (size_t i = 0; i < count; i++) each_option(all[i], fish_option);
 }
 

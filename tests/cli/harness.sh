@@ -10,13 +10,19 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/out"
 cd "$work" || exit 1
-passed=0 failed=0
+passed=0 failed=0 skipped=0
 
 good() { passed=$((passed + 1)); }
 bad() {
     failed=$((failed + 1))
     echo "FAILED cli $1: $2"
     [ ! -s stderr ] || sed 's/^/    /' stderr
+}
+
+# skip NAME REASON
+skip() {
+    skipped=$((skipped + 1))
+    echo "SKIPPED $1: $2"
 }
 
 # works NAME PATTERN ARGUMENT…: exit 0, nothing on stderr, PATTERN (extended, any case) somewhere on stdout.

@@ -26,9 +26,24 @@ for command in info run quantize dequantize eval compare layers bench doctor pru
 done
 works 'manual' '\.TH' help --man
 works 'bash completion' 'complete' help --completion bash
-bash -n stdout && good || bad 'bash completion' 'bash does not accept it'
+mv stdout complete.bash
+bash -c 'source ./complete.bash && COMP_WORDS=(narrow quantize --observer perc) COMP_CWORD=3 && _narrow && [ "$COMPREPLY" = percentile ]' &&
+    good || bad 'bash completion' 'no percentile for --observer perc'
 works 'zsh completion' 'compdef' help --completion zsh
+mv stdout complete.zsh
+if command -v zsh >/dev/null; then
+    zsh -n complete.zsh && good || bad 'zsh completion' 'zsh does not accept it'
+else
+    skip 'zsh completion' 'no zsh here'
+fi
 works 'fish completion' 'complete' help --completion fish
+mv stdout complete.fish
+if command -v fish >/dev/null; then
+    [[ $(fish -c 'source ./complete.fish; complete -C "narrow quantize --observer perc"; complete -C "narrow ev"') == percentile*eval* ]] &&
+        good || bad 'fish completion' 'no percentile for --observer perc, or no eval for ev'
+else
+    skip 'fish completion' 'no fish here'
+fi
 timeout 20 "$narrow" >stdout 2>stderr
 [ $? = 2 ] && grep -q 'narrow help' stdout && good || bad 'no command' 'no help, or not exit 2'
 fails 'unknown command' 2 'quantize' quantise "$model"
@@ -198,5 +213,5 @@ if [ "$(id -u)" != 0 ]; then
     fails 'sealed folder' 1 'Permission' quantize "$model" -o sealed/x.onnx --weights-only
 fi
 
-echo "cli: $passed passed, $failed failed"
+echo "cli: $passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ]

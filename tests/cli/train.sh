@@ -5,7 +5,6 @@
 set -u
 python=${PYTHON:-$PWD/.venv/bin/python}
 . "$(dirname "$0")/harness.sh"
-skipped=0
 data=(--data "$letters" --preprocess "$preprocess" --threads 2)
 
 # number FILE KEY: the last value of "KEY":… in a JSON file.
@@ -106,8 +105,7 @@ for kind, name in ("step", "loss"), ("step", "rate"), ("epoch", "test_accuracy")
     assert all(abs(a - b) <= 1e-6 * abs(a) for (_, a), (_, b) in zip(want, have)), (want, have)
 END
 else
-    skipped=$((skipped + 1))
-    echo 'SKIPPED TensorBoard: not in the Python environment (the frames are checked in test_trainer)'
+    skip 'TensorBoard' 'not in the Python environment (the frames are checked in test_trainer)'
 fi
 
 # ---- what is refused
@@ -133,8 +131,7 @@ if [ -d "$mnist" ]; then
         --json digits.json
     at_least 'MNIST, one epoch of 2000 images' "$(number digits.json test_accuracy)" 0.85
 else
-    skipped=$((skipped + 1))
-    echo 'SKIPPED MNIST: no real data (NARROW_DATA)'
+    skip 'MNIST' 'no real data (NARROW_DATA)'
 fi
 
 echo "train: $passed passed, $failed failed, $skipped skipped"
