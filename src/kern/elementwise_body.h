@@ -65,6 +65,7 @@ void NW_KERNEL(flip_u8)(size_t n, const uint8_t *x, uint8_t *y) {
     for (size_t i = 0; i < n; i++) y[i] = x[i] ^ 0x80;
 }
 
+#if !defined(NW_HAVE_ADD)
 void NW_KERNEL(add_u8)(size_t n, const uint8_t *a, const uint8_t *b, const nw_add_u8_params *p, uint8_t *y) {
     const int32_t a_zero = p->a_zero, b_zero = p->b_zero, zero = p->zero;
     const float a_ratio = p->a_ratio, b_ratio = p->b_ratio;
@@ -75,6 +76,7 @@ void NW_KERNEL(add_u8)(size_t n, const uint8_t *a, const uint8_t *b, const nw_ad
         y[i] = code_of(sum, low, high, zero);
     }
 }
+#endif
 
 void NW_KERNEL(mul_u8)(size_t n, const uint8_t *a, const uint8_t *b, const nw_mul_u8_params *p, uint8_t *y) {
     const int32_t a_zero = p->a_zero, b_zero = p->b_zero, zero = p->zero;
