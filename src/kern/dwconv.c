@@ -31,13 +31,13 @@ size_t nw_dwconv_f32_packed_bytes(size_t channels, size_t taps) {
     return dw_blocks(channels) * DW_BLOCK * taps * sizeof(float);
 }
 
-void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t stride_c, size_t stride_tap,
+void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t stride_c, const size_t *tap_at,
                         void *packed) {
     float *out = packed;
     for (size_t c0 = 0; c0 < channels; c0 += DW_BLOCK)
         for (size_t t = 0; t < taps; t++)
             for (size_t c = c0; c < c0 + DW_BLOCK; c++)
-                *out++ = c < channels ? w[c * stride_c + t * stride_tap] : 0.0f;
+                *out++ = c < channels ? w[c * stride_c + tap_at[t]] : 0.0f;
 }
 
 static size_t u8s8_bytes(size_t channels, size_t steps) {

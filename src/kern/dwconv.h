@@ -62,9 +62,10 @@ typedef struct nw_dwconv_kernel {
 
 const nw_dwconv_kernel *nw_dwconv_select(nw_isa ceiling); /* never NULL; static storage */
 
-/* Weight of channel c and tap t is w[c·stride_c + t·stride_tap] (elements). ONNX [C,1,kh,kw]: kh·kw, 1. */
+/* Weight of channel c and tap t is w[c·stride_c + tap_at[t]] (elements); below, w[c·stride_c + t·stride_tap].
+ * ONNX [C,1,kh,kw]: kh·kw, and 0, 1, … or 1. */
 size_t nw_dwconv_f32_packed_bytes(size_t channels, size_t taps);
-void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t stride_c, size_t stride_tap,
+void nw_dwconv_f32_pack(size_t channels, size_t taps, const float *w, size_t stride_c, const size_t *tap_at,
                         void *packed);
 /* window: what the kernel will run under (rows.window must then have its kernel, stride and dilation), for a
  * faster way where there is one; or NULL. Weights run only with the kernel they were packed for. */

@@ -108,18 +108,26 @@ static void pack_panel(nw_transpose_b32_fn *transpose, const char *from, size_t 
     }
 }
 
-void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const void *w,
-                      size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
-    float *out = packed;
+size_t nw_gemm_f32_panels(const nw_gemm_f32_kernel *kernel, size_t n) {
+    return (n + kernel->nr - 1) / kernel->nr;
+}
+
+void nw_gemm_f32_pack_part(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, size_t panel,
+                           size_t tap, const void *w, size_t stride_n, size_t stride_k, void *packed) {
+    const size_t n0 = panel * kernel->nr, columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
+    const size_t width = panel_width(columns, kernel->nr, kernel->half);
     nw_layout layout;
     nw_layout_select(kernel->isa, &layout);
-    for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
-        size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
-        size_t width = panel_width(columns, kernel->nr, kernel->half);
-        for (size_t t = 0; t < taps; t++, out += k * width)
-            pack_panel(layout.transpose_b32, (const char *)w + (n0 * stride_n + t * stride_tap) * sizeof *out,
-                       columns, width, k, stride_n, stride_k, out);
-    }
+    pack_panel(layout.transpose_b32, (const char *)w + n0 * stride_n * sizeof(float), columns, width, k,
+               stride_n, stride_k, (float *)packed + n0 * k * taps + tap * k * width);
+}
+
+void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const void *w,
+                      size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
+    for (size_t p = 0; p < nw_gemm_f32_panels(kernel, n); p++)
+        for (size_t t = 0; t < taps; t++)
+            nw_gemm_f32_pack_part(kernel, n, k, taps, p, t, (const char *)w + t * stride_tap * sizeof(float),
+                                  stride_n, stride_k, packed);
 }
 
 /* shift·Σ W of a panel's columns, from the `groups` of k that were packed behind them. */

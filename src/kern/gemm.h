@@ -90,6 +90,11 @@ size_t nw_gemm_f32_packed_bytes(const nw_gemm_f32_kernel *kernel, size_t n, size
 void nw_gemm_f32_pack(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, const void *w,
                       size_t stride_n, size_t stride_tap, size_t stride_k, void *packed);
 
+/* The same, panel by panel and tap by tap, in any order, also at the same time: w is the tap's first element. */
+size_t nw_gemm_f32_panels(const nw_gemm_f32_kernel *kernel, size_t n);
+void nw_gemm_f32_pack_part(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, size_t panel,
+                           size_t tap, const void *w, size_t stride_n, size_t stride_k, void *packed);
+
 /* Computes rows [m0,m1) and columns [n0,n1) of C; n0 must be a multiple of kernel->nr, n1 too unless it is
  * n. Calls on disjoint parts may run at the same time. Splitting m at multiples of kernel->mr wastes
  * least. Uses 36 KiB of stack. taps ≤ NW_GEMM_MAX_TAPS. */

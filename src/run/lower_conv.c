@@ -1,6 +1,6 @@
 /* lower_conv.c: convolutions of one or two dimensions, channels-last, on f32 or on 8-bit codes: as matrix products over the
  * pixels under a window, depthwise ones by their own kernel. */
-#include "run/plan.h"
+#include "run/pack.h"
 
 #include "op/conv.h"
 
@@ -20,7 +20,10 @@ typedef struct conv_state {
     nw_window window;
     const void *pad;
     size_t m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
-    double work;                                      /* nanoseconds */
+    /* Float weights and biases that are no constants are inputs 1 and 2 of the step, and packed in every run. */
+    bool dynamic;
+    nw_weight_order order; /* of float weights; of depthwise ones only the taps */
+    double work;           /* nanoseconds */
     /* Few input channels: the image is copied with its padding, so that a line of the kernel is one long tap. */
     bool padded;
     size_t batch, in_h, in_w, pixel, pad_top, pad_left, padded_h, padded_w;
@@ -31,6 +34,8 @@ typedef struct conv_job {
     const conv_state *s;
     const char *x;
     char *y;
+    const void *packed; /* of float weights */
+    const float *bias;
 } conv_job;
 
 static nw_rows rows_of(const conv_state *s, const char *x) {
@@ -56,6 +61,8 @@ static void depthwise_range(void *user, size_t begin, size_t end) {
     } else {
         nw_dwconv_f32_args a = s->dw_f32_args;
         a.rows = rows_of(s, j->x);
+        a.packed = j->packed;
+        a.bias = j->bias;
         a.c = (float *)j->y;
         nw_dwconv_f32_run(s->depthwise, &a, begin, end);
     }
@@ -78,9 +85,9 @@ static void conv_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
         } else {
             nw_gemm_f32_args a = s->f32_args;
             a.rows = rows_of(s, x);
-            a.packed = (const char *)a.packed + g * s->group_packed;
+            a.packed = (const char *)j->packed + g * s->group_packed;
             a.c = (float *)y;
-            if (a.bias) a.bias += g * a.n;
+            a.bias = j->bias ? j->bias + g * a.n : NULL;
             nw_gemm_f32_run(s->f32, &a, m0, m1, n0, n1);
         }
     }
@@ -97,10 +104,23 @@ static void copy_padded(const conv_state *s, const char *x, char *to) {
 
 static nw_status run_conv(nw_exec *e, const nw_step *step) {
     const conv_state *s = step->state;
-    conv_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
+    conv_job job = {.s = s, .x = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0])};
+    job.packed = s->depthwise ? s->dw_f32_args.packed : s->f32_args.packed;
+    job.bias = s->depthwise ? s->dw_f32_args.bias : s->f32_args.bias;
     if (s->padded) {
         copy_padded(s, job.x, nw_exec_data(e, step->out[1]));
         job.x = nw_exec_data(e, step->out[1]);
+    }
+    if (s->dynamic) {
+        void *packed = nw_exec_data(e, step->out[2]);
+        const float *w = nw_exec_data(e, step->in[1]);
+        if (s->depthwise)
+            nw_dwconv_f32_pack(s->dw_f32_args.channels, s->order.taps, w, s->order.taps, s->order.tap_at,
+                               packed);
+        else
+            nw_weight_order_pack(e, &s->order, w, packed);
+        job.packed = packed;
+        if (step->in[2] >= 0) job.bias = nw_exec_data(e, step->in[2]);
     }
     if (s->depthwise) { /* its kernels share the work of up to four lines */
         nw_exec_parallel(e, s->m, 4 * s->window.out_w, s->work, depthwise_range, &job);
@@ -120,7 +140,8 @@ typedef struct conv {
     size_t taps, k, n; /* per group: input channels k, output channels n */
     bool depthwise, integer;
     nw_weights w;      /* integer */
-    const float *real; /* float weights, ONNX order */
+    const float *real; /* float weights, ONNX order; NULL: known when running */
+    bool dynamic_bias; /* not in `bias` */
     const float *bias; /* [out_channels] or NULL */
     size_t size;       /* bytes of an input element */
 } conv;
@@ -189,36 +210,32 @@ static void set_padded(conv_state *s, conv *c) {
     c->k *= (size_t)g->kernel[2];
 }
 
-/* Weights [M][C][kh][kw] → [M][kh][kw][C], so that (kx, c) is one run. */
-static nw_status lines_of(nw_planner *p, const nw_conv_geometry *g, const void *w, size_t size,
-                          const void **out) {
+/* Codes [M][C][kh][kw] → [M][kh][kw][C], so that (kx, c) is one run. */
+static nw_status lines_of(nw_planner *p, const nw_conv_geometry *g, const int8_t *w, const int8_t **out) {
     size_t m = (size_t)g->out_channels, ch = (size_t)g->in_channels,
            area = (size_t)(g->kernel[1] * g->kernel[2]);
-    char *to = nw_arena_data(&p->scratch, m * ch * area * size);
+    int8_t *to = nw_arena_data(&p->scratch, m * ch * area);
     if (!to) return NW_E_MEMORY;
     for (size_t n = 0; n < m; n++)
         for (size_t c = 0; c < ch; c++)
-            for (size_t t = 0; t < area; t++)
-                memcpy(to + ((n * area + t) * ch + c) * size,
-                       (const char *)w + ((n * ch + c) * area + t) * size, size);
+            for (size_t t = 0; t < area; t++) to[(n * area + t) * ch + c] = w[(n * ch + c) * area + t];
     *out = to;
     return NW_OK;
 }
 
-/* Element strides of the weights for packing, and the weights themselves (rearranged for padded copies). */
+/* Codes of weights and their strides for packing, rearranged for padded copies. */
 typedef struct packing {
-    const void *w;
+    const int8_t *w;
     size_t stride_n, stride_tap, stride_k;
 } packing;
 
-static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, const void *w, size_t size,
-                            packing *out) {
+static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, packing *out) {
     size_t area = (size_t)(c->g.kernel[1] * c->g.kernel[2]), ch = (size_t)(c->g.in_channels / c->g.groups);
-    *out = (packing){w, ch * area, 1, area};
+    *out = (packing){c->w.codes, ch * area, 1, area};
     if (!s->padded) return NW_OK;
     out->stride_tap = c->k;
     out->stride_k = 1;
-    return lines_of(p, &c->g, w, size, &out->w);
+    return lines_of(p, &c->g, c->w.codes, &out->w);
 }
 
 static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_state *s,
@@ -241,25 +258,49 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
         return NW_OK;
     }
     packing pk;
-    NW_TRY(packing_of(p, c, s, c->w.codes, 1, &pk));
+    NW_TRY(packing_of(p, c, s, &pk));
     nw_gemm_u8s8_col_sums(all, c->k, c->taps, pk.w, pk.stride_n, pk.stride_tap, pk.stride_k, c->w.zero, sums);
     NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
     s->group_packed = nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps);
     NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
     for (size_t g = 0; g < s->groups; g++)
-        nw_gemm_u8s8_pack(s->u8s8, c->n, c->k, c->taps, (const int8_t *)pk.w + g * c->n * pk.stride_n,
-                          pk.stride_n, pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
+        nw_gemm_u8s8_pack(s->u8s8, c->n, c->k, c->taps, pk.w + g * c->n * pk.stride_n, pk.stride_n,
+                          pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
     s->u8s8_args = (nw_gemm_u8s8_args){
         .m = s->m, .n = c->n, .k = c->k, .taps = c->taps, .packed = packed, .ldc = ldc, .epilogue = epilogue};
     return NW_OK;
 }
 
-static nw_status pack_float(nw_planner *p, conv *c, conv_state *s, const nw_follow *follow, size_t ldc) {
-    size_t all = (size_t)c->g.out_channels;
-    void *packed;
-    if (c->depthwise) {
-        NW_TRY(nw_plan_constant(p, nw_dwconv_f32_packed_bytes(all, c->taps), &packed));
-        nw_dwconv_f32_pack(all, c->taps, c->real, c->taps, 1, packed);
+/* Float weights: packed now, or, when they are no constants, in every run into *bytes of memory. */
+static nw_status pack_float(nw_planner *p, const nw_node *node, conv *c, conv_state *s,
+                            const nw_follow *follow, size_t ldc, size_t *bytes) {
+    size_t all = (size_t)c->g.out_channels, taps = (size_t)(c->g.kernel[1] * c->g.kernel[2]),
+           k = (size_t)(c->g.in_channels / c->g.groups);
+    void *packed = NULL;
+    s->dynamic = !c->real;
+    s->order =
+        (nw_weight_order){.kernel = s->f32, /* a kernel line as one long tap has the order of its taps */
+                          .groups = s->groups,
+                          .n = c->n,
+                          .k = k,
+                          .taps = taps,
+                          .stride_group = c->n * k * taps,
+                          .stride_n = k * taps,
+                          .stride_k = taps};
+    NW_TRY(nw_plan_taps_in_order(p, taps, &s->order.tap_at));
+    if (c->depthwise)
+        *bytes = nw_dwconv_f32_packed_bytes(all, c->taps);
+    else
+        NW_TRY(nw_weight_order_bytes(p, node, &s->order, bytes));
+    s->group_packed = s->order.group_bytes;
+    if (c->real) {
+        NW_TRY(nw_plan_constant(p, *bytes, &packed));
+        if (c->depthwise)
+            nw_dwconv_f32_pack(all, taps, c->real, taps, s->order.tap_at, packed);
+        else
+            nw_weight_order_pack(NULL, &s->order, c->real, packed);
+    }
+    if (c->depthwise)
         s->dw_f32_args = (nw_dwconv_f32_args){.m = s->m,
                                               .channels = all,
                                               .taps = c->taps,
@@ -268,24 +309,16 @@ static nw_status pack_float(nw_planner *p, conv *c, conv_state *s, const nw_foll
                                               .bias = c->bias,
                                               .lo = follow->lo,
                                               .hi = follow->hi};
-        return NW_OK;
-    }
-    packing pk;
-    NW_TRY(packing_of(p, c, s, c->real, sizeof(float), &pk));
-    s->group_packed = nw_gemm_f32_packed_bytes(s->f32, c->n, c->k, c->taps);
-    NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
-    for (size_t g = 0; g < s->groups; g++)
-        nw_gemm_f32_pack(s->f32, c->n, c->k, c->taps, (const float *)pk.w + g * c->n * pk.stride_n,
-                         pk.stride_n, pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
-    s->f32_args = (nw_gemm_f32_args){.m = s->m,
-                                     .n = c->n,
-                                     .k = c->k,
-                                     .taps = c->taps,
-                                     .packed = packed,
-                                     .ldc = ldc,
-                                     .bias = c->bias,
-                                     .lo = follow->lo,
-                                     .hi = follow->hi};
+    else
+        s->f32_args = (nw_gemm_f32_args){.m = s->m,
+                                         .n = c->n,
+                                         .k = c->k,
+                                         .taps = c->taps,
+                                         .packed = packed,
+                                         .ldc = ldc,
+                                         .bias = c->bias,
+                                         .lo = follow->lo,
+                                         .hi = follow->hi};
     return NW_OK;
 }
 
@@ -295,18 +328,20 @@ static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) 
     if (node->domain[0] || strcmp(node->op_type, "Conv") != 0) return NW_OK;
     int x = nw_node_in(node, 0), w = nw_node_in(node, 1), b = nw_node_in(node, 2);
     const nw_constant *wc = nw_graph_constant(p->graph, w);
-    if (!wc || p->desc[x].format != NW_F32 || p->desc[x].rank < 3) return NW_OK;
-    if (!wc->tensor.qparam && wc->tensor.format != NW_F32) return NW_OK;
+    const nw_tensor *wt = wc ? &wc->tensor : &p->desc[w];
+    if (p->desc[x].format != NW_F32 || p->desc[x].rank < 3) return NW_OK;
+    if (!wt->qparam && wt->format != NW_F32) return NW_OK;
     nw_op_call call;
     NW_TRY(nw_plan_call(p, node, &call));
-    NW_TRY(nw_conv_geometry_of(&call, &p->desc[x], &wc->tensor, &c->g));
+    NW_TRY(nw_conv_geometry_of(&call, &p->desc[x], wt, &c->g));
     const nw_conv_geometry *g = &c->g;
     if (!planar(g) || g->pad_begin[1] < 0 || g->pad_begin[2] < 0) return NW_OK;
     if (nw_tensor_count(&p->desc[x]) == 0 || nw_tensor_count(&p->desc[node->out[0]]) == 0) return NW_OK;
     size_t count;
     if (b >= 0) {
         NW_TRY(nw_plan_real_constant(p, b, &c->bias, &count));
-        if (!c->bias || count != (size_t)g->out_channels) return NW_OK;
+        c->dynamic_bias = !c->bias;
+        if (c->bias ? count != (size_t)g->out_channels : wc || p->desc[b].format != NW_F32) return NW_OK;
     }
     c->taps = (size_t)(g->kernel[1] * g->kernel[2]);
     c->k = (size_t)(g->in_channels / g->groups);
@@ -315,7 +350,7 @@ static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) 
     if (nw_plan_on_grid(p, x) && c->k * c->taps <= 65536)
         NW_TRY(nw_plan_weights(p, w, 0, &c->w, &c->integer));
     c->size = c->integer ? 1 : sizeof(float);
-    if (!c->integer) {
+    if (!c->integer && wc) {
         nw_tensor real;
         NW_TRY(nw_tensor_to_f32(&p->scratch, &wc->tensor, &real));
         c->real = real.data;
@@ -326,7 +361,9 @@ static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) 
 
 static const char *reason_for_float(const nw_planner *p, const nw_node *node, const conv *c) {
     if (c->integer) return "";
-    if (!p->graph->values[node->in[1]].constant->tensor.qparam) return "float: its weights are";
+    const nw_constant *w = nw_graph_constant(p->graph, node->in[1]);
+    if (!w) return "float: its weights are no constants";
+    if (!w->tensor.qparam) return "float: its weights are";
     return nw_plan_on_grid(p, node->in[0]) ? "float: its weights are no 8-bit codes per channel"
                                            : "float: its input is not on an 8-bit grid";
 }
@@ -358,11 +395,12 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     size_t y_size = codes_out ? 1 : sizeof(float), ldc = (size_t)c.g.out_channels * y_size;
     s.group_x = plain_k * c.size;
     s.group_y = c.n * y_size;
+    size_t bytes = 0; /* of weights that are packed when running */
     if (c.integer)
         NW_TRY(pack_integer(p, &p->grid[x], &c, &s, &follow, ldc));
     else
-        NW_TRY(pack_float(p, &c, &s, &follow, ldc));
-    nw_plan_packed(p, node->in[1]);
+        NW_TRY(pack_float(p, node, &c, &s, &follow, ldc, &bytes));
+    if (!s.dynamic) nw_plan_packed(p, node->in[1]);
 
     /* What padding taps read: zero, which on a grid is the zero point. */
     s.pad_byte = c.integer ? (uint8_t)p->grid[x].zero : 0;
@@ -372,16 +410,19 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     memset(pad, s.pad_byte, pad_bytes);
     s.pad = pad;
 
-    int in[1], out[2];
+    int in[3] = {-1, -1, -1}, out[3] = {-1, -1, -1};
     NW_TRY(nw_plan_need(p, x, nw_form_of(c.integer, true), &in[0]));
+    if (s.dynamic) NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL, &in[1]));
+    if (s.dynamic && c.dynamic_bias) NW_TRY(nw_plan_need(p, node->in[2], NW_FORM_REAL, &in[2]));
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
+    if (s.dynamic) NW_TRY(nw_plan_temporary(p, bytes, &out[2]));
     if (s.padded) NW_TRY(nw_plan_temporary(p, s.batch * s.padded_h * s.padded_w * s.pixel, &out[1]));
     const char *kernel = c.depthwise ? (c.integer ? "dwconv_u8s8" : "dwconv_f32")
                          : c.integer ? s.u8s8->name
                                      : s.f32->name;
     /* The state points at its own window through rows_of, so it is stable once copied. */
-    NW_TRY(nw_plan_step(p, node, run_conv, kernel, &s, sizeof s, 1, in, s.padded ? 2 : 1, out));
+    NW_TRY(NW_PLAN_STEP(p, node, run_conv, kernel, &s, in, out));
     nw_plan_reason(p, reason_for_float(p, node, &c));
     nw_plan_work(p, c.integer, (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps);
     return NW_OK;

@@ -118,8 +118,11 @@ typedef struct nw_planner {
         [2]; /* per value whose codes have a scale and zero point per row, found while running: their
                                      buffers (f32, s32); −1: none */
     bool *one_row_grid; /* per value with a row_grid: all of its rows have the same */
-    int fused;          /* the value that the node being lowered makes through fusion, or NW_ABSENT */
-    nw_arena scratch;   /* while one node is lowered */
+    /* per value that a BatchNormalization in training mode reads: the buffer of the batch's statistics; per result of a Relu
+     * behind it: what the normalization read; −1: none (lower_norm.c) */
+    int *statistics, *normal;
+    int fused;        /* the value that the node being lowered makes through fusion, or NW_ABSENT */
+    nw_arena scratch; /* while one node is lowered */
     nw_elementwise ew;
     nw_layout layout;
     nw_pool pools;
@@ -222,12 +225,17 @@ nw_status nw_plan_call(nw_planner *p, const nw_node *node, nw_op_call *call);
 
 /* ---- lowering, one file per family: *ok false: declined, the next or eval takes the node ------------------------- */
 
-nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok);        /* lower_conv.c */
-nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok);      /* lower_matmul.c */
-nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok);        /* lower_pool.c */
+nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok);           /* lower_conv.c */
+nw_status nw_lower_conv_transpose(nw_planner *p, nw_node *node, bool *ok); /* lower_conv_transpose.c */
+nw_status nw_lower_conv_weight(nw_planner *p, nw_node *node,
+                               bool *ok);                          /* lower_conv_weight.c: its gradient */
+nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok); /* lower_matmul.c */
+nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok);   /* lower_pool.c */
 nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower_elementwise.c */
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);        /* lower_move.c */
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* follow.c */
+nw_status nw_lower_norm(nw_planner *p, nw_node *node,
+                        bool *ok); /* lower_norm.c: of batches, and its gradient */
 nw_status nw_lower_rows(nw_planner *p, nw_node *node,
                         bool *ok); /* lower_rows.c: softmax, layer normalization */
 nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok);   /* lower_dynamic.c */

@@ -67,7 +67,9 @@ static void one_f32(const nw_dwconv_kernel *kernel, const check_geometry *g) {
     float *c = check_alloc(count * 4), *before = check_alloc(count * 4);
     memcpy(before, c, count * 4);
     void *packed = check_alloc(nw_dwconv_f32_packed_bytes(channels, taps));
-    nw_dwconv_f32_pack(channels, taps, w, stride_c, stride_tap, packed);
+    size_t *tap_at = check_alloc(taps * sizeof *tap_at);
+    for (size_t t = 0; t < taps; t++) tap_at[t] = t * stride_tap;
+    nw_dwconv_f32_pack(channels, taps, w, stride_c, tap_at, packed);
     bool clamp = check_below(2);
     call this = {.kernel = kernel};
     this.f32 = (nw_dwconv_f32_args){.m = image.m,

@@ -578,8 +578,95 @@ static void test_reference(void **state) {
     check_all(true);
 }
 
+/* ---- planned against reference ----------------------------------------------------------------------------- */
+
+/* Shapes that reach the planner's blocks, parts and phases. `fast`: operators that no reference may compute. */
+typedef struct planned_case {
+    grad_case graph;
+    const char *fast;
+} planned_case;
+
+static const planned_case planned[] = {
+    {{"Conv", "r5x16x15x17 r24x16x3x3 r24", "pads=[1,1,1,1]", "y"}, "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r3x3x19x20 r18x3x5x5 r18", "pads=[2,2,2,2]", "y"}, "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r4x16x16x15 r32x16x3x3", "strides=[2,2] pads=[1,1,1,1]", "y"},
+     "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r4x16x16x16 r32x16x1x1", "strides=[2,2]", "y"}, "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r2x7x21x22 r9x7x4x5", "strides=[3,2] dilations=[2,3] pads=[3,2,1,0]", "y"},
+     "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r3x12x13x14 r8x3x3x3", "group=4 strides=[1,2] pads=[1,1,1,1]", "y"},
+     "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r4x40x13x11 r40x1x3x3 r40", "group=40 pads=[1,1,1,1]", "y"},
+     "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r4x40x13x11 r40x1x3x3", "group=40 strides=[2,2] pads=[1,1,1,1]", "y"},
+     "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r2x300x6x6 r310x300x3x3", "pads=[1,1,1,1]", "y"}, "Conv ConvTranspose ConvWeightGrad"},
+    {{"Conv", "r4x6x200 r8x6x9 r8", "strides=[4] pads=[4,4]", "y"}, "Conv ConvTranspose ConvWeightGrad"},
+    {{"ConvTranspose", "r3x16x9x10 r16x20x4x4 r20", "strides=[2,2] pads=[1,1,1,1]", "y"},
+     "ConvTranspose Conv ConvWeightGrad"},
+    {{"ConvTranspose", "r2x6x9x10 r6x4x2x2 r4", "strides=[3,3] output_padding=[1,2]", "y"}, "ConvTranspose"},
+    {{"BatchNormalization", "r9x17x24x23 p17 r17 c17 q17", "training_mode=1 epsilon=0.1", "ynn"},
+     "BatchNormalization BatchNormalizationGrad"},
+    {{"BatchNormalization", "r70x33 p33 r33 c33 q33", "training_mode=1", "y"},
+     "BatchNormalization BatchNormalizationGrad"},
+};
+
+static bool is_word(const char *words, const char *word) {
+    const size_t length = strlen(word);
+    for (const char *at = words; length > 0 && (at = strstr(at, word)); at += length)
+        if ((at == words || at[-1] == ' ') && (at[length] == 0 || at[length] == ' ')) return true;
+    return false;
+}
+
+static void run_planned(const planned_case *test, const built *b, int threads, bool reference,
+                        nw_arena *arena, nw_tensor *results) {
+    nw_session *s;
+    nw_step_info step;
+    nw_run_options options = {.threads = threads, .isa = nw_isa_detect(), .reference = reference};
+    assert_ok(&ctx, nw_session_new(&ctx, b->graph, &options, &s));
+    run(s, b, NW_F32, arena, results);
+    for (int i = 0; !reference && nw_session_step(s, i, &step); i++)
+        if (is_word(test->fast, step.op) && strcmp(step.kernel, "reference") == 0)
+            fail_msg("%s(%s): %s is computed by its reference", test->graph.op, test->graph.inputs, step.op);
+    nw_session_free(s);
+}
+
+/* Gradients by the planner's steps are those of the references, with the same bits on one thread and on three. */
+static void check_planned(const planned_case *test) {
+    nw_arena arena;
+    nw_arena_init(&arena, &ctx);
+    nw_tensor weights[MOST], want[MOST + 1], got[MOST + 1], again[MOST + 1];
+    make_weights(&test->graph, NW_F32, &arena, weights);
+    built b;
+    build(&b, &test->graph, NW_F32, weights);
+    int gradients[MOST];
+    assert_ok(&ctx, nw_backward(b.graph, b.loss, b.count, b.ids, gradients));
+    for (int i = 0; i < b.count; i++) assert_ok(&ctx, nw_graph_add_output(b.graph, gradients[i]));
+    run_planned(test, &b, 1, true, &arena, want);
+    run_planned(test, &b, 1, false, &arena, got);
+    run_planned(test, &b, 3, false, &arena, again);
+    for (int i = 1; i <= b.count; i++) {
+        double most = 0;
+        for (size_t k = 0; k < nw_tensor_count(&want[i]); k++)
+            most = fmax(most, fabs(nw_tensor_f64(&want[i], k)));
+        char message[200];
+        if (!test_same(&got[i], &want[i], 1e-4, 2e-5 * most, message, sizeof message))
+            fail_msg("%s(%s) %s: gradient %d: %s", test->graph.op, test->graph.inputs, test->graph.attrs,
+                     i - 1, message);
+        assert_memory_equal(got[i].data, again[i].data, nw_tensor_bytes(&got[i]));
+    }
+    drop(&b);
+    nw_arena_free(&arena);
+}
+
+static void test_against_reference(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof planned / sizeof *planned; i++) check_planned(&planned[i]);
+}
+
 int main(void) {
     nw_context_init(&ctx, NULL);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_planned), cmocka_unit_test(test_reference)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_planned), cmocka_unit_test(test_reference),
+                                       cmocka_unit_test(test_against_reference)};
     return cmocka_run_group_tests_name("grad", tests, NULL, NULL);
 }

@@ -1,0 +1,8 @@
+/* channels_avx512vnni.c: channels_body.h compiled for this ISA. Must not include anything but kern/. */
+#if defined(__x86_64__)
+#define NW_KERNEL(name) nw_##name##__avx512vnni
+#define NW_LANES        16
+#include "kern/channels_body.h"
+#else
+typedef int nw_no_kernels_here;
+#endif
