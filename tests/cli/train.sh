@@ -30,7 +30,7 @@ fails 'no classes' 2 'classes' new mlp --input 1x28x28 -o out/x.onnx
 fails 'small images' 1 '4 x 4' new lenet --input 1x3x3 --classes 10 -o out/x.onnx
 
 # ---- it learns, and the same bits come again
-works train 'test [0-9.]+ %' train resnet8.onnx "${data[@]}" --samples 1000 --epochs 4 --batch 25 --optimizer adam --lr 0.005 \
+works train 'test [0-9.]+ %' train resnet8.onnx "${data[@]}" --samples 1000 --epochs 6 --batch 25 --optimizer adam --lr 0.005 \
     --schedule cosine --warmup 10 --weight-decay 1e-4 --label-smoothing 0.05 --clip 5 --augment flip,crop=1,noise=0.02 \
     -o learned.onnx --json learned.json --test-samples 500
 at_least 'train learns' "$(number learned.json accuracy)" 0.35 # of 26 classes
