@@ -63,6 +63,9 @@ typedef struct settings {
     size_t classes, seed, epochs, warmup_steps, log_every, checkpoint_every, test_samples;
     double rate, weight_decay, label_smoothing, clip, temperature, distill_weight;
     int resume;
+    const char *calibrate, *match;
+    double match_weight;
+    size_t freeze_scales, prune_epochs;
     /* help */
     int man;
     const char *completion;
@@ -100,7 +103,7 @@ typedef struct example {
     const char *line, *what;
 } example;
 
-#define MAX_GROUPS   6
+#define MAX_GROUPS   8
 #define MAX_EXAMPLES 8
 
 typedef struct command {

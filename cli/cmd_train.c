@@ -46,6 +46,41 @@ static const option options_teacher[] = {
     {"temperature", 0, OPTION_REAL, "T", FIELD(temperature), "softens both models' answers (4)", NULL, 0},
     {"distill-weight", 0, OPTION_REAL, "A", FIELD(distill_weight),
      "the teacher's share of the loss, labels have the rest (0.5; without labels 1)", NULL, 0},
+    {"match", 0, OPTION_TEXT, "PATTERN", FIELD(match),
+     "outputs of layers, by name or operator, are to be as the teacher's of the same name", NULL, 0},
+    {"match-weight", 0, OPTION_REAL, "X", FIELD(match_weight),
+     "of their relative squared error in the loss (1)", NULL, 0},
+    {0},
+};
+
+static const option options_quantization[] = {
+    {"qat", 0, OPTION_NAMED, "RECIPE", FIELD(recipe),
+     "quantize the model first, by a preset or a recipe file (docs/recipes.md), and train it as it will run; "
+     "scales are "
+     "learned too",
+     NULL, NW_WORDS_PRESET},
+    {"weights", 0, OPTION_TEXT, "SCHEME", FIELD(weights),
+     "what weights become, instead of the recipe's: s4, ternary …", NULL, 0},
+    {"activations", 0, OPTION_LISTED, "TYPE", FIELD(activations), "what activations become", NULL,
+     NW_WORDS_ACTIVATION},
+    {"exclude", 0, OPTION_LIST, "PATTERN", FIELD(exclude),
+     "layers that stay float, by name or operator; may be repeated", NULL, 0},
+    {"calibrate", 0, OPTION_FILE, "PATH", FIELD(calibrate),
+     "samples that activations are measured on before training (default: the first 200 to train on)", NULL,
+     0},
+    {"freeze-scales", 0, OPTION_COUNT, "N", FIELD(freeze_scales), "scales stay in the last N epochs (0)",
+     NULL, 0},
+    {0},
+};
+
+static const option options_pruning[] = {
+    {"prune", 0, OPTION_TEXT, "WHAT", FIELD(prune),
+     "weights become zero, more and more of them: a share (0.8), or 2 of every 4 stay (2:4); zeros: those of "
+     "a pruned "
+     "model stay zero",
+     NULL, 0},
+    {"prune-epochs", 0, OPTION_COUNT, "N", FIELD(prune_epochs), "in the first N epochs (half of all)", NULL,
+     0},
     {0},
 };
 
@@ -102,6 +137,11 @@ static int options_of(const settings *s, nw_training_options *o) {
         .seed = s->seed,
         .temperature = s->temperature,
         .distill_weight = s->distill_weight,
+        .match = s->match,
+        .match_weight = s->match_weight,
+        .freeze_scales = s->freeze_scales,
+        .prune = s->prune,
+        .prune_epochs = s->prune_epochs,
         .output = s->judged,
         .log = s->log,
         .log_every = s->log_every,
@@ -128,15 +168,36 @@ static nw_result open_test(nw_env *env, const settings *s, nw_data **data) {
     return result == NW_ERROR_MEMORY ? result : NW_SUCCESS;
 }
 
+#define CALIBRATION_SAMPLES 200
+
+/* What activations are measured on before quantized training: without shuffling, few. */
+static nw_result open_calibration(nw_env *env, const settings *s, nw_data **data) {
+    nw_data_options part = {.preprocess = s->preprocess, .samples = CALIBRATION_SAMPLES, .calibration = 1};
+    if (!s->calibrate) {
+        part.skip = s->skip;
+        if (s->samples && s->samples < part.samples) part.samples = s->samples;
+    }
+    return nw_data_open(env, s->calibrate ? s->calibrate : s->data, &part, data);
+}
+
 static int train(nw_env *env, const settings *s) {
     nw_training_options options;
+    const nw_quantize_options quantize = {.recipe = s->recipe,
+                                          .weights = s->weights,
+                                          .activations = s->activations,
+                                          .exclude = s->exclude.items,
+                                          .exclude_count = s->exclude.count};
     if (!s->data) return say_usage(&command_train, "--data PATH says what to learn from");
     if (!s->output) return say_usage(&command_train, "-o OUT says where to write the trained model");
+    if (!s->recipe && (s->weights || s->activations || s->exclude.count || s->calibrate || s->freeze_scales))
+        return say_usage(&command_train, "--qat RECIPE says that the model is to be quantized");
+    if (s->prune_epochs && !s->prune)
+        return say_usage(&command_train, "--prune WHAT says what is to become zero");
     if (s->resume && !s->checkpoint) return say_usage(&command_train, "--resume needs --checkpoint FILE");
     int code = options_of(s, &options);
     if (code != EXIT_DONE) return code;
     nw_model *model = NULL, *teacher = NULL, *trained = NULL;
-    nw_data *data = NULL, *test = NULL;
+    nw_data *data = NULL, *test = NULL, *calibration = NULL;
     nw_report *report = NULL;
     nw_data_options part = {.preprocess = s->preprocess,
                             .labels = s->labels,
@@ -148,13 +209,17 @@ static int train(nw_env *env, const settings *s) {
     if (result == NW_SUCCESS && s->teacher) result = nw_model_load(env, s->teacher, &teacher);
     if (result == NW_SUCCESS) result = nw_data_open(env, s->data, &part, &data);
     if (result == NW_SUCCESS) result = open_test(env, s, &test);
+    if (result == NW_SUCCESS && s->recipe) result = open_calibration(env, s, &calibration);
     options.teacher = teacher;
+    options.calibration = calibration;
+    if (s->recipe) options.quantize = &quantize;
     if (result == NW_SUCCESS) result = nw_model_train(model, data, test, &options, &trained, &report);
     if (result == NW_SUCCESS) result = nw_model_save(trained, s->output);
     if (result == NW_SUCCESS)
         code = show_report(s, report);
     else
         nw_report_free(report);
+    nw_data_free(calibration);
     nw_data_free(test);
     nw_data_free(data);
     nw_model_free(trained);
@@ -180,6 +245,8 @@ const command command_train = {
                {"Data", options_data},
                {"Training", options_steps},
                {"Teacher", options_teacher},
+               {"Quantization", options_quantization},
+               {"Pruning", options_pruning},
                {"Records", options_record},
                {"Options", options_common}},
     .examples = {{"narrow train lenet.onnx --data mnist/ --epochs 5 -o trained.onnx",
@@ -188,8 +255,10 @@ const command command_train = {
                   "--schedule cosine "
                   "--augment flip,crop=4 -o tuned.onnx",
                   "fine-tuning on a folder of images"},
-                 {"narrow train int8.onnx --data mnist/ --lr 0.001 --epochs 2 -o better.onnx",
-                  "quantization-aware fine-tuning of a quantized model"},
+                 {"narrow train net.onnx --data mnist/ --qat w4a4 --lr 0.001 --epochs 5 -o small.onnx",
+                  "quantization-aware training: 4-bit weights and activations"},
+                 {"narrow train net.onnx --data mnist/ --prune 0.8 --epochs 6 -o sparse.onnx",
+                  "four of five weights become zero"},
                  {"narrow train small.onnx --data x.npy --teacher large.onnx -o taught.onnx",
                   "without labels"},
                  {"narrow train net.onnx --data mnist/ --checkpoint state --resume -o trained.onnx",

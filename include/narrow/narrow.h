@@ -289,9 +289,19 @@ typedef struct nw_training_options {
     double clip;             /* the largest norm of the gradients; 0: any */
     const char *augment;     /* changes to images: "flip,crop=4,noise=0.01"; NULL: none */
     uint64_t seed;           /* of all that is random; the same seed and threads give the same bits */
-    const nw_model *teacher; /* its class scores are learned, beside the labels or without any; NULL: none */
+    const nw_model *teacher; /* its class scores are learned, beside the labels or without any; NULL: none, or, when
+                                there are no labels and `quantize` is given, the model itself */
     double temperature;      /* that both scores are divided by; 0: 4 */
     double distill_weight; /* of the teacher, 0 … 1, labels have the rest; 0: 1 without labels, else 0.5 */
+    const char *match;     /* pattern of layers whose outputs are to be as the teacher's of the same name; NULL: none */
+    double match_weight;   /* of the mean of their relative squared errors; 0: 1 */
+    const nw_quantize_options *quantize; /* quantization-aware training: the model is quantized so first, and trained as
+                                            it will run; scales are learned. NULL: trained as it is */
+    nw_data *calibration;  /* what that measures activations on: a hundred samples, not shuffled */
+    size_t freeze_scales;  /* in the last so many epochs scales stay */
+    const char *prune;     /* weights become zero while training: a share ("0.8") or a pattern ("2:4"); "zeros": those
+                              that are zero stay so; NULL: none */
+    size_t prune_epochs;   /* over which they do; 0: half of all */
     const char *output;    /* whose class scores are trained; NULL: the first that looks like them */
     const char *log;       /* JSON lines are written here (docs/json.md) */
     size_t log_every;      /* a line per so many steps; 0: 50 */

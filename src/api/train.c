@@ -3,6 +3,7 @@
 #include "base/random.h"
 #include "onnx/onnx.h"
 #include "op/op.h"
+#include "quant/quant.h"
 #include "train/augment.h"
 #include "train/log.h"
 #include "train/trainer.h"
@@ -35,11 +36,12 @@ typedef struct training {
     nw_augmentation augmentation;
     nw_trainer *trainer;
     nw_feeder feeder;
-    nw_feed *feeds;         /* [model->input_count] */
-    nw_session *teacher;    /* gives class scores, and nothing else; NULL: none */
-    nw_feed *teacher_feeds; /* [model->input_count] */
-    nw_tensor scores;       /* the teacher's latest */
-    nw_arena arena, run;    /* of everything; of one step */
+    nw_feed *feeds;                /* [model->input_count] */
+    const nw_model *teacher_model; /* NULL: none */
+    nw_session *teacher;           /* gives class scores, and what is matched; NULL: none */
+    nw_feed *teacher_feeds;        /* [model->input_count] */
+    nw_tensor *taught;             /* [1 + options.match_count] the teacher's latest */
+    nw_arena arena, run;           /* of everything; of one step */
     nw_log log;
     nw_checkpoint at;
     nw_record *record;                      /* of the report; NULL: not wanted */
@@ -83,6 +85,10 @@ static nw_status check_numbers(training *t) {
     NW_TRY(check_range(t, "the weight of the teacher", o->distill_weight, 1, false));
     if (!(o->momentum < 1))
         return nw_fail(&t->env->ctx, NW_E_ARGUMENT, "momentum is %g, but must be below 1", o->momentum);
+    NW_TRY(check_range(t, "the weight of matched layers", o->match_weight, INFINITY, true));
+    if (o->quantize && o->freeze_scales > t->epochs)
+        return nw_fail(&t->env->ctx, NW_E_ARGUMENT, "scales are frozen for %zu epochs of %zu",
+                       o->freeze_scales, t->epochs);
     if (o->resume && !o->checkpoint)
         return nw_fail(&t->env->ctx, NW_E_ARGUMENT, "to resume, say which checkpoint");
     return NW_OK;
@@ -91,11 +97,15 @@ static nw_status check_numbers(training *t) {
 /* How much of the loss the labels are and how much the teacher. */
 static nw_status choose_losses(training *t) {
     const nw_dataset *ds = t->data->dataset;
-    bool labels = nw_dataset_has_labels(ds), teacher = t->o->teacher != NULL;
+    bool labels = nw_dataset_has_labels(ds);
+    t->teacher_model = t->o->teacher ? t->o->teacher : !labels && t->o->quantize ? t->model : NULL;
+    bool teacher = t->teacher_model != NULL;
     if (labels && nw_dataset_label_count(ds) != 1)
         return nw_fail(&t->env->ctx, NW_E_DATA,
                        "samples have %zu labels each: training knows one class per sample",
                        nw_dataset_label_count(ds));
+    if (t->o->match && !teacher)
+        return nw_fail(&t->env->ctx, NW_E_ARGUMENT, "there is no teacher whose layers could be matched");
     if (!labels && !teacher)
         return nw_fail(&t->env->ctx, NW_E_DATA,
                        "the data has no labels: give them, or a teacher model whose answers are learned");
@@ -107,6 +117,19 @@ static nw_status choose_losses(training *t) {
     return NW_OK;
 }
 
+static nw_status choose_pruning(training *t) {
+    nw_trainer_options *p = &t->options;
+    size_t epochs = t->o->prune_epochs ? t->o->prune_epochs : (t->epochs + 1) / 2;
+    if (!t->o->prune) return NW_OK;
+    p->hold_zeros = true;
+    if (strcmp(t->o->prune, "zeros") == 0) return NW_OK;
+    if (epochs > t->epochs)
+        return nw_fail(&t->env->ctx, NW_E_ARGUMENT, "pruning over %zu epochs does not fit %zu", epochs,
+                       t->epochs);
+    p->prune_steps = (int64_t)(epochs * t->batches);
+    return nw_prune_parse(&t->env->ctx, t->o->prune, &p->prune);
+}
+
 static nw_status choose_options(training *t) {
     static const nw_optimizer_kind optimizers[] = {NW_OPTIMIZER_SGD, NW_OPTIMIZER_ADAM, NW_OPTIMIZER_ADAMW};
     static const nw_schedule_kind schedules[] = {NW_SCHEDULE_CONSTANT, NW_SCHEDULE_STEP, NW_SCHEDULE_COSINE};
@@ -115,10 +138,14 @@ static nw_status choose_options(training *t) {
     NW_TRY(nw_env_word(t->env, "optimizer", o->optimizer, NW_WORDS_OPTIMIZER, &optimizer));
     NW_TRY(nw_env_word(t->env, "schedule", o->schedule, NW_WORDS_SCHEDULE, &schedule));
     NW_TRY(nw_augmentation_parse(&t->env->ctx, o->augment, &t->augmentation));
-    NW_TRY(check_numbers(t));
     NW_TRY(choose_batch(t));
+    NW_TRY(check_numbers(t));
     NW_TRY(choose_losses(t));
+    NW_TRY(choose_pruning(t));
     nw_trainer_options *p = &t->options;
+    p->learn_scales = o->quantize != NULL;
+    p->scale_steps = (int64_t)((t->epochs - o->freeze_scales) * t->batches) * (o->freeze_scales > 0);
+    p->match_weight = (float)(o->match_weight > 0 ? o->match_weight : 1);
     p->batch = (int64_t)t->batch;
     p->seed = o->seed;
     p->output = o->output;
@@ -141,57 +168,91 @@ static nw_status choose_options(training *t) {
 
 /* ---- models -------------------------------------------------------------------------------------------------- */
 
-static nw_status make_trainer(training *t) {
-    nw_graph *graph;
-    nw_status status = nw_model_fold(t->model, &t->env->ctx, &graph);
-    if (status == NW_OK) {
-        status = nw_trainer_new(&t->env->ctx, graph, &t->options, &t->trainer);
-        nw_graph_free(graph);
-    }
-    return status == NW_OK ? NW_OK : nw_fail_where(&t->env->ctx, status, "%s", t->model->path);
+/* The graph that is trained; *real: what it was quantized from, NULL: it is trained as it is. */
+static nw_status make_student(training *t, nw_graph **graph, nw_graph **real) {
+    *real = NULL;
+    return t->o->quantize ? nw_model_quantize_graph(t->model, t->o->calibration, t->o->quantize, real, graph)
+                          : nw_model_fold(t->model, &t->env->ctx, graph);
 }
 
-/* The teacher's graph puts out its class scores alone. */
-static nw_status make_teacher(training *t) {
-    const nw_model *teacher = t->o->teacher;
+/* The outputs of layers that fit a pattern, where the teacher has a value of the same name. */
+static nw_status find_matches(training *t, const nw_graph *student, const nw_graph *teacher) {
+    size_t count = 0;
+    const char **names = nw_arena_array(&t->arena, (size_t)student->node_count, sizeof *names);
+    if (!names) return NW_E_MEMORY;
+    for (int n = 0; n < student->node_count; n++) {
+        int v = nw_node_out(&student->nodes[n], 0);
+        if (v < 0 || !nw_node_matches(t->o->match, student, &student->nodes[n])) continue;
+        if (nw_graph_find(teacher, student->values[v].name) < 0) continue;
+        if (!(names[count++] = nw_arena_strdup(&t->arena, student->values[v].name))) return NW_E_MEMORY;
+    }
+    t->options.match_count = count;
+    t->options.matches = names;
+    if (count) return NW_OK;
+    return nw_fail(&t->env->ctx, NW_E_ARGUMENT,
+                   "match \"%s\": there is no such layer whose output has a name that the teacher's has too",
+                   t->o->match);
+}
+
+/* The teacher's graph puts out its class scores and what is matched, and nothing else. */
+static nw_status choose_taught(training *t, nw_graph *teacher) {
+    nw_tensor *desc = nw_arena_array(&t->arena, (size_t)teacher->value_count + 1, sizeof *desc);
+    int logits;
+    if (!desc) return NW_E_MEMORY;
+    for (int i = 0; i < teacher->output_count; i++) { /* as declared */
+        const nw_value *v = &teacher->values[teacher->outputs[i]];
+        desc[teacher->outputs[i]].format = v->format;
+        if (v->rank >= 0) nw_tensor_set_shape(&desc[teacher->outputs[i]], v->rank, v->dims);
+    }
+    NW_TRY(nw_find_logits(teacher, desc, teacher->output_count == 1 ? NULL : t->o->output, &logits));
+    teacher->output_count = 0;
+    NW_TRY(nw_graph_add_output(teacher, logits));
+    for (size_t i = 0; i < t->options.match_count; i++)
+        NW_TRY(nw_graph_add_output(teacher, nw_graph_find(teacher, t->options.matches[i])));
+    return nw_graph_prune(teacher);
+}
+
+static nw_status make_teacher(training *t, const nw_graph *student) {
+    const nw_model *teacher = t->teacher_model;
     nw_context *ctx = &t->env->ctx;
     nw_graph *graph;
-    nw_tensor *desc;
-    int logits;
     if (!teacher) return NW_OK;
     if (teacher->input_count != t->model->input_count)
         return nw_fail(ctx, NW_E_ARGUMENT, "%s takes %zu inputs and %s %zu: it cannot be its teacher",
                        teacher->path, teacher->input_count, t->model->path, t->model->input_count);
     NW_TRY(nw_model_prepare(teacher, ctx, &graph));
-    nw_status status = NW_E_MEMORY;
-    if ((desc = nw_arena_array(&t->arena, (size_t)graph->value_count + 1, sizeof *desc))) {
-        for (int i = 0; i < graph->output_count; i++) { /* as declared */
-            const nw_value *v = &graph->values[graph->outputs[i]];
-            desc[graph->outputs[i]].format = v->format;
-            if (v->rank >= 0) nw_tensor_set_shape(&desc[graph->outputs[i]], v->rank, v->dims);
-        }
-        status = nw_find_logits(graph, desc, graph->output_count == 1 ? NULL : t->o->output, &logits);
-    }
-    if (status == NW_OK) {
-        graph->output_count = 0;
-        status = nw_graph_add_output(graph, logits);
-    }
-    if (status == NW_OK) status = nw_graph_prune(graph);
+    nw_status status = t->o->match ? find_matches(t, student, graph) : NW_OK;
+    if (status == NW_OK) status = choose_taught(t, graph);
     if (status == NW_OK) status = nw_session_new(ctx, graph, &t->options.run, &t->teacher);
     nw_graph_free(graph);
+    if (status == NW_OK &&
+        !(t->taught = nw_arena_array(&t->arena, t->options.match_count + 1, sizeof *t->taught)))
+        return NW_E_MEMORY;
     return status == NW_OK ? NW_OK : nw_fail_where(ctx, status, "%s", teacher->path);
+}
+
+static nw_status make_trainer(training *t) {
+    nw_graph *graph, *real;
+    NW_TRY(make_student(t, &graph, &real));
+    nw_status status = make_teacher(t, graph);
+    t->options.real = real;
+    if (status == NW_OK) {
+        status = nw_trainer_new(&t->env->ctx, graph, &t->options, &t->trainer);
+        if (status != NW_OK) status = nw_fail_where(&t->env->ctx, status, "%s", t->model->path);
+    }
+    nw_graph_free(real);
+    nw_graph_free(graph);
+    return status;
 }
 
 /* What was learned so far, as a file would hold it. */
 static nw_status trained_model(training *t, nw_model **out) {
     nw_graph *graph;
     NW_TRY(nw_trainer_graph(t->trainer, &graph));
-    nw_status status = nw_onnx_spell_quantization(graph, NW_STYLE_QDQ, 0);
-    if (status != NW_OK) {
-        nw_graph_free(graph);
-        return status;
-    }
-    return nw_model_of_graph(t->env, graph, t->model->path, out);
+    nw_status status = t->o->quantize ? nw_quant_pack_biases(graph) : NW_OK;
+    if (status == NW_OK) return nw_model_written(t->model, graph, NW_STYLE_QDQ, 0, NULL, out);
+    nw_graph_free(graph);
+    return status;
 }
 
 /* ---- checkpoints --------------------------------------------------------------------------------------------- */
@@ -205,8 +266,16 @@ static uint64_t identity_of(const training *t) {
     const nw_trainer_options *p = &t->options;
     uint64_t hash = 0xcbf29ce484222325u;
     int kinds[] = {p->optimizer.kind, p->schedule.kind, t->augmentation.flip};
-    int64_t counts[] = {p->batch, (int64_t)p->seed, p->schedule.warmup, t->augmentation.crop,
-                        p->schedule.kind == NW_SCHEDULE_CONSTANT ? 0 : p->schedule.total};
+    int64_t counts[] = {p->batch,
+                        (int64_t)p->seed,
+                        p->schedule.warmup,
+                        t->augmentation.crop,
+                        p->schedule.kind == NW_SCHEDULE_CONSTANT ? 0 : p->schedule.total,
+                        p->scale_steps,
+                        p->prune_steps,
+                        p->prune.keep,
+                        p->prune.of,
+                        p->hold_zeros};
     double numbers[] = {p->schedule.rate,
                         p->clip,
                         (double)p->optimizer.momentum,
@@ -215,6 +284,8 @@ static uint64_t identity_of(const training *t) {
                         (double)p->teacher_weight,
                         (double)p->smoothing,
                         (double)p->temperature,
+                        (double)p->match_weight,
+                        p->prune.sparsity,
                         t->augmentation.noise};
     size_t count;
     const nw_checkpoint_array *arrays = nw_trainer_arrays(t->trainer, &count);
@@ -222,7 +293,8 @@ static uint64_t identity_of(const training *t) {
     mix(&hash, counts, sizeof counts);
     mix(&hash, numbers, sizeof numbers);
     mix(&hash, t->data->description, strlen(t->data->description));
-    if (t->o->teacher) mix(&hash, t->o->teacher->path, strlen(t->o->teacher->path));
+    if (t->teacher_model) mix(&hash, t->teacher_model->path, strlen(t->teacher_model->path));
+    for (size_t i = 0; i < p->match_count; i++) mix(&hash, p->matches[i], strlen(p->matches[i]));
     for (size_t i = 0; i < count; i++) mix(&hash, arrays[i].data, arrays[i].count * sizeof *arrays[i].data);
     return hash;
 }
@@ -250,12 +322,13 @@ static nw_status restore(training *t) {
 static nw_status ask_teacher(training *t) {
     if (!t->teacher) return NW_OK;
     for (size_t i = 0; i < t->model->input_count; i++)
-        t->teacher_feeds[i] = (nw_feed){t->o->teacher->inputs[i].name, t->feeds[i].tensor};
+        t->teacher_feeds[i] = (nw_feed){t->teacher_model->inputs[i].name, t->feeds[i].tensor};
     nw_status status =
-        nw_session_run(t->teacher, t->model->input_count, t->teacher_feeds, &t->run, &t->scores);
-    nw_tensor_set_shape(&t->scores, t->scores.rank > 2 ? 2 : t->scores.rank,
-                        t->scores.dims); /* [N, C, 1, 1] */
-    return status == NW_OK ? NW_OK : nw_fail_where(&t->env->ctx, status, "teacher %s", t->o->teacher->path);
+        nw_session_run(t->teacher, t->model->input_count, t->teacher_feeds, &t->run, t->taught);
+    nw_tensor_set_shape(&t->taught[0], t->taught[0].rank > 2 ? 2 : t->taught[0].rank,
+                        t->taught[0].dims); /* [N, C, 1, 1] */
+    return status == NW_OK ? NW_OK
+                           : nw_fail_where(&t->env->ctx, status, "teacher %s", t->teacher_model->path);
 }
 
 static nw_status next_batch(training *t, nw_batch *batch) {
@@ -283,7 +356,7 @@ static nw_status step(training *t, nw_trainer_result *result, size_t *right) {
     uint64_t first = (t->at.epoch * t->batches + t->at.batch) * t->batch;
     NW_TRY(nw_augment(&t->env->ctx, &t->augmentation, ~t->o->seed, first, &t->feeds[0].tensor));
     NW_TRY(ask_teacher(t));
-    NW_TRY(nw_trainer_step(t->trainer, t->model->input_count, t->feeds, batch.labels, &t->scores, result));
+    NW_TRY(nw_trainer_step(t->trainer, t->model->input_count, t->feeds, batch.labels, t->taught, result));
     *right = count_right(&result->logits, batch.labels);
     t->at.batch++;
     t->at.step++;
@@ -398,7 +471,6 @@ static nw_status prepare(training *t) {
     t->teacher_feeds = nw_arena_array(&t->arena, t->model->input_count, sizeof *t->teacher_feeds);
     if (!t->feeds || !t->teacher_feeds) return NW_E_MEMORY;
     NW_TRY(make_trainer(t));
-    NW_TRY(make_teacher(t));
     NW_TRY(restore(t));
     t->first_step = t->at.step;
     t->started = nw_now_ms();

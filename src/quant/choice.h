@@ -15,7 +15,7 @@ typedef enum nw_quant_mode {
 } nw_quant_mode;
 
 #define NW_MODE_WORDS       "static|dynamic|weights|float"
-#define NW_ACTIVATION_WORDS "u8|s8|u16|s16"
+#define NW_ACTIVATION_WORDS "u8|s8|u16|s16|u4|s4|u2|s2"
 
 typedef enum nw_choice { NW_AUTO, NW_NO, NW_YES } nw_choice;
 

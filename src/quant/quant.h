@@ -117,6 +117,10 @@ typedef struct nw_quant_report {
     size_t batch;   /* of them per run */
 } nw_quant_report;
 
+/* Stores the float biases of layers with static inputs and packed weights as s32 at s_x·s_w, in place: what nw_quantize_graph
+ * does, for scales that were learned since. Biases that several layers read stay float. */
+nw_status nw_quant_pack_biases(nw_graph *graph);
+
 /* The way back, in place: packed constants become f32; FakeQuants of activations go, and with them the restriction of
  * recurrent states, unless keep_rounding. Counts both. The graph is resolved. */
 nw_status nw_dequantize_graph(nw_graph *graph, bool keep_rounding, size_t *weights, size_t *roundings);

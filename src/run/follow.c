@@ -23,8 +23,10 @@ nw_status nw_plan_fakequant_grid(nw_planner *p, const nw_node *node, nw_grid *gr
     nw_qparam q;
     bool dynamic;
     NW_TRY(nw_fakequant_qparam(p->graph, node, &p->scratch, &q, &dynamic));
-    if (dynamic || q.grain != NW_GRAIN_TENSOR || (q.format != NW_U8 && q.format != NW_S8)) return NW_OK;
-    int32_t shift = q.format == NW_S8 ? 128 : 0;
+    if (dynamic || q.grain != NW_GRAIN_TENSOR || !nw_format_is_integer(q.format) ||
+        nw_format_bits(q.format) > 8)
+        return NW_OK;
+    int32_t shift = nw_format_min(q.format) < 0 ? 128 : 0;
     *grid = (nw_grid){nw_qparam_scale(&q, 0), nw_qparam_zero(&q, 0) + shift, q.qmin + shift, q.qmax + shift};
     *ok = grid->scale > 0 && isfinite(grid->scale) && grid->lo >= 0 && grid->hi <= 255 &&
           grid->zero >= grid->lo && grid->zero <= grid->hi;

@@ -4,19 +4,50 @@
 #include <math.h>
 #include <string.h>
 
+/* The codes of a weight as s8 (u8 less 128): where they are, or in scratch. Fewer than 8 bits are unpacked; the levels −1 and 1
+ * of binary weights are codes themselves. */
+static nw_status codes_of(nw_planner *p, const nw_tensor *t, const int8_t **codes) {
+    const nw_qparam *q = t->qparam;
+    size_t count = nw_tensor_count(t);
+    if (q->format == NW_S8) {
+        *codes = t->data;
+        return NW_OK;
+    }
+    int8_t *room = nw_arena_data(&p->scratch, count);
+    if (!room) return NW_E_MEMORY;
+    *codes = room;
+    if (q->format == NW_U8) {
+        p->ew.flip_u8(count, t->data, (uint8_t *)room);
+        return NW_OK;
+    }
+    int32_t some[256];
+    for (size_t at = 0, n; at < count; at += n) {
+        n = count - at < 256 ? count - at : 256;
+        nw_load_codes(q->format, t->data, at, n, some);
+        for (size_t i = 0; i < n; i++)
+            room[at + i] = (int8_t)(q->levels.count ? 2 * some[i] - 1 : some[i]);
+    }
+    return NW_OK;
+}
+
+static bool has_integer_codes(const nw_qparam *q) {
+    if (nw_format_is_integer(q->format)) return nw_format_bits(q->format) <= 8;
+    return q->levels.count == 2 && q->levels.value[0] == -1 && q->levels.value[1] == 1;
+}
+
 nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool *ok) {
     *ok = false;
     const nw_constant *c = nw_graph_constant(p->graph, v);
     if (!c || !c->tensor.qparam) return NW_OK;
     const nw_tensor *t = &c->tensor;
     const nw_qparam *q = t->qparam;
-    if (q->format != NW_S8 && q->format != NW_U8) return NW_OK;
+    if (!has_integer_codes(q)) return NW_OK;
     if (q->grain != NW_GRAIN_TENSOR && (q->grain != NW_GRAIN_AXIS || q->axis != axis)) return NW_OK;
-    size_t channels = (size_t)t->dims[axis], count = nw_tensor_count(t);
+    size_t channels = (size_t)t->dims[axis];
     float *scale = nw_arena_array(&p->scratch, channels, sizeof *scale);
     int32_t *zero = nw_arena_array(&p->plan->arena, channels, sizeof *zero);
     if (!scale || !zero) return NW_E_MEMORY;
-    int32_t shift = q->format == NW_U8 ? -128 : 0;
+    int32_t shift = q->format == NW_U8 ? -128 : 0; /* unsigned codes of fewer bits fit as they are */
     bool any_zero = false;
     for (size_t n = 0; n < channels; n++) {
         size_t g = q->grain == NW_GRAIN_TENSOR ? 0 : n;
@@ -24,13 +55,9 @@ nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool 
         zero[n] = nw_qparam_zero(q, g) + shift;
         any_zero |= zero[n] != 0;
     }
-    *out = (nw_weights){t->data, scale, any_zero ? zero : NULL, channels};
-    if (q->format == NW_U8) {
-        uint8_t *flipped = nw_arena_data(&p->scratch, count);
-        if (!flipped) return NW_E_MEMORY;
-        p->ew.flip_u8(count, t->data, flipped);
-        out->codes = (const int8_t *)flipped;
-    }
+    const int8_t *codes;
+    NW_TRY(codes_of(p, t, &codes));
+    *out = (nw_weights){codes, scale, any_zero ? zero : NULL, channels};
     *ok = true;
     return NW_OK;
 }

@@ -212,7 +212,7 @@ typedef struct nw_weights {
     const int32_t *zero; /* [channels], or NULL when all are 0 */
     size_t channels;
 } nw_weights;
-/* *ok false: v is no constant of 8-bit codes with one scale, or one per element of `axis`. Arrays are in p->scratch, zero in
+/* *ok false: v is no constant of codes of at most 8 bits (binary ones too) with one scale, or one per element of `axis`. Arrays are in p->scratch, zero in
  * the plan's arena. */
 nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool *ok);
 /* The epilogue of an integer layer (kern/epilogue.h): x on grid `x`, real bias [channels] or NULL, col_sums of the weights;

@@ -78,6 +78,18 @@ nw_status nw_loss_squares(nw_graph *g, int output, int target, int *loss) {
     return reduce(g, "ReduceMean", squares, loss);
 }
 
+nw_status nw_loss_relative_squares(nw_graph *g, int output, int target, int *loss) {
+    int squares, targets, power, some, size;
+    const float tiny = 1e-12f; /* of a target of zeros */
+    nw_tensor t = {.format = NW_F32, .data = (void *)(uintptr_t)&tiny};
+    NW_TRY(nw_loss_squares(g, output, target, &squares));
+    NW_TRY(combine(g, "Mul", target, target, &targets));
+    NW_TRY(reduce(g, "ReduceMean", targets, &power));
+    NW_TRY(nw_graph_add_constant_copy(g, "loss/tiny", &t, &some));
+    NW_TRY(combine(g, "Add", power, some, &size));
+    return combine(g, "Div", squares, size, loss);
+}
+
 nw_status nw_loss_divergence(nw_graph *g, int student, int teacher, float temperature, int *loss) {
     int s, t, log_q, log_p, p, difference, product, each, mean;
     if (!(temperature > 0)) return nw_fail(g->ctx, NW_E_ARGUMENT, "the temperature must be above 0");

@@ -15,6 +15,8 @@ nw_status nw_loss_cross_entropy(nw_graph *graph, int logits, int labels, float s
 
 /* Mean of (output − target)² over all elements. */
 nw_status nw_loss_squares(nw_graph *graph, int output, int target, int *loss);
+/* The same as a share of the mean of target²: how far tensors of any size are from each other. */
+nw_status nw_loss_relative_squares(nw_graph *graph, int output, int target, int *loss);
 
 /* T²·Σ_c p_c·(log p_c − log q_c), p = softmax(teacher/T), q = softmax(student/T), both logits [N, C]: the
  * Kullback-Leibler divergence of distillation (Hinton et al. 2015); T² keeps the gradients' size. */

@@ -34,47 +34,84 @@ static void drop_constant(nw_graph *g, int v) {
     g->values[v].constant = NULL;
 }
 
-static nw_status make(nw_graph *g, int v, nw_arena *arena, nw_arena *scratch, nw_master *out) {
-    const nw_tensor *packed = &g->values[v].constant->tensor;
-    bool bias = packed->format == NW_S32;
-    nw_qparam *p = nw_arena_alloc(arena, sizeof *p);
-    nw_tensor real;
-    if (!p) return NW_E_MEMORY;
-    NW_TRY(nw_qparam_copy(arena, packed->qparam, p));
-    NW_TRY(nw_tensor_to_f32(scratch, packed, &real));
-    *out = (nw_master){.value = v, .master = v, .qparam = p};
-    if (bias) return nw_graph_set_constant_copy(g, v, &real);
-    NW_TRY(nw_graph_add_constant_copy(g, g->values[v].name, &real, &out->master));
-    drop_constant(g, v);
-    return add_fakequant(g, out->master, p, v);
+typedef struct making {
+    nw_graph *g;
+    const nw_graph *real;
+    bool free_biases;
+    nw_arena *arena, scratch;
+    nw_masters *out;
+    size_t capacity;
+} making;
+
+/* The numbers that v had before it was packed, or what its codes mean. */
+static nw_status numbers_of(making *m, int v, nw_tensor *out) {
+    const nw_tensor *packed = &m->g->values[v].constant->tensor;
+    const nw_constant *c = m->real && v < m->real->value_count ? nw_graph_constant(m->real, v) : NULL;
+    bool same = c && c->tensor.format == NW_F32 && !c->tensor.qparam && packed->format != NW_S32 &&
+                nw_tensor_same_shape(&c->tensor, packed);
+    return nw_tensor_to_f32(&m->scratch, same ? &c->tensor : packed, out);
 }
 
-nw_status nw_masters_make(nw_graph *g, nw_arena *arena, nw_masters *out) {
-    nw_arena scratch;
+static nw_status make(making *m, int v) {
+    nw_graph *g = m->g;
+    const nw_qparam *p = g->values[v].constant->tensor.qparam;
+    bool bias = g->values[v].constant->tensor.format == NW_S32;
+    nw_master master = {.value = v, .master = v};
+    nw_tensor real;
+    NW_TRY(numbers_of(m, v, &real));
+    if (bias) {
+        nw_qparam *copy = nw_arena_alloc(m->arena, sizeof *copy);
+        if (!copy) return NW_E_MEMORY;
+        NW_TRY(nw_qparam_copy(m->arena, p, copy));
+        master.qparam = copy;
+        NW_TRY(nw_graph_set_constant_copy(g, v, &real));
+        if (m->free_biases) return NW_OK;
+    } else {
+        NW_TRY(nw_graph_add_constant_copy(g, g->values[v].name, &real, &master.master));
+        drop_constant(g, v);
+        NW_TRY(add_fakequant(g, master.master, p, v));
+    }
+    NW_TRY(nw_arena_grow(m->arena, (void **)&m->out->at, &m->capacity, m->out->count, sizeof *m->out->at));
+    m->out->at[m->out->count++] = master;
+    return NW_OK;
+}
+
+nw_status nw_masters_make(nw_graph *g, const nw_graph *real, bool free_biases, nw_arena *arena,
+                          nw_masters *out) {
     nw_status status = NW_OK;
-    size_t capacity = 0;
+    making m = {.g = g, .real = real, .free_biases = free_biases, .arena = arena, .out = out};
     *out = (nw_masters){0};
     if (!nw_graph_opset(g, "ai.narrow")) NW_TRY(nw_graph_set_opset(g, "ai.narrow", 1));
-    nw_arena_init(&scratch, g->ctx);
+    nw_arena_init(&m.scratch, g->ctx);
     for (int v = 0, count = g->value_count; v < count && status == NW_OK; v++) {
         const nw_constant *c = nw_graph_constant(g, v);
-        if (!c || !c->tensor.qparam) continue;
-        status = nw_arena_grow(arena, (void **)&out->at, &capacity, out->count, sizeof *out->at);
-        if (status == NW_OK) status = make(g, v, arena, &scratch, &out->at[out->count]);
-        out->count++;
-        nw_arena_reset(&scratch);
+        if (c && c->tensor.qparam) status = make(&m, v);
+        nw_arena_reset(&m.scratch);
     }
-    nw_arena_free(&scratch);
+    nw_arena_free(&m.scratch);
     return status == NW_OK ? nw_graph_sort(g) : status;
+}
+
+/* The FakeQuant that makes value v; every master but a bias has one. */
+static const nw_node *maker_of(const nw_graph *g, int v) {
+    for (int n = 0; n < g->node_count; n++)
+        if (nw_node_out(&g->nodes[n], 0) == v) return &g->nodes[n];
+    return NULL;
 }
 
 static nw_status pack(nw_graph *g, const nw_master *m, nw_arena *scratch) {
     const nw_tensor *real = &g->values[m->master].constant->tensor;
     nw_tensor packed = *real;
-    packed.format = m->qparam->format;
-    packed.qparam = m->qparam;
+    nw_qparam now;
+    bool dynamic;
+    if (m->qparam)
+        now = *m->qparam;
+    else
+        NW_TRY(nw_fakequant_qparam(g, maker_of(g, m->value), scratch, &now, &dynamic));
+    packed.format = now.format;
+    packed.qparam = &now;
     NW_TRY(nw_tensor_alloc(scratch, &packed));
-    nw_quantize(m->qparam, packed.rank, packed.dims, real->data, packed.data);
+    nw_quantize(&now, packed.rank, packed.dims, real->data, packed.data);
     return nw_graph_set_constant_copy(g, m->value, &packed);
 }
 

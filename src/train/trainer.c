@@ -27,7 +27,9 @@ struct nw_trainer {
     int64_t classes, steps;
     nw_feed *feeds; /* parameters, states, step, labels, teacher: fixed; then room for the model's inputs */
     size_t fixed_count, input_count;
-    nw_feed *labels, *teacher; /* places in feeds; NULL: not used */
+    nw_feed *labels;  /* place in feeds; NULL: not used */
+    nw_feed *teacher; /* [teacher_count] places of what the teacher gives */
+    size_t teacher_count;
     nw_tensor *outputs;        /* [output_count] of the latest run */
     size_t logits_at, loss_at; /* in the outputs */
     size_t *gradient_at;       /* [parameters]; NO_OUTPUT: the loss does not depend on it */
@@ -35,6 +37,10 @@ struct nw_trainer {
     float **slots;             /* [parameters] what the optimizer remembers */
     float **moving;            /* [parameters] gradients of the latest run, those that there are, … */
     size_t *moving_size;       /* … and their elements */
+    float *change;             /* [largest list of scales] */
+    nw_prune_target *pruned;   /* weights whose zeros stay, … */
+    size_t *pruned_at;         /* … and their places among the parameters */
+    size_t pruned_count;
     nw_checkpoint_array *arrays;
     size_t array_count;
 };
@@ -85,7 +91,8 @@ typedef struct joining {
     nw_trainer *t;
     nw_graph *g; /* the joined graph */
     int logits, loss;
-    int labels, teacher; /* inputs, NW_ABSENT: none */
+    int labels;   /* input, NW_ABSENT: none */
+    int *teacher; /* [t->teacher_count] inputs */
 } joining;
 
 /* Finds the class scores, as [batch, classes]; the graph puts out nothing else but the next running statistics. */
@@ -118,21 +125,47 @@ static nw_status choose_logits(joining *j) {
     return NW_OK;
 }
 
+/* The terms of the loss that compare values with the teacher's; before others: binding drops what no output needs yet. */
+static nw_status add_matches(joining *j, int *terms) {
+    const nw_trainer_options *o = &j->t->options;
+    nw_binding binding;
+    NW_TRY(nw_bind(j->g, NULL, &binding));
+    nw_status status = NW_OK;
+    for (size_t i = 0; i < o->match_count && status == NW_OK; i++) {
+        int v = nw_graph_find(j->g, o->matches[i]), *target = &j->teacher[j->t->teacher_count++];
+        const nw_tensor *t = v >= 0 && v < binding.desc_count ? &binding.desc[v] : NULL;
+        if (!t || t->format != NW_F32)
+            status = nw_fail(j->g->ctx, NW_E_ARGUMENT,
+                             "\"%s\" is no value of the model that could be matched: real "
+                             "numbers of a known shape",
+                             o->matches[i]);
+        if (status == NW_OK) status = nw_loss_target(j->g, "train/match", NW_F32, t->rank, t->dims, target);
+        if (status == NW_OK) status = nw_loss_relative_squares(j->g, v, *target, &terms[i]);
+    }
+    nw_binding_free(&binding);
+    return status;
+}
+
 static nw_status add_loss(joining *j) {
     const nw_trainer_options *o = &j->t->options;
     int64_t shape[2] = {j->t->options.batch, j->t->classes};
-    int terms[2], count = 0;
-    float weights[2];
-    j->labels = j->teacher = NW_ABSENT;
+    int count = 0, *terms = nw_arena_array(&j->t->arena, o->match_count + 2, sizeof *terms);
+    float *weights = nw_arena_array(&j->t->arena, o->match_count + 2, sizeof *weights);
+    j->labels = NW_ABSENT;
+    j->teacher = nw_arena_array(&j->t->arena, o->match_count + 1, sizeof *j->teacher);
+    if (!terms || !weights || !j->teacher) return NW_E_MEMORY;
+    int *scores = o->teacher_weight > 0 ? &j->teacher[j->t->teacher_count++] : NULL;
+    if (o->match_count) NW_TRY(add_matches(j, terms));
+    for (size_t i = 0; i < o->match_count; i++) weights[count++] = o->match_weight / (float)o->match_count;
     if (o->label_weight > 0) {
         NW_TRY(nw_loss_target(j->g, "train/labels", NW_S64, 1, shape, &j->labels));
         weights[count] = o->label_weight;
         NW_TRY(nw_loss_cross_entropy(j->g, j->logits, j->labels, o->smoothing, &terms[count++]));
     }
-    if (o->teacher_weight > 0) {
-        NW_TRY(nw_loss_target(j->g, "train/teacher", NW_F32, 2, shape, &j->teacher));
+    if (scores) {
+        NW_TRY(nw_loss_target(j->g, "train/teacher", NW_F32, 2, shape, scores));
         weights[count] = o->teacher_weight;
-        NW_TRY(nw_loss_divergence(j->g, j->logits, j->teacher, o->temperature, &terms[count++]));
+        NW_TRY(nw_loss_divergence(j->g, j->logits, *scores, o->temperature, &terms[count++]));
     }
     if (count == 0)
         return nw_fail(j->g->ctx, NW_E_ARGUMENT,
@@ -170,7 +203,9 @@ static nw_status add_gradients(joining *j) {
 
 static nw_status join(joining *j) {
     nw_trainer *t = j->t;
-    nw_train_options options = {.batch = t->options.batch, .seed = (int64_t)(t->options.seed >> 1)};
+    nw_train_options options = {.batch = t->options.batch,
+                                .learn_scales = t->options.learn_scales,
+                                .seed = (int64_t)(t->options.seed >> 1)};
     NW_TRY(nw_train_prepare(j->g, &options, &t->arena, &t->values));
     NW_TRY(choose_logits(j));
     NW_TRY(add_loss(j));
@@ -208,10 +243,8 @@ static nw_status make_feeds(nw_trainer *t, const joining *j) {
         t->labels->tensor = (nw_tensor){.format = NW_S64, .rank = 1, .dims = {t->options.batch}};
         NW_TRY(name_of(t, j, j->labels, &t->labels->name));
     }
-    if (j->teacher >= 0) {
-        t->teacher = &t->feeds[n++];
-        NW_TRY(name_of(t, j, j->teacher, &t->teacher->name));
-    }
+    t->teacher = &t->feeds[n];
+    for (size_t i = 0; i < t->teacher_count; i++) NW_TRY(name_of(t, j, j->teacher[i], &t->feeds[n++].name));
     t->fixed_count = n;
     for (int i = 0; i < j->g->input_count; i++) t->input_count += !j->g->values[j->g->inputs[i]].constant;
     t->input_count -= n;
@@ -220,7 +253,7 @@ static nw_status make_feeds(nw_trainer *t, const joining *j) {
 
 static nw_status make_slots(nw_trainer *t) {
     const nw_train_values *v = &t->values;
-    size_t slots = nw_optimizer_slots(&t->options.optimizer), n = 0;
+    size_t slots = nw_optimizer_slots(&t->options.optimizer), n = 0, scales = 0;
     t->slots = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->slots);
     t->moving = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->moving);
     t->moving_size = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->moving_size);
@@ -231,6 +264,7 @@ static nw_status make_slots(nw_trainer *t) {
         size_t count = nw_tensor_count(p), all;
         if (!nw_mul_size(count, slots, &all)) return nw_fail(t->ctx, NW_E_MEMORY, "the model is too large");
         if (!(t->slots[i] = nw_arena_array(&t->arena, all ? all : 1, sizeof(float)))) return NW_E_MEMORY;
+        if (v->parameters[i].kind == NW_PARAMETER_SCALE && count > scales) scales = count;
         t->arrays[n++] = (nw_checkpoint_array){v->parameters[i].name, p->data, count};
         if (all) t->arrays[n++] = (nw_checkpoint_array){"optimizer", t->slots[i], all};
     }
@@ -239,7 +273,26 @@ static nw_status make_slots(nw_trainer *t) {
         t->arrays[n++] = (nw_checkpoint_array){v->states[i].name, s->data, nw_tensor_count(s)};
     }
     t->array_count = n;
-    return NW_OK;
+    t->change = nw_arena_array(&t->arena, scales, sizeof *t->change);
+    return t->change ? NW_OK : NW_E_MEMORY;
+}
+
+/* The parameters that are weights of layers, so that their zeros can stay. */
+static nw_status find_pruned(nw_trainer *t) {
+    size_t found, kept = 0;
+    if (!t->options.hold_zeros) return NW_OK;
+    NW_TRY(nw_prune_options_check(t->ctx, &t->options.prune));
+    NW_TRY(nw_prune_targets(t->model, &t->options.prune, &t->arena, &t->pruned, &found, NULL));
+    if (!(t->pruned_at = nw_arena_array(&t->arena, found, sizeof *t->pruned_at))) return NW_E_MEMORY;
+    for (size_t k = 0; k < found; k++)
+        for (size_t i = 0; i < t->values.parameter_count; i++) {
+            if (t->values.parameters[i].value != t->pruned[k].value) continue;
+            t->pruned_at[kept] = i;
+            t->pruned[kept] = t->pruned[k];
+            t->pruned[kept++].tensor = t->values.parameters[i].tensor;
+        }
+    t->pruned_count = kept;
+    return kept ? NW_OK : nw_fail(t->ctx, NW_E_ARGUMENT, "the model has no weights that could be pruned");
 }
 
 nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_trainer_options *options,
@@ -254,12 +307,14 @@ nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_traine
     nw_status status = nw_graph_copy(graph, ctx, &t->model);
     if (status == NW_OK) status = nw_graph_resolve(t->model);
     if (status == NW_OK) status = nw_train_take_constants(t->model);
-    if (status == NW_OK) status = nw_masters_make(t->model, &t->arena, &t->masters);
+    if (status == NW_OK)
+        status = nw_masters_make(t->model, options->real, options->learn_scales, &t->arena, &t->masters);
     if (status == NW_OK) status = nw_graph_copy(t->model, ctx, &j.g);
     if (status == NW_OK) status = nw_graph_resolve(j.g);
     if (status == NW_OK) status = join(&j);
     if (status == NW_OK) status = make_feeds(t, &j);
     if (status == NW_OK) status = make_slots(t);
+    if (status == NW_OK) status = find_pruned(t);
     nw_graph_free(j.g);
     if (status != NW_OK)
         nw_trainer_free(t);
@@ -313,7 +368,53 @@ static nw_status set_feeds(nw_trainer *t, size_t count, const nw_feed *feeds, co
                            "there is a label %" PRId64 ", but the model has %" PRId64 " classes", labels[i],
                            t->classes);
     if (t->labels) t->labels->tensor.data = (void *)(uintptr_t)labels;
-    if (t->teacher) t->teacher->tensor = *teacher;
+    for (size_t i = 0; i < t->teacher_count; i++) t->teacher[i].tensor = teacher[i];
+    return NW_OK;
+}
+
+#define SCALE_CHANGE 0.1f /* most that one step changes a scale by, in its logarithm */
+
+/* Scales move in their logarithm, s ← s·exp(step along −g/s): to first order what Esser et al. (2020) do, but relative to
+ * the scale with every optimizer, and never below 0. */
+static void move_scales(nw_trainer *t, double rate, size_t i, float *g) {
+    const nw_tensor *p = &t->values.parameters[i].tensor;
+    size_t count = nw_tensor_count(p);
+    float *s = p->data;
+    if (t->options.scale_steps && t->steps > t->options.scale_steps) return;
+    for (size_t k = 0; k < count; k++) {
+        g[k] /= s[k];
+        t->change[k] = 0;
+    }
+    nw_optimizer_step(&t->options.optimizer, rate, t->steps, false, count, t->change, g, t->slots[i]);
+    for (size_t k = 0; k < count; k++) s[k] *= expf(fminf(fmaxf(t->change[k], -SCALE_CHANGE), SCALE_CHANGE));
+}
+
+/* Gradients of weights that stay zero. What the optimizer remembers of them is zero too: no step moves them. */
+static void hold_zeros(nw_trainer *t) {
+    for (size_t k = 0; k < t->pruned_count; k++) {
+        size_t at = t->gradient_at[t->pruned_at[k]], count = nw_tensor_count(&t->pruned[k].tensor);
+        const float *p = t->pruned[k].tensor.data;
+        float *g = at == NO_OUTPUT ? NULL : t->outputs[at].data;
+        for (size_t i = 0; i < count && g; i++) g[i] = p[i] == 0 ? 0 : g[i];
+    }
+}
+
+#define PRUNE_MOMENTS 100 /* in which the share of zeros grows */
+
+static nw_status prune(nw_trainer *t) {
+    int64_t total = t->options.prune_steps, slots = (int64_t)nw_optimizer_slots(&t->options.optimizer);
+    if (!t->pruned_count || t->steps > total ||
+        t->steps * PRUNE_MOMENTS / total == (t->steps - 1) * PRUNE_MOMENTS / total)
+        return NW_OK;
+    double part = (double)t->steps / (double)total;
+    NW_TRY(nw_prune_weights(t->ctx, &t->options.prune, part, t->pruned_count, t->pruned));
+    for (size_t k = 0; k < t->pruned_count; k++) {
+        size_t count = nw_tensor_count(&t->pruned[k].tensor);
+        const float *p = t->pruned[k].tensor.data;
+        float *slot = t->slots[t->pruned_at[k]];
+        for (int64_t s = 0; s < slots; s++, slot += count)
+            for (size_t i = 0; i < count; i++) slot[i] = p[i] == 0 ? 0 : slot[i];
+    }
     return NW_OK;
 }
 
@@ -321,6 +422,10 @@ static void move(nw_trainer *t, double rate) {
     for (size_t i = 0; i < t->values.parameter_count; i++) {
         const nw_parameter *p = &t->values.parameters[i];
         if (t->gradient_at[i] == NO_OUTPUT) continue;
+        if (p->kind == NW_PARAMETER_SCALE) {
+            move_scales(t, rate, i, t->outputs[t->gradient_at[i]].data);
+            continue;
+        }
         nw_optimizer_step(&t->options.optimizer, rate, t->steps, p->kind == NW_PARAMETER_WEIGHT,
                           nw_tensor_count(&p->tensor), p->tensor.data, t->outputs[t->gradient_at[i]].data,
                           t->slots[i]);
@@ -337,6 +442,7 @@ nw_status nw_trainer_step(nw_trainer *t, size_t feed_count, const nw_feed *feeds
     nw_arena_reset(&t->run);
     NW_TRY(nw_session_run(t->session, t->fixed_count + feed_count, t->feeds, &t->run, t->outputs));
     size_t n = 0;
+    hold_zeros(t);
     for (size_t i = 0; i < t->values.parameter_count; i++) {
         if (t->gradient_at[i] == NO_OUTPUT) continue;
         t->moving[n] = t->outputs[t->gradient_at[i]].data;
@@ -355,7 +461,7 @@ nw_status nw_trainer_step(nw_trainer *t, size_t feed_count, const nw_feed *feeds
     t->steps++;
     out->rate = nw_schedule_rate(&t->options.schedule, t->steps);
     move(t, out->rate);
-    return NW_OK;
+    return prune(t);
 }
 
 nw_status nw_trainer_graph(const nw_trainer *t, nw_graph **out) {

@@ -7,6 +7,7 @@
 #include "run/run.h"
 #include "train/checkpoint.h"
 #include "train/optimizer.h"
+#include "train/prune.h"
 
 typedef struct nw_trainer_options {
     int64_t batch;      /* samples per step; of a model with a fixed batch size that */
@@ -20,6 +21,20 @@ typedef struct nw_trainer_options {
     float smoothing;      /* of the labels */
     float teacher_weight; /* of the divergence from the teacher's scores; 0: there is no teacher */
     float temperature;
+    size_t match_count; /* values, by name, that are to be as the teacher's */
+    const char *const *matches;
+    float match_weight; /* of the mean of their relative squared errors */
+
+    /* Quantization-aware training of a graph that was quantized already: */
+    const nw_graph
+        *real; /* the float graph that it was made from: packed weights start with its numbers; or NULL */
+    bool
+        learn_scales; /* of weights and activations; biases become float then: their scales follow from others */
+    int64_t scale_steps; /* scales move in so many steps only; 0: in all */
+
+    bool hold_zeros;        /* what is zero in layers' weights stays so, */
+    nw_prune_options prune; /* and more of them become zero (sparsity or pattern) … */
+    int64_t prune_steps;    /* … over the first so many steps */
 } nw_trainer_options;
 
 typedef struct nw_trainer nw_trainer;
@@ -39,8 +54,8 @@ int64_t nw_trainer_classes(const nw_trainer *trainer);
 size_t nw_trainer_parameter_count(const nw_trainer *trainer); /* numbers that are learned */
 int64_t nw_trainer_steps(const nw_trainer *trainer);          /* made so far, over all runs */
 
-/* Forward, backward, and one step of the optimizer. feeds: the model's inputs; labels [batch] and teacher f32
- * [batch, classes] where the options ask for them. Fails, and changes nothing, when the loss or a gradient is
+/* Forward, backward, and one step of the optimizer. feeds: the model's inputs; where the options ask for them labels [batch],
+ * and of the teacher its scores, f32 [batch, classes], and behind them (or, without a weight, first) the values to match. Fails, and changes nothing, when the loss or a gradient is
  * no finite number. */
 nw_status nw_trainer_step(nw_trainer *trainer, size_t feed_count, const nw_feed *feeds, const int64_t *labels,
                           const nw_tensor *teacher, nw_trainer_result *out);

@@ -46,27 +46,33 @@ works 'another seed' '' "${small[@]}" -o second.onnx --seed 1
 if cmp -s first.onnx second.onnx; then bad 'another seed' 'the same weights'; else good; fi
 
 # ---- killed at any moment, resumed: the same bits, and the same log
-# After a random part of the time that it takes undisturbed; what ends before its first kill begins anew.
-before=$(date +%s%N)
-"$narrow" "${small[@]}" -o second.onnx --checkpoint state --checkpoint-every 5 -q
-takes=$((($(date +%s%N) - before) / 1000))
-rm -f state
-killed=0
-for round in $(seq 1 60); do
-    "$narrow" "${small[@]}" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl -q \
-        2>stderr &
-    pid=$!
-    sleep "$(printf '%d.%06d' 0 $((takes * (RANDOM % 80 + 10) / 100 % 1000000)))"
-    if kill -9 $pid 2>/dev/null; then killed=$((killed + 1)); fi
-    wait $pid 2>/dev/null || continue
-    [ $killed = 0 ] || break
-    rm -f state
-done
-works 'resume to the end' '' "${small[@]}" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl
-at_least 'killed on the way' $killed 1
-same_file "resumed after $killed kills" first.onnx resumed.onnx
-for log in first resumed; do sed 's/,"images_per_second":[^,}]*//' $log.jsonl >$log.log; done
-same_file 'the log of a resumed training' first.log resumed.log
+# killed_and_resumed NAME ARGUMENT…: a training without an end disturbed (first.onnx), and the same again with kills after random
+# parts of the time that it took, which must give the same bits and the same log. What ends before its first kill begins anew.
+killed_and_resumed() {
+    local name=$1 before takes killed=0 log
+    shift
+    rm -f state resumed.jsonl
+    before=$(date +%s%N)
+    works "$name" '' "$@" -o first.onnx --log first.jsonl
+    takes=$((($(date +%s%N) - before) / 1000000)) # ms
+    for _ in $(seq 1 60); do
+        "$narrow" "$@" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl -q 2>stderr &
+        before=$((takes * (RANDOM % 80 + 10) / 100))
+        sleep "$((before / 1000)).$(printf %03d $((before % 1000)))"
+        if kill -9 $! 2>/dev/null; then killed=$((killed + 1)); fi
+        if wait $! 2>/dev/null; then
+            [ $killed = 0 ] || break
+            rm -f state
+        fi
+        [ $killed -lt 4 ] || break
+    done
+    works "$name, resumed to the end" '' "$@" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl
+    at_least "$name, killed on the way" $killed 1
+    same_file "$name, resumed after $killed kills" first.onnx resumed.onnx
+    for log in first resumed; do sed 's/,"images_per_second":[^,}]*//' $log.jsonl >$log.log; done
+    same_file "$name, the log of a resumed training" first.log resumed.log
+}
+killed_and_resumed 'a small network' "${small[@]}"
 fails 'resume another training' 1 'another training' "${small[@]}" --seed 2 -o out/x.onnx --checkpoint state --resume
 printf 'x' | dd of=state bs=1 seek=5000 conv=notrunc 2>/dev/null
 fails 'a damaged checkpoint' 1 'damaged' "${small[@]}" -o out/x.onnx --checkpoint state --resume
@@ -86,6 +92,35 @@ npy unlabelled.npy '<f4' '(64, 1, 28, 28)' $((64 * 3136))
 works 'no labels but a teacher' 'loss [0-9.]+, [0-9]+ images' train mlp.onnx --data unlabelled.npy --teacher "$model" \
     --epochs 1 --batch 16 -o taught.onnx
 fails 'neither labels nor a teacher' 1 'no labels' train mlp.onnx --data unlabelled.npy -o out/x.onnx
+
+# ---- smaller models by training: quantized, pruned, taught by themselves, all at once
+works 'quantization-aware training' 'test 9[0-9]' train "$model" "${data[@]}" --samples 640 --epochs 2 --batch 32 --qat w4a4 \
+    --optimizer adam --lr 3e-4 --freeze-scales 1 -o qat.onnx --json qat.json --test-samples 500
+works 'what was trained is what runs' '' eval qat.onnx --data "$letters:test" --samples 500 --preprocess $preprocess --no-latency \
+    --json eval.json
+[ "$(number eval.json top1)" = "$(number qat.json test_accuracy)" ] && [ -n "$(number eval.json top1)" ] && good ||
+    bad 'quantization-aware training' 'the file has another accuracy than training said'
+works 'it has 4-bit weights' '^ *s4 ' info qat.onnx
+works 'without labels it is its own teacher' 'loss [0-9.]+, [0-9]+ images' train mlp.onnx --data unlabelled.npy --qat w8a8 \
+    --weights ternary --epochs 1 --batch 16 --match Gemm -o own.onnx
+works 'prune while training' 'test [0-9.]+' train "$model" "${data[@]}" --samples 640 --epochs 2 --batch 32 --prune 0.8 --lr 1e-3 \
+    -o sparse.onnx --test-samples 500
+works 'it is sparse' 'zeros among them +80\.0' prune sparse.onnx --sparsity 0.01 -o again.onnx
+works 'prune to a pattern while training' '' train "$model" "${data[@]}" --samples 320 --epochs 1 --batch 32 --prune 2:4 \
+    --lr 1e-3 -o pattern.onnx --test-samples 100
+all=(train "$model" "${data[@]}" --samples 320 --epochs 4 --batch 32 --prune 0.5 --prune-epochs 2 --teacher "$model" --match '*residual*'
+    --qat w4a4 --optimizer adam --lr 3e-4 --freeze-scales 1 --test-samples 100)
+killed_and_resumed 'prune, teacher and 4 bits' "${all[@]}"
+works 'sparse and 4 bits' '"QuantizeLinear"' info first.onnx --json -
+fails 'resume other pruning' 1 'another training' "${all[@]}" --prune 0.6 -o out/x.onnx --checkpoint state --resume
+rm -f state.*.tmp
+fails 'match nothing' 1 'no such layer' train mlp.onnx "${data[@]}" --teacher "$model" --match nowhere -o out/x.onnx
+fails 'match without a teacher' 1 'no teacher' train mlp.onnx "${data[@]}" --match Gemm -o out/x.onnx
+fails 'an unknown recipe' 1 'w8a8' train mlp.onnx "${data[@]}" --qat w5a5 -o out/x.onnx
+fails 'weights of no recipe' 2 'qat RECIPE' train mlp.onnx "${data[@]}" --weights s4 -o out/x.onnx
+fails 'frozen too long' 1 'frozen for 3 epochs of 2' train mlp.onnx "${data[@]}" --qat w8a8 --epochs 2 --freeze-scales 3 -o out/x.onnx
+fails 'prune everything' 1 'share of zeros' train mlp.onnx "${data[@]}" --prune 1 -o out/x.onnx
+fails 'prune too long' 1 'over 3 epochs' train mlp.onnx "${data[@]}" --prune 0.5 --epochs 2 --prune-epochs 3 -o out/x.onnx
 
 # ---- logs
 works 'log to TensorBoard' '' "${small[@]}" -o second.onnx --tensorboard curves --log curves.jsonl

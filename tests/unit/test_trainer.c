@@ -11,28 +11,13 @@
 #include "train/tensorboard.h"
 #include "train/trainer.h"
 #include "train/zoo.h"
+#include "unit/bars.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static nw_context ctx;
-static nw_arena arena;
-
-static int set_up(void **state) {
-    (void)state;
-    nw_context_init(&ctx, NULL);
-    nw_arena_init(&arena, &ctx);
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    nw_arena_free(&arena);
-    return 0;
-}
 
 /* ---- files ----------------------------------------------------------------------------------------------- */
 
@@ -262,80 +247,6 @@ static void test_zoo_refuses(void **state) {
 
 /* ---- trainer ---------------------------------------------------------------------------------------------- */
 
-enum { BATCH = 24, SIDE = 8, CLASSES = 3 };
-static float images[BATCH][SIDE * SIDE];
-static int64_t labels[BATCH];
-static nw_random generator;
-
-static uint32_t draw(uint32_t below) {
-    return (uint32_t)nw_random_bits(&generator) % below;
-}
-
-/* Bars in noise: horizontal, vertical or none. */
-static void draw_bars(void) {
-    for (int i = 0; i < BATCH; i++) {
-        int at = (int)draw(SIDE);
-        labels[i] = i % CLASSES;
-        for (int k = 0; k < SIDE * SIDE; k++) {
-            bool bar = labels[i] == 0 ? k / SIDE == at : labels[i] == 1 ? k % SIDE == at : false;
-            images[i][k] = (float)draw(600) / 1000 - 0.3f + (bar ? 1 : 0);
-        }
-    }
-}
-
-static nw_feed feed_of(const char *name) {
-    return (nw_feed){name, {.format = NW_F32, .rank = 4, .dims = {BATCH, 1, SIDE, SIDE}, .data = images}};
-}
-
-static nw_trainer_options options_with(double rate) {
-    return (nw_trainer_options){.batch = BATCH,
-                                .seed = 1,
-                                .run = {.isa = nw_isa_detect(), .threads = 1},
-                                .optimizer = nw_optimizer_default(NW_OPTIMIZER_ADAM),
-                                .schedule = {.kind = NW_SCHEDULE_CONSTANT, .rate = rate},
-                                .label_weight = 1};
-}
-
-/* Some steps; the mean loss of the last five. */
-static double learn(nw_trainer *t, int steps) {
-    double sum = 0;
-    nw_feed feed = feed_of("input");
-    for (int i = 0; i < steps; i++) {
-        nw_trainer_result r;
-        draw_bars();
-        assert_ok(&ctx, nw_trainer_step(t, 1, &feed, labels, NULL, &r));
-        assert_true(r.norm > 0 && r.logits.dims[0] == BATCH && r.logits.dims[1] == CLASSES);
-        if (i >= steps - 5) sum += r.loss;
-    }
-    return sum / 5;
-}
-
-static nw_graph *small_model(void) {
-    nw_graph *g;
-    assert_ok(&ctx, nw_zoo_make(&ctx, "resnet8", (int64_t[]){1, SIDE, SIDE}, CLASSES, 3, &g));
-    return g;
-}
-
-/* The mean loss of a model as it stands on one batch. */
-static double loss_of(const nw_graph *g) {
-    nw_session *s;
-    nw_tensor y;
-    double sum = 0;
-    nw_feed feed = feed_of("input");
-    generator = (nw_random){99};
-    draw_bars();
-    assert_ok(&ctx, nw_session_new(&ctx, g, NULL, &s));
-    assert_ok(&ctx, nw_session_run(s, 1, &feed, &arena, &y));
-    for (int i = 0; i < BATCH; i++) {
-        double all = 0;
-        const float *row = (const float *)y.data + i * CLASSES;
-        for (int c = 0; c < CLASSES; c++) all += exp((double)row[c]);
-        sum += log(all) - (double)row[labels[i]];
-    }
-    nw_session_free(s);
-    return sum / BATCH;
-}
-
 /* Normalizations learn, their statistics are written back: the trained graph answers as it did in training. */
 static void test_learns(void **state) {
     (void)state;
@@ -462,7 +373,7 @@ static void test_masters(void **state) {
     nw_masters masters;
     assert_ok(&ctx, nw_graph_copy(g, &ctx, &copy));
     assert_ok(&ctx, nw_graph_resolve(copy));
-    assert_ok(&ctx, nw_masters_make(copy, &arena, &masters));
+    assert_ok(&ctx, nw_masters_make(copy, NULL, false, &arena, &masters));
     assert_ok(&ctx, nw_graph_verify(copy));
     assert_int_equal(masters.count, 2);
     assert_int_equal(copy->node_count, g->node_count + 1);
