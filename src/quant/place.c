@@ -168,7 +168,10 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
         *reason = "its input is left in float";
     if (f.weighted) return *reason || mode == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
     if (*reason) return NW_NODE_FLOAT;
-    if (mode != NW_QUANT_STATIC)
+    const bool asked = o->products == NW_YES || (rule && !rule->others);
+    if (mode == NW_QUANT_DYNAMIC && f.product)
+        *reason = asked ? NULL : "products of activations are left in float unless asked for";
+    else if (mode != NW_QUANT_STATIC)
         *reason = "has no weights";
     else if (f.product)
         *reason = o->products == NW_NO ? "products of activations are left in float" : NULL;

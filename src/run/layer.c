@@ -93,3 +93,18 @@ nw_status nw_plan_epilogue(nw_planner *p, const nw_grid *x, const nw_weights *w,
                          .fhi = follow->hi};
     return NW_OK;
 }
+
+/* acc·scale[n]·row_scale becomes acc·(scale[n]·row_scale), and row_zero·col_sum part of the bias. */
+void nw_epilogue_take_grid(nw_epilogue *e, size_t n, void *room) {
+    float *scale = room;
+    int32_t *bias = (int32_t *)(scale + n);
+    for (size_t i = 0; i < n; i++) {
+        scale[i] = e->scale[i] * e->row_scale[0];
+        bias[i] = (int32_t)((e->bias ? (uint32_t)e->bias[i] : 0) -
+                            (uint32_t)e->row_zero[0] * (uint32_t)e->col_sum[i]); /* wraps, as the sums do */
+    }
+    e->scale = scale;
+    e->bias = bias;
+    e->row_scale = NULL;
+    e->row_zero = NULL;
+}

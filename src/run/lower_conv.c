@@ -19,7 +19,8 @@ typedef struct conv_state {
     bool pointwise; /* rows at a fixed distance instead of a window */
     nw_window window;
     const void *pad;
-    size_t m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
+    bool measured; /* the image's scale and zero point are found while running */
+    size_t pad_bytes, m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
     /* Float weights and biases that are no constants are inputs 1 and 2 of the step, and packed in every run. */
     bool dynamic;
     nw_weight_order order; /* of float weights; of depthwise ones only the taps */
@@ -36,11 +37,14 @@ typedef struct conv_job {
     char *y;
     const void *packed; /* of float weights */
     const float *bias;
+    const void *pad;
+    nw_epilogue epilogue; /* of integers */
 } conv_job;
 
-static nw_rows rows_of(const conv_state *s, const char *x) {
+static nw_rows rows_of(const conv_job *j, const char *x) {
+    const conv_state *s = j->s;
     if (s->pointwise) return (nw_rows){.base = x, .stride = s->window.pixel_stride};
-    return (nw_rows){.base = x, .window = &s->window, .pad = s->pad};
+    return (nw_rows){.base = x, .window = &s->window, .pad = j->pad};
 }
 
 static void shift_epilogue(nw_epilogue *e, size_t n) {
@@ -55,12 +59,13 @@ static void depthwise_range(void *user, size_t begin, size_t end) {
     const conv_state *s = j->s;
     if (s->integer) {
         nw_dwconv_u8s8_args a = s->dw_u8s8_args;
-        a.rows = rows_of(s, j->x);
+        a.rows = rows_of(j, j->x);
+        a.epilogue = j->epilogue;
         a.c = j->y;
         nw_dwconv_u8s8_run(s->depthwise, &a, begin, end);
     } else {
         nw_dwconv_f32_args a = s->dw_f32_args;
-        a.rows = rows_of(s, j->x);
+        a.rows = rows_of(j, j->x);
         a.packed = j->packed;
         a.bias = j->bias;
         a.c = (float *)j->y;
@@ -77,14 +82,15 @@ static void conv_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
         char *y = j->y + g * s->group_y;
         if (s->integer) {
             nw_gemm_u8s8_args a = s->u8s8_args;
-            a.rows = rows_of(s, x);
+            a.rows = rows_of(j, x);
             a.packed = (const char *)a.packed + g * s->group_packed;
             a.c = y;
+            a.epilogue = j->epilogue;
             shift_epilogue(&a.epilogue, g * a.n);
             nw_gemm_u8s8_run(s->u8s8, &a, m0, m1, n0, n1);
         } else {
             nw_gemm_f32_args a = s->f32_args;
-            a.rows = rows_of(s, x);
+            a.rows = rows_of(j, x);
             a.packed = (const char *)j->packed + g * s->group_packed;
             a.c = (float *)y;
             a.bias = j->bias ? j->bias + g * a.n : NULL;
@@ -93,22 +99,39 @@ static void conv_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
     }
 }
 
-static void copy_padded(const conv_state *s, const char *x, char *to) {
+static void copy_padded(const conv_state *s, const char *x, uint8_t pad, char *to) {
     size_t line = s->padded_w * s->pixel, inside = s->in_w * s->pixel, left = s->pad_left * s->pixel;
-    memset(to, s->pad_byte, s->batch * s->padded_h * line);
+    memset(to, pad, s->batch * s->padded_h * line);
     for (size_t b = 0; b < s->batch; b++)
         for (size_t h = 0; h < s->in_h; h++)
             memcpy(to + (b * s->padded_h + s->pad_top + h) * line + left, x + (b * s->in_h + h) * inside,
                    inside);
 }
 
+/* The image's grid, and a pixel of padding on it. */
+static void take_measured(const nw_exec *e, const nw_step *step, conv_job *j, uint8_t *pad_byte) {
+    const conv_state *s = j->s;
+    const size_t n = s->depthwise ? s->dw_u8s8_args.channels : s->groups * s->u8s8_args.n;
+    char *room = nw_exec_data(e, step->out[2]), *pad = room + n * (sizeof(float) + sizeof(int32_t));
+    j->epilogue.row_scale = nw_exec_data(e, step->in[1]);
+    j->epilogue.row_zero = nw_exec_data(e, step->in[2]);
+    *pad_byte = (uint8_t)j->epilogue.row_zero[0];
+    nw_epilogue_take_grid(&j->epilogue, n, room);
+    memset(pad, *pad_byte, s->pad_bytes);
+    j->pad = pad;
+}
+
 static nw_status run_conv(nw_exec *e, const nw_step *step) {
     const conv_state *s = step->state;
-    conv_job job = {.s = s, .x = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0])};
+    conv_job job = {
+        .s = s, .x = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0]), .pad = s->pad};
     job.packed = s->depthwise ? s->dw_f32_args.packed : s->f32_args.packed;
     job.bias = s->depthwise ? s->dw_f32_args.bias : s->f32_args.bias;
+    uint8_t pad_byte = s->pad_byte;
+    if (s->integer) job.epilogue = s->depthwise ? s->dw_u8s8_args.epilogue : s->u8s8_args.epilogue;
+    if (s->measured) take_measured(e, step, &job, &pad_byte);
     if (s->padded) {
-        copy_padded(s, job.x, nw_exec_data(e, step->out[1]));
+        copy_padded(s, job.x, pad_byte, nw_exec_data(e, step->out[1]));
         job.x = nw_exec_data(e, step->out[1]);
     }
     if (s->dynamic) {
@@ -138,7 +161,7 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
 typedef struct conv {
     nw_conv_geometry g;
     size_t taps, k, n; /* per group: input channels k, output channels n */
-    bool depthwise, integer;
+    bool depthwise, integer, measured;
     nw_weights w;      /* integer */
     const float *real; /* float weights, ONNX order; NULL: known when running */
     bool dynamic_bias; /* not in `bias` */
@@ -241,7 +264,7 @@ static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, p
 static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_state *s,
                               const nw_follow *follow, size_t ldc) {
     size_t all = c->w.channels;
-    int32_t *sums = nw_arena_array(&p->scratch, all, sizeof *sums);
+    int32_t *sums = nw_arena_array(&p->plan->arena, all, sizeof *sums);
     if (!sums) return NW_E_MEMORY;
     nw_epilogue epilogue;
     void *packed;
@@ -253,6 +276,7 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
         nw_dwconv_u8s8_pack(s->depthwise, all, c->taps, c->w.codes, c->taps, 1, c->w.zero, &s->window,
                             packed);
         epilogue.wzero = NULL;
+        epilogue.col_sum = sums;
         s->dw_u8s8_args = (nw_dwconv_u8s8_args){
             .m = s->m, .channels = all, .taps = c->taps, .packed = packed, .ldc = ldc, .epilogue = epilogue};
         return NW_OK;
@@ -261,6 +285,7 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
     NW_TRY(packing_of(p, c, s, &pk));
     nw_gemm_u8s8_col_sums(all, c->k, c->taps, pk.w, pk.stride_n, pk.stride_tap, pk.stride_k, c->w.zero, sums);
     NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
+    epilogue.col_sum = sums;
     s->group_packed = nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps);
     NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
     for (size_t g = 0; g < s->groups; g++)
@@ -322,7 +347,7 @@ static nw_status pack_float(nw_planner *p, const nw_node *node, conv *c, conv_st
     return NW_OK;
 }
 
-/* Decides whether and how; fills *c. */
+/* Whether it is a convolution that is computed here; its geometry and bias into *c. */
 static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) {
     *ok = false;
     if (node->domain[0] || strcmp(node->op_type, "Conv") != 0) return NW_OK;
@@ -347,15 +372,20 @@ static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) 
     c->k = (size_t)(g->in_channels / g->groups);
     c->n = (size_t)(g->out_channels / g->groups);
     c->depthwise = g->groups > 1 && c->k == 1 && c->n == 1 && c->taps <= NW_DWCONV_MAX_TAPS;
-    if (nw_plan_on_grid(p, x) && c->k * c->taps <= 65536)
-        NW_TRY(nw_plan_weights(p, w, 0, &c->w, &c->integer));
-    c->size = c->integer ? 1 : sizeof(float);
-    if (!c->integer && wc) {
-        nw_tensor real;
-        NW_TRY(nw_tensor_to_f32(&p->scratch, &wc->tensor, &real));
-        c->real = real.data;
-    }
     *ok = true;
+    return NW_OK;
+}
+
+/* Integer weights where sums fit into 32 bits. */
+static nw_status integer_weights(nw_planner *p, const nw_node *node, conv *c) {
+    return c->k * c->taps <= 65536 ? nw_plan_weights(p, node->in[1], 0, &c->w, &c->integer) : NW_OK;
+}
+
+nw_status nw_conv_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok) {
+    conv c = {0};
+    NW_TRY(examine(p, node, &c, ok));
+    if (*ok) NW_TRY(integer_weights(p, node, &c));
+    *ok = *ok && c.integer && node->in[0] == codes;
     return NW_OK;
 }
 
@@ -373,9 +403,19 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(examine(p, node, &c, ok));
     if (!*ok) return NW_OK;
     int x = node->in[0];
+    c.measured = p->row_grid[x][0] >= 0;
+    if (c.measured || nw_plan_on_grid(p, x)) NW_TRY(integer_weights(p, node, &c));
+    c.size = c.integer ? 1 : sizeof(float);
+    const nw_constant *w = nw_graph_constant(p->graph, node->in[1]);
+    if (!c.integer && w) {
+        nw_tensor real;
+        NW_TRY(nw_tensor_to_f32(&p->scratch, &w->tensor, &real));
+        c.real = real.data;
+    }
     nw_follow follow;
-    NW_TRY(nw_plan_follow(p, node->out[0], c.integer, &follow));
+    NW_TRY(nw_plan_follow(p, node->out[0], c.integer && !c.measured, &follow));
     conv_state s = {.integer = c.integer,
+                    .measured = c.measured,
                     .groups = c.depthwise ? 1 : (size_t)c.g.groups,
                     .m = (size_t)(c.g.batch * c.g.out[1] * c.g.out[2])};
     s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps /
@@ -395,29 +435,34 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     size_t y_size = codes_out ? 1 : sizeof(float), ldc = (size_t)c.g.out_channels * y_size;
     s.group_x = plain_k * c.size;
     s.group_y = c.n * y_size;
-    size_t bytes = 0; /* of weights that are packed when running */
+    size_t bytes = 0;                     /* of weights that are packed when running */
+    const nw_grid unit = {.scale = 1.0f}; /* in place of one that is found while running */
     if (c.integer)
-        NW_TRY(pack_integer(p, &p->grid[x], &c, &s, &follow, ldc));
+        NW_TRY(pack_integer(p, c.measured ? &unit : &p->grid[x], &c, &s, &follow, ldc));
     else
         NW_TRY(pack_float(p, node, &c, &s, &follow, ldc, &bytes));
     if (!s.dynamic) nw_plan_packed(p, node->in[1]);
 
     /* What padding taps read: zero, which on a grid is the zero point. */
     s.pad_byte = c.integer ? (uint8_t)p->grid[x].zero : 0;
-    size_t pad_bytes = ((c.depthwise ? (size_t)c.g.out_channels : c.k) + 4) * c.size;
+    s.pad_bytes = ((c.depthwise ? (size_t)c.g.out_channels : c.k) + 4) * c.size;
     void *pad;
-    NW_TRY(nw_plan_constant(p, pad_bytes, &pad));
-    memset(pad, s.pad_byte, pad_bytes);
+    NW_TRY(nw_plan_constant(p, s.pad_bytes, &pad));
+    memset(pad, s.pad_byte, s.pad_bytes);
     s.pad = pad;
 
     int in[3] = {-1, -1, -1}, out[3] = {-1, -1, -1};
     NW_TRY(nw_plan_need(p, x, nw_form_of(c.integer, true), &in[0]));
     if (s.dynamic) NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL, &in[1]));
     if (s.dynamic && c.dynamic_bias) NW_TRY(nw_plan_need(p, node->in[2], NW_FORM_REAL, &in[2]));
+    if (c.measured) memcpy(&in[1], p->row_grid[x], sizeof p->row_grid[x]);
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
     if (s.dynamic) NW_TRY(nw_plan_temporary(p, bytes, &out[2]));
     if (s.padded) NW_TRY(nw_plan_temporary(p, s.batch * s.padded_h * s.padded_w * s.pixel, &out[1]));
+    if (c.measured)
+        NW_TRY(nw_plan_temporary(
+            p, (size_t)c.g.out_channels * (sizeof(float) + sizeof(int32_t)) + s.pad_bytes, &out[2]));
     const char *kernel = c.depthwise ? (c.integer ? "dwconv_u8s8" : "dwconv_f32")
                          : c.integer ? s.u8s8->name
                                      : s.f32->name;

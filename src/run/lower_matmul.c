@@ -89,22 +89,6 @@ static void product_range(void *user, size_t begin, size_t end) {
     }
 }
 
-/* One scale and zero point for all rows: acc·scale[n]·row_scale becomes acc·(scale[n]·row_scale), and row_zero·col_sum part of
- * the bias. `room` holds both arrays. */
-static void take_row_grid(nw_epilogue *e, size_t n, void *room) {
-    float *scale = room;
-    int32_t *bias = (int32_t *)(scale + n);
-    for (size_t i = 0; i < n; i++) {
-        scale[i] = e->scale[i] * e->row_scale[0];
-        bias[i] = (int32_t)((e->bias ? (uint32_t)e->bias[i] : 0) -
-                            (uint32_t)e->row_zero[0] * (uint32_t)e->col_sum[i]); /* wraps, as the sums do */
-    }
-    e->scale = scale;
-    e->bias = bias;
-    e->row_scale = NULL;
-    e->row_zero = NULL;
-}
-
 static nw_status run_matmul(nw_exec *e, const nw_step *step) {
     const matmul_state *s = step->state;
     matmul_job job = {.s = s, .a = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0])};
@@ -113,7 +97,7 @@ static nw_status run_matmul(nw_exec *e, const nw_step *step) {
     if (s->by_row) {
         job.epilogue.row_scale = nw_exec_data(e, step->in[1]);
         job.epilogue.row_zero = nw_exec_data(e, step->in[2]);
-        if (s->one_grid) take_row_grid(&job.epilogue, n, nw_exec_data(e, step->out[1]));
+        if (s->one_grid) nw_epilogue_take_grid(&job.epilogue, n, nw_exec_data(e, step->out[1]));
     }
     if (s->dynamic) {
         job.b = nw_exec_data(e, step->in[1]);

@@ -220,6 +220,10 @@ nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool 
 nw_status nw_plan_epilogue(nw_planner *p, const nw_grid *x, const nw_weights *w, const float *bias,
                            const int32_t *col_sums, const nw_follow *follow, nw_epilogue *out);
 
+/* Where all rows have one grid, found while running (row_scale, row_zero), it goes into the columns' arrays, which are made in
+ * `room`: n·(sizeof(float) + sizeof(int32_t)) bytes. */
+void nw_epilogue_take_grid(nw_epilogue *e, size_t n, void *room);
+
 /* An nw_op_call for a node of the bound graph, inputs described. */
 nw_status nw_plan_call(nw_planner *p, const nw_node *node, nw_op_call *call);
 
@@ -243,8 +247,9 @@ nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);       /* lower_r
 nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok); /* lower_attention.c */
 nw_status nw_lower_gather(nw_planner *p, nw_node *node, bool *ok);    /* lower_weights.c: of packed tables */
 nw_status nw_lower_eval(nw_planner *p, nw_node *node);                /* lower.c */
-/* Whether a node multiplies `codes`, its left-hand side or its sequence, with packed 8-bit weights. */
+/* Whether a node multiplies `codes`, its left-hand side, image or sequence, with packed 8-bit weights; images have one grid. */
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
+nw_status nw_conv_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 bool nw_rnn_takes_codes(const nw_planner *p, const nw_node *node, int codes);
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */
 nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, const int *out);

@@ -359,6 +359,34 @@ static void readers_decide_a_grid(void **state) {
     drop();
 }
 
+/* Products of two activations are dynamic when asked for. */
+static void dynamic_products(void **state) {
+    (void)state;
+    static const struct {
+        const char *recipe;
+        nw_node_mode mode;
+    } cases[] = {{"mode dynamic\n", NW_NODE_FLOAT},
+                 {"mode dynamic\nproducts on\n", NW_NODE_INTEGER},
+                 {"mode weights\n[@products]\nmode dynamic\n", NW_NODE_INTEGER}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const int64_t square[] = {8, 8};
+        int x[2], y;
+        assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
+        assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
+        assert_ok(&ctx, test_input(g, "a", 2, square, &x[0]));
+        assert_ok(&ctx, test_input(g, "b", 2, square, &x[1]));
+        assert_ok(&ctx, test_node(g, "MatMul", "y", 2, x, &y));
+        assert_ok(&ctx, nw_graph_add_output(g, y));
+        assert_ok(&ctx, nw_graph_resolve(g));
+        options = nw_quant_options_default();
+        assert_ok(&ctx, read_text(cases[i].recipe));
+        assert_ok(&ctx, nw_quant_place(&ctx, g, &options, NULL, &plan));
+        assert_int_equal(plan->mode[0], cases[i].mode);
+        assert_int_equal(plan->point_count, cases[i].mode == NW_NODE_INTEGER ? 2 : 0);
+        drop();
+    }
+}
+
 static void impossible_layers_are_named(void **state) {
     (void)state;
     make_graph();
@@ -381,6 +409,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(later_rules_win, open_context, close_context),
         cmocka_unit_test_setup_teardown(shared_values_take_the_finest, open_context, close_context),
         cmocka_unit_test_setup_teardown(readers_decide_a_grid, open_context, close_context),
+        cmocka_unit_test_setup_teardown(dynamic_products, open_context, close_context),
         cmocka_unit_test_setup_teardown(impossible_layers_are_named, open_context, close_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
