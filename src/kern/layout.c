@@ -5,7 +5,8 @@
 void nw_layout_select(nw_isa ceiling, nw_layout *out) {
 #define NW_LAYOUT(isa, word)                                                                                 \
     if (NW_ISA_##isa <= ceiling && nw_isa_supported(NW_ISA_##isa))                                           \
-        *out = (nw_layout){nw_transpose_b8__##word, nw_transpose_b32__##word};
+        *out = (nw_layout){nw_transpose_b8__##word, nw_transpose_b32__##word, nw_shuffle_b8__##word,         \
+                           nw_shuffle_b32__##word};
 #include "kern/layout.def"
 #undef NW_LAYOUT
 }
@@ -26,3 +27,14 @@ void nw_layout_select(nw_isa ceiling, nw_layout *out) {
     }
 TRANSPOSE(nw_transpose_b8__scalar, uint8_t)
 TRANSPOSE(nw_transpose_b32__scalar, uint32_t)
+
+#define SHUFFLE(name, type)                                                                                  \
+    void name(size_t pixels, size_t groups, size_t n, const void *src, void *dst) {                          \
+        const type *from = src;                                                                              \
+        type *to = dst;                                                                                      \
+        for (size_t p = 0; p < pixels; p++, from += groups * n)                                              \
+            for (size_t i = 0; i < n; i++)                                                                   \
+                for (size_t g = 0; g < groups; g++) *to++ = from[g * n + i];                                 \
+    }
+SHUFFLE(nw_shuffle_b8__scalar, uint8_t)
+SHUFFLE(nw_shuffle_b32__scalar, uint32_t)

@@ -109,8 +109,21 @@ NW_INLINE size_t interleave_b32(const uint32_t *src, size_t ld_src, size_t cols,
     return c;
 }
 
+NW_INLINE void pair_b8(const uint8_t *a, const uint8_t *b, uint8_t *dst) {
+    const __m128i x = _mm_loadu_si128((const __m128i *)a), y = _mm_loadu_si128((const __m128i *)b);
+    _mm_storeu_si128((__m128i *)dst, _mm_unpacklo_epi8(x, y));
+    _mm_storeu_si128((__m128i *)(dst + 16), _mm_unpackhi_epi8(x, y));
+}
+NW_INLINE void pair_b32(const uint32_t *a, const uint32_t *b, uint32_t *dst) {
+    const __m128i x = _mm_loadu_si128((const __m128i *)a), y = _mm_loadu_si128((const __m128i *)b);
+    _mm_storeu_si128((__m128i *)dst, _mm_unpacklo_epi32(x, y));
+    _mm_storeu_si128((__m128i *)(dst + 4), _mm_unpackhi_epi32(x, y));
+}
+
 TRANSPOSE(nw_transpose_b8__avx2, uint8_t, block_16x16, 16, interleave_b8, nw_transpose_b8__scalar)
 TRANSPOSE(nw_transpose_b32__avx2, uint32_t, block_8x8, 8, interleave_b32, nw_transpose_b32__scalar)
+SHUFFLE(nw_shuffle_b8__avx2, uint8_t, pair_b8, 16, nw_transpose_b8__avx2)
+SHUFFLE(nw_shuffle_b32__avx2, uint32_t, pair_b32, 4, nw_transpose_b32__avx2)
 #else
 typedef int nw_no_kernels_here;
 #endif

@@ -1,4 +1,4 @@
-/* layout_blocks.h: a transpose made of square blocks in registers, for layout_<isa>.c only. Must not include
+/* layout_blocks.h: a transpose made of square blocks in registers, a shuffle of pairs, for layout_<isa>.c only. Must not include
  * anything but kern/. */
 #ifndef NW_KERN_LAYOUT_BLOCKS_H
 #define NW_KERN_LAYOUT_BLOCKS_H
@@ -28,6 +28,21 @@
                  ld_dst);                                                                                    \
         if (whole_cols < cols)                                                                               \
             edge(rows, cols - whole_cols, from + whole_cols, ld_src, to + whole_cols * ld_dst, ld_dst);      \
+    }
+
+/* pair(a, b, dst) interleaves `step` elements of two groups. A pixel's last ones may reach into the next pixel, which is
+ * read and written later: the last pixels, which have too little behind them, and other numbers of groups are transposed. */
+#define SHUFFLE(name, type, pair, step, transpose)                                                           \
+    void name(size_t pixels, size_t groups, size_t n, const void *src, void *dst) {                          \
+        const size_t beyond = (n + step - 1) / step * step - n, pixel = groups * n;                          \
+        const type *from = src;                                                                              \
+        type *to = dst;                                                                                      \
+        for (; n && pixels; pixels--, from += pixel, to += pixel) {                                          \
+            if (groups != 2 || (pixels - 1) * n < beyond)                                                    \
+                transpose(groups, n, from, n, to, groups);                                                   \
+            else                                                                                             \
+                for (size_t i = 0; i < n; i += step) pair(from + i, from + n + i, to + 2 * i);               \
+        }                                                                                                    \
     }
 
 #endif

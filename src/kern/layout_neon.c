@@ -66,8 +66,17 @@ static void block_4x4(const uint32_t *src, size_t ld_src, uint32_t *dst, size_t 
 INTERLEAVE(interleave_b8, uint8_t, 16, vld1q_u8, VEC_B8, STORE_B8)
 INTERLEAVE(interleave_b32, uint32_t, 4, vld1q_u32, VEC_B32, STORE_B32)
 
+static inline void pair_b8(const uint8_t *a, const uint8_t *b, uint8_t *dst) {
+    vst2q_u8(dst, ((uint8x16x2_t){{vld1q_u8(a), vld1q_u8(b)}}));
+}
+static inline void pair_b32(const uint32_t *a, const uint32_t *b, uint32_t *dst) {
+    vst2q_u32(dst, ((uint32x4x2_t){{vld1q_u32(a), vld1q_u32(b)}}));
+}
+
 TRANSPOSE(nw_transpose_b8__neon, uint8_t, block_16x16, 16, interleave_b8, nw_transpose_b8__scalar)
 TRANSPOSE(nw_transpose_b32__neon, uint32_t, block_4x4, 4, interleave_b32, nw_transpose_b32__scalar)
+SHUFFLE(nw_shuffle_b8__neon, uint8_t, pair_b8, 16, nw_transpose_b8__neon)
+SHUFFLE(nw_shuffle_b32__neon, uint32_t, pair_b32, 4, nw_transpose_b32__neon)
 #else
 typedef int nw_no_kernels_here;
 #endif

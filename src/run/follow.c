@@ -103,6 +103,7 @@ nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok) {
     if (nw_plan_on_grid(p, x) &&
         nw_grid_equal(&p->grid[x], &grid)) { /* a copy of codes that lie on this grid already */
         for (int f = 0; f < NW_FORM_COUNT; f++) p->buffer[y][f] = p->buffer[x][f];
+        p->strip[y] = p->strip[x];
         return NW_OK;
     }
     bool last = nw_plan_prefers_last(p, x);

@@ -157,7 +157,7 @@ bool nw_plan_has(const nw_planner *p, int v, nw_form form) {
 bool nw_plan_prefers_last(const nw_planner *p, int v) {
     const int *b = p->buffer[v];
     return b[NW_FORM_REAL] < 0 && b[NW_FORM_CODES] < 0 &&
-           (b[NW_FORM_REAL_LAST] >= 0 || b[NW_FORM_CODES_LAST] >= 0);
+           (b[NW_FORM_REAL_LAST] >= 0 || b[NW_FORM_CODES_LAST] >= 0 || p->strip[v].buffer >= 0);
 }
 
 /* ---- constants ------------------------------------------------------------------------------------------------- */
@@ -311,9 +311,61 @@ static nw_status add_dequantize(nw_planner *p, int v, nw_form from, int *buffer)
     return NW_PLAN_STEP(p, NULL, run_dequantize, "dequantize", &s, in, out);
 }
 
+/* A strip brought together. */
+typedef struct gather_state {
+    size_t pixels, row, offset, stride; /* bytes */
+} gather_state;
+
+typedef struct gather_job {
+    const gather_state *s;
+    const char *from;
+    char *to;
+} gather_job;
+
+static void gather_pixels(void *user, size_t begin, size_t end) {
+    const gather_job *j = user;
+    const gather_state *s = j->s;
+    for (size_t i = begin; i < end; i++) memcpy(j->to + i * s->row, j->from + i * s->stride, s->row);
+}
+
+static nw_status run_gather_strip(nw_exec *e, const nw_step *step) {
+    const gather_state *s = step->state;
+    gather_job job = {s, (const char *)nw_exec_data(e, step->in[0]) + s->offset,
+                      nw_exec_data(e, step->out[0])};
+    nw_exec_parallel(e, s->pixels, 1, (double)(s->pixels * s->row) / 10, gather_pixels, &job);
+    return NW_OK;
+}
+
+static bool only_a_strip(const nw_planner *p, int v) {
+    bool any = p->strip[v].buffer >= 0;
+    for (int f = 0; f < NW_FORM_COUNT; f++) any = any && p->buffer[v][f] < 0;
+    return any;
+}
+
+static nw_status gather_strip(nw_planner *p, int v) {
+    const nw_tensor *t = &p->desc[v];
+    const nw_strip *strip = &p->strip[v];
+    const bool codes = nw_plan_on_grid(p, v);
+    size_t row = (size_t)t->dims[1] * (codes ? 1 : sizeof(float));
+    gather_state s = {nw_tensor_count(t) / (size_t)t->dims[1], row, strip->offset, strip->stride};
+    int in[1] = {strip->buffer}, out[1];
+    NW_TRY(nw_plan_define(p, v, nw_form_of(codes, true), &out[0]));
+    return NW_PLAN_STEP(p, NULL, run_gather_strip, "gather channels", &s, in, out);
+}
+
+nw_status nw_plan_need_strip(nw_planner *p, int v, bool codes, nw_strip *strip) {
+    if (only_a_strip(p, v) && codes == nw_plan_on_grid(p, v)) {
+        *strip = p->strip[v];
+        return NW_OK;
+    }
+    *strip = (nw_strip){.stride = (size_t)p->desc[v].dims[1] * (codes ? 1 : sizeof(float))};
+    return nw_plan_need(p, v, nw_form_of(codes, true), &strip->buffer);
+}
+
 nw_status nw_plan_need(nw_planner *p, int v, nw_form form, int *buffer) {
     *buffer = -1;
     if (v < 0) return NW_OK;
+    if (only_a_strip(p, v)) NW_TRY(gather_strip(p, v));
     int *have = p->buffer[v];
     if (have[form] < 0 && p->graph->values[v].constant) {
         bool codes = form & NW_FORM_CODES_BIT;

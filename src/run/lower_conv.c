@@ -19,7 +19,8 @@ typedef struct conv_state {
     bool pointwise; /* rows at a fixed distance instead of a window */
     nw_window window;
     const void *pad;
-    bool measured; /* the image's scale and zero point are found while running */
+    bool measured;   /* the image's scale and zero point are found while running */
+    size_t x_offset; /* bytes: of its channels in the buffer */
     size_t pad_bytes, m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
     /* Float weights and biases that are no constants are inputs 1 and 2 of the step, and packed in every run. */
     bool dynamic;
@@ -123,8 +124,10 @@ static void take_measured(const nw_exec *e, const nw_step *step, conv_job *j, ui
 
 static nw_status run_conv(nw_exec *e, const nw_step *step) {
     const conv_state *s = step->state;
-    conv_job job = {
-        .s = s, .x = nw_exec_data(e, step->in[0]), .y = nw_exec_data(e, step->out[0]), .pad = s->pad};
+    conv_job job = {.s = s,
+                    .x = (const char *)nw_exec_data(e, step->in[0]) + s->x_offset,
+                    .y = nw_exec_data(e, step->out[0]),
+                    .pad = s->pad};
     job.packed = s->depthwise ? s->dw_f32_args.packed : s->f32_args.packed;
     job.bias = s->depthwise ? s->dw_f32_args.bias : s->f32_args.bias;
     uint8_t pad_byte = s->pad_byte;
@@ -173,9 +176,8 @@ static bool planar(const nw_conv_geometry *g) {
     return g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1;
 }
 
-static void set_window(conv_state *s, const conv *c) {
+static void set_window(conv_state *s, const conv *c, size_t pixel) {
     const nw_conv_geometry *g = &c->g;
-    size_t pixel = (size_t)g->in_channels * c->size;
     s->window = (nw_window){.in_h = (size_t)g->in[1],
                             .in_w = (size_t)g->in[2],
                             .out_h = (size_t)g->out[1],
@@ -422,9 +424,16 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
              (c.depthwise ? (c.integer ? 70 : 20)
               : c.integer ? 200
                           : 50);
-    set_window(&s, &c);
+    const bool padded = !c.depthwise && wants_padded_copy(&c);
+    nw_strip from = {.stride = (size_t)c.g.in_channels * c.size};
+    if (padded || c.depthwise) /* these want their pixels one behind the other */
+        NW_TRY(nw_plan_need(p, x, nw_form_of(c.integer, true), &from.buffer));
+    else
+        NW_TRY(nw_plan_need_strip(p, x, c.integer, &from));
+    s.x_offset = from.offset;
+    set_window(&s, &c, from.stride);
     size_t plain_k = c.k;
-    if (!c.depthwise && wants_padded_copy(&c)) set_padded(&s, &c);
+    if (padded) set_padded(&s, &c);
     if (c.depthwise)
         s.depthwise = nw_dwconv_select(p->options->isa);
     else if (c.integer)
@@ -451,8 +460,7 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     memset(pad, s.pad_byte, s.pad_bytes);
     s.pad = pad;
 
-    int in[3] = {-1, -1, -1}, out[3] = {-1, -1, -1};
-    NW_TRY(nw_plan_need(p, x, nw_form_of(c.integer, true), &in[0]));
+    int in[3] = {from.buffer, -1, -1}, out[3] = {-1, -1, -1};
     if (s.dynamic) NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL, &in[1]));
     if (s.dynamic && c.dynamic_bias) NW_TRY(nw_plan_need(p, node->in[2], NW_FORM_REAL, &in[2]));
     if (c.measured) memcpy(&in[1], p->row_grid[x], sizeof p->row_grid[x]);

@@ -47,7 +47,8 @@ typedef struct concat_state {
     nw_lookup_u8_fn *lookup;
     size_t outer, out_row; /* bytes of a row of the result */
     int count;
-    const size_t *row;     /* [count] bytes of a row of each input */
+    const size_t *row;     /* [count] bytes of a row of each input, */
+    const nw_strip *from;  /* and where it lies in its buffer */
     const uint8_t *tables; /* [count][256] or NULL: plain copies */
     const uint8_t *copies; /* [count] 1: this input is on the result's grid already */
 } concat_state;
@@ -64,13 +65,13 @@ static void concat_range(void *user, size_t begin, size_t end) {
     char *y = nw_exec_data(j->e, j->step->out[0]);
     size_t at = 0;
     for (int i = 0; i < s->count; at += s->row[i++]) {
-        const char *x = nw_exec_data(j->e, j->step->in[i]);
-        size_t row = s->row[i];
+        const char *x = (const char *)nw_exec_data(j->e, j->step->in[i]) + s->from[i].offset;
+        size_t row = s->row[i], stride = s->from[i].stride;
         for (size_t o = begin; o < end; o++) {
             if (!s->tables || s->copies[i])
-                memcpy(y + o * s->out_row + at, x + o * row, row);
+                memcpy(y + o * s->out_row + at, x + o * stride, row);
             else
-                s->lookup(row, (const uint8_t *)x + o * row, s->tables + (size_t)i * 256,
+                s->lookup(row, (const uint8_t *)x + o * stride, s->tables + (size_t)i * 256,
                           (uint8_t *)y + o * s->out_row + at);
         }
     }
@@ -134,8 +135,9 @@ static nw_status lower_concat(nw_planner *p, nw_node *node, bool *ok) {
     if (!codes) follow = (nw_follow){.value = y};
     concat_state s = {.lookup = p->ew.lookup_u8, .count = node->in_count};
     size_t *row = nw_arena_array(&p->plan->arena, (size_t)node->in_count, sizeof *row);
+    nw_strip *from = nw_arena_array(&p->plan->arena, (size_t)node->in_count, sizeof *from);
     int *in = nw_arena_array(&p->scratch, (size_t)node->in_count, sizeof *in), out[1];
-    if (!row || !in) return NW_E_MEMORY;
+    if (!row || !from || !in) return NW_E_MEMORY;
     int physical = last ? (axis == 0 ? 0 : axis == 1 ? rank - 1 : (int)axis - 1) : (int)axis;
     size_t size = codes ? 1 : 4;
     for (int i = 0; i < node->in_count; i++) {
@@ -148,9 +150,15 @@ static nw_status lower_concat(nw_planner *p, nw_node *node, bool *ok) {
         row[i] = nw_dims_product(dims, physical, rank) * size;
         s.out_row += row[i];
         s.outer = nw_dims_product(dims, 0, physical);
-        NW_TRY(nw_plan_need(p, node->in[i], nw_form_of(codes, last), &in[i]));
+        from[i] = (nw_strip){.stride = row[i]};
+        if (last && axis == 1)
+            NW_TRY(nw_plan_need_strip(p, node->in[i], codes, &from[i]));
+        else
+            NW_TRY(nw_plan_need(p, node->in[i], nw_form_of(codes, last), &from[i].buffer));
+        in[i] = from[i].buffer;
     }
     s.row = row;
+    s.from = from;
     if (codes) NW_TRY(regrid(p, node, &follow, &s));
     nw_plan_fuse(p, &follow);
     if (codes) p->grid[follow.value] = follow.grid;

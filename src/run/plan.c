@@ -114,9 +114,10 @@ static nw_status add_taps(nw_planner *p, const int *values, int count) {
 
 static nw_status lower_node(nw_planner *p, nw_node *node) {
     static nw_status (*const families[])(nw_planner *, nw_node *, bool *) = {
-        nw_lower_fakequant,   nw_lower_dynamic, nw_lower_conv, nw_lower_conv_transpose, nw_lower_conv_weight,
-        nw_lower_matmul,      nw_lower_norm,    nw_lower_pool, nw_lower_gather,         nw_lower_move,
-        nw_lower_elementwise, nw_lower_rows,    nw_lower_rnn,  nw_lower_attention};
+        nw_lower_fakequant,   nw_lower_dynamic,  nw_lower_conv,     nw_lower_conv_transpose,
+        nw_lower_conv_weight, nw_lower_matmul,   nw_lower_norm,     nw_lower_pool,
+        nw_lower_gather,      nw_lower_channels, nw_lower_move,     nw_lower_elementwise,
+        nw_lower_rows,        nw_lower_rnn,      nw_lower_attention};
     bool ok = false;
     for (int i = 0; i < node->in_count; i++)
         if (node->in[i] >= 0 && p->desc[node->in[i]].format == NW_NONE) return nw_lower_eval(p, node);
@@ -169,16 +170,18 @@ static nw_status init_planner(nw_planner *p, nw_plan *plan, const nw_binding *bi
     p->done = nw_calloc(p->ctx, (size_t)p->graph->node_count + 1, 1);
     p->buffer = nw_calloc(p->ctx, values, sizeof *p->buffer);
     p->grid = nw_calloc(p->ctx, values, sizeof *p->grid);
+    p->strip = nw_calloc(p->ctx, values, sizeof *p->strip);
     p->row_grid = nw_calloc(p->ctx, values, sizeof *p->row_grid);
     p->one_row_grid = nw_calloc(p->ctx, values, sizeof *p->one_row_grid);
     p->statistics = nw_calloc(p->ctx, values, sizeof *p->statistics);
     p->normal = nw_calloc(p->ctx, values, sizeof *p->normal);
-    if (!p->done || !p->buffer || !p->grid || !p->row_grid || !p->one_row_grid || !p->statistics ||
-        !p->normal)
+    if (!p->done || !p->buffer || !p->grid || !p->strip || !p->row_grid || !p->one_row_grid ||
+        !p->statistics || !p->normal)
         return NW_E_MEMORY;
     memset(p->statistics, 0xff, values * sizeof *p->statistics);
     memset(p->normal, 0xff, values * sizeof *p->normal);
     memset(p->row_grid, 0xff, values * sizeof *p->row_grid);
+    memset(p->strip, 0xff, values * sizeof *p->strip);
     memset(p->buffer, 0xff, values * sizeof *p->buffer);
     for (int v = 0; v < p->graph->value_count; v++) { /* packed 8-bit constants lie on a grid */
         const nw_tensor *t = &p->desc[v];
@@ -196,6 +199,7 @@ static void free_planner(nw_planner *p) { /* one of zeros is fine */
     nw_free(p->ctx, p->done);
     nw_free(p->ctx, p->buffer);
     nw_free(p->ctx, p->grid);
+    nw_free(p->ctx, p->strip);
     nw_free(p->ctx, p->row_grid);
     nw_free(p->ctx, p->one_row_grid);
     nw_free(p->ctx, p->statistics);

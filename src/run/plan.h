@@ -103,6 +103,12 @@ struct nw_exec {
     void *tap_user;
 };
 
+/* Some channels of every pixel of a channels-last buffer: where a value lies that has no buffer of its own (yet). */
+typedef struct nw_strip {
+    int buffer;            /* −1: nowhere */
+    size_t offset, stride; /* bytes: of the first pixel's, from pixel to pixel */
+} nw_strip;
+
 typedef struct nw_planner {
     nw_context *ctx;
     nw_plan *plan;
@@ -114,6 +120,7 @@ typedef struct nw_planner {
     uint8_t *done;                /* per node: lowered, alone or fused into an earlier one */
     int (*buffer)[NW_FORM_COUNT]; /* per value; −1: not there (yet) */
     nw_grid *grid;                /* per value */
+    nw_strip *strip;              /* per value: codes if it lies on a grid, else real numbers */
     int (*row_grid)
         [2]; /* per value whose codes have a scale and zero point per row, found while running: their
                                      buffers (f32, s32); −1: none */
@@ -146,6 +153,9 @@ void nw_plan_free(nw_plan *plan);
 
 /* Buffer of value v in a form; inserts the conversions it takes. */
 nw_status nw_plan_need(nw_planner *p, int v, nw_form form, int *buffer);
+/* Where v lies channels-last, as codes or as real numbers: its strip, for those who can read one, or a buffer of it alone,
+ * made as nw_plan_need does. */
+nw_status nw_plan_need_strip(nw_planner *p, int v, bool codes, nw_strip *strip);
 /* A new buffer that holds value v in this form. */
 nw_status nw_plan_define(nw_planner *p, int v, nw_form form, int *buffer);
 /* The same, over the bytes of x, which the next step reads from buffer `from`, if nothing else will read them: for steps that
@@ -236,8 +246,9 @@ nw_status nw_lower_conv_weight(nw_planner *p, nw_node *node,
 nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok); /* lower_matmul.c */
 nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok);   /* lower_pool.c */
 nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower_elementwise.c */
-nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);        /* lower_move.c */
-nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok);   /* follow.c */
+nw_status nw_lower_channels(nw_planner *p, nw_node *node, bool *ok);  /* lower_channels.c: shuffles, slices */
+nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);      /* lower_move.c */
+nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok); /* follow.c */
 nw_status nw_lower_norm(nw_planner *p, nw_node *node,
                         bool *ok); /* lower_norm.c: of batches, and its gradient */
 nw_status nw_lower_rows(nw_planner *p, nw_node *node,
