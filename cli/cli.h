@@ -63,7 +63,7 @@ typedef struct settings {
     size_t classes, seed, epochs, warmup_steps, log_every, checkpoint_every, test_samples;
     double rate, weight_decay, label_smoothing, clip, temperature, distill_weight;
     int resume;
-    const char *calibrate, *match;
+    const char *calibrate, *match, *scale_rate, *qat_stages;
     double match_weight;
     size_t freeze_scales, prune_epochs;
     /* help */

@@ -68,6 +68,8 @@ static const option options_quantization[] = {
     {"calibrate", 0, OPTION_FILE, "PATH", FIELD(calibrate),
      "samples that activations are measured on before training (default: the first 200 to train on)", NULL,
      0},
+    {"scale-lr", 0, OPTION_TEXT, "X", FIELD(scale_rate),
+     "times the learning rate is that of scales (1); 0: they stay as measured", NULL, 0},
     {"freeze-scales", 0, OPTION_COUNT, "N", FIELD(freeze_scales), "scales stay in the last N epochs (0)",
      NULL, 0},
     {0},
@@ -115,13 +117,24 @@ static void show(void *user, const nw_training_progress *p) {
     }
 }
 
-static int options_of(const settings *s, nw_training_options *o) {
+/* A number of at least 0 and below `most`; to the library 0 is the default, and what is below 0 stands for it. */
+static bool read_rate(const char *text, double most, double *x) {
     char *end;
-    double momentum = s->train_momentum ? strtod(s->train_momentum, &end) : 0;
-    if (s->train_momentum && (end == s->train_momentum || *end || !(momentum >= 0 && momentum < 1)))
+    *x = 0;
+    if (!text) return true;
+    *x = strtod(text, &end);
+    if (end == text || *end || !(*x >= 0 && *x < most)) return false;
+    if (*x == 0) *x = -1;
+    return true;
+}
+
+static int options_of(const settings *s, nw_training_options *o) {
+    double momentum, scale_rate;
+    if (!read_rate(s->train_momentum, 1, &momentum))
         return say_usage(&command_train, "--momentum takes a number from 0 to below 1, not \"%s\"",
                          s->train_momentum);
-    if (s->train_momentum && momentum == 0) momentum = -1; /* to the library 0 is the default */
+    if (!read_rate(s->scale_rate, INFINITY, &scale_rate))
+        return say_usage(&command_train, "--scale-lr takes a number from 0, not \"%s\"", s->scale_rate);
     *o = (nw_training_options){
         .epochs = s->epochs,
         .batch = s->batch,
@@ -139,6 +152,7 @@ static int options_of(const settings *s, nw_training_options *o) {
         .distill_weight = s->distill_weight,
         .match = s->match,
         .match_weight = s->match_weight,
+        .scale_rate = scale_rate,
         .freeze_scales = s->freeze_scales,
         .prune = s->prune,
         .prune_epochs = s->prune_epochs,
@@ -189,7 +203,8 @@ static int train(nw_env *env, const settings *s) {
                                           .exclude_count = s->exclude.count};
     if (!s->data) return say_usage(&command_train, "--data PATH says what to learn from");
     if (!s->output) return say_usage(&command_train, "-o OUT says where to write the trained model");
-    if (!s->recipe && (s->weights || s->activations || s->exclude.count || s->calibrate || s->freeze_scales))
+    if (!s->recipe && (s->weights || s->activations || s->exclude.count || s->calibrate || s->freeze_scales ||
+                       s->scale_rate))
         return say_usage(&command_train, "--qat RECIPE says that the model is to be quantized");
     if (s->prune_epochs && !s->prune)
         return say_usage(&command_train, "--prune WHAT says what is to become zero");

@@ -85,6 +85,7 @@ static nw_status check_numbers(training *t) {
     NW_TRY(check_range(t, "the weight of the teacher", o->distill_weight, 1, false));
     if (!(o->momentum < 1))
         return nw_fail(&t->env->ctx, NW_E_ARGUMENT, "momentum is %g, but must be below 1", o->momentum);
+    NW_TRY(check_range(t, "the learning rate of scales", fmax(o->scale_rate, 0), INFINITY, true));
     NW_TRY(check_range(t, "the weight of matched layers", o->match_weight, INFINITY, true));
     if (o->quantize && o->freeze_scales > t->epochs)
         return nw_fail(&t->env->ctx, NW_E_ARGUMENT, "scales are frozen for %zu epochs of %zu",
@@ -144,6 +145,7 @@ static nw_status choose_options(training *t) {
     NW_TRY(choose_pruning(t));
     nw_trainer_options *p = &t->options;
     p->learn_scales = o->quantize != NULL;
+    p->scale_rate = o->scale_rate == 0 ? 1 : fmax(o->scale_rate, 0);
     p->scale_steps = (int64_t)((t->epochs - o->freeze_scales) * t->batches) * (o->freeze_scales > 0);
     p->match_weight = (float)(o->match_weight > 0 ? o->match_weight : 1);
     p->batch = (int64_t)t->batch;
@@ -286,6 +288,7 @@ static uint64_t identity_of(const training *t) {
                         (double)p->temperature,
                         (double)p->match_weight,
                         p->prune.sparsity,
+                        p->scale_rate,
                         t->augmentation.noise};
     size_t count;
     const nw_checkpoint_array *arrays = nw_trainer_arrays(t->trainer, &count);

@@ -50,6 +50,17 @@ static bool is_input(const nw_graph *g, int v) {
     return false;
 }
 
+/* The last layer that computes with constant weights. */
+static const nw_node *last_weighted(const nw_graph *g) {
+    for (int n = g->node_count - 1; n >= 0; n--) {
+        const nw_node *node = &g->nodes[n];
+        nw_roles roles = nw_node_roles(node);
+        for (int i = 0; i < node->in_count && roles.compute && !node->dead; i++)
+            if (nw_roles_of(&roles, i) == NW_ROLE_WEIGHT && nw_graph_constant(g, node->in[i])) return node;
+    }
+    return NULL;
+}
+
 /* Whether a node is of the class that `name`, without its @, stands for. */
 static bool in_class(const char *name, const nw_graph *g, const nw_node *node) {
     nw_roles roles = nw_node_roles(node);
@@ -62,6 +73,7 @@ static bool in_class(const char *name, const nw_graph *g, const nw_node *node) {
         computed |= nw_graph_constant(g, node->in[i]) == NULL;
     }
     if (strcmp(name, "first") == 0) return constant && first;
+    if (strcmp(name, "last") == 0) return node == last_weighted(g);
     if (strcmp(name, "products") == 0) return roles.compute && computed;
     if (strcmp(name, "elementwise") == 0) return roles.compute && !computed && !constant;
     if (strcmp(name, "embeddings") == 0) return constant && roles.same_grid;

@@ -59,7 +59,8 @@ nw_status nw_quant_choice_check(nw_context *ctx, const nw_quant_choice *choice);
 nw_status nw_quant_choice_check_product(nw_context *ctx, const nw_quant_choice *choice);
 
 /* `pattern` as in nw_node_matches, or a class of layers:
- * "@products" (of two activations), "@embeddings" (tables read by Gather), "@recurrent", "@elementwise" (no weights), "@first" (weights, and an input of the model beside them). */
+ * "@products" (of two activations), "@embeddings" (tables read by Gather), "@recurrent", "@elementwise" (no weights),
+ * "@first" (weights, and an input of the model beside them), "@last" (of those that compute with weights, the last). */
 bool nw_quant_matches(const char *pattern, const nw_graph *graph, const nw_node *node);
 /* The pattern that makes a rule apply, or ""; NULL: it does not. */
 const char *nw_quant_rule_applies(const nw_quant_rule *rule, const nw_graph *graph, const nw_node *node);

@@ -1,27 +1,28 @@
 /* master.c: packed constants → float constants behind FakeQuant, and back. */
 #include "train/master.h"
 
+#include "num/choose.h"
 #include "op/quantize.h"
 
 #include <string.h>
 
-/* Node n: value v ← FakeQuant(master) on the grid p. */
-static nw_status add_fakequant(nw_graph *g, int master, const nw_qparam *p, int v) {
+/* m->value ← FakeQuant(master) on the grid p. Scales become f32, so that they can be learned. */
+static nw_status add_fakequant(nw_graph *g, const nw_qparam *p, nw_arena *scratch, nw_master *m) {
     bool one = p->grain == NW_GRAIN_TENSOR;
-    nw_tensor scale = {.format = nw_qparam_scale_format(p),
-                       .rank = one ? 0 : 1,
-                       .dims = {(int64_t)p->groups},
-                       .data = (void *)(uintptr_t)p->scales};
-    nw_tensor zero = scale;
+    nw_tensor scale = {.format = NW_F32, .rank = one ? 0 : 1, .dims = {(int64_t)p->groups}}, zero = scale;
     zero.format = NW_S32;
     zero.data = (void *)(uintptr_t)p->zeros;
-    int in[3] = {master, NW_ABSENT, NW_ABSENT};
-    NW_TRY(nw_graph_add_constant_copy(g, "train/scale", &scale, &in[1]));
+    NW_TRY(nw_tensor_alloc(scratch, &scale));
+    for (size_t i = 0; i < p->groups; i++) ((float *)scale.data)[i] = nw_qparam_scale(p, i);
+    int in[3] = {m->master, NW_ABSENT, NW_ABSENT};
+    NW_TRY(nw_graph_add_constant_copy(g, "train/scale", &scale, &m->scale));
+    in[1] = m->scale;
     if (p->zeros) NW_TRY(nw_graph_add_constant_copy(g, "train/zero", &zero, &in[2]));
     nw_node *node;
-    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", g->values[v].name, p->zeros ? 3 : 2, in, 1, &v,
-                             &node));
+    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", g->values[m->value].name, p->zeros ? 3 : 2, in, 1,
+                             &m->value, &node));
     node->op = &nw_op_narrow_FakeQuant;
+    m->scale_format = nw_qparam_scale_format(p);
     return nw_fakequant_write(g, node, p);
 }
 
@@ -54,22 +55,21 @@ static nw_status numbers_of(making *m, int v, nw_tensor *out) {
 
 static nw_status make(making *m, int v) {
     nw_graph *g = m->g;
-    const nw_qparam *p = g->values[v].constant->tensor.qparam;
     bool bias = g->values[v].constant->tensor.format == NW_S32;
-    nw_master master = {.value = v, .master = v};
+    nw_qparam *p = nw_arena_alloc(m->arena, sizeof *p); /* the constant goes */
+    nw_master master = {.value = v, .master = v, .scale = NW_ABSENT};
     nw_tensor real;
+    if (!p) return NW_E_MEMORY;
+    NW_TRY(nw_qparam_copy(m->arena, g->values[v].constant->tensor.qparam, p));
     NW_TRY(numbers_of(m, v, &real));
     if (bias) {
-        nw_qparam *copy = nw_arena_alloc(m->arena, sizeof *copy);
-        if (!copy) return NW_E_MEMORY;
-        NW_TRY(nw_qparam_copy(m->arena, p, copy));
-        master.qparam = copy;
+        master.qparam = p;
         NW_TRY(nw_graph_set_constant_copy(g, v, &real));
         if (m->free_biases) return NW_OK;
     } else {
         NW_TRY(nw_graph_add_constant_copy(g, g->values[v].name, &real, &master.master));
         drop_constant(g, v);
-        NW_TRY(add_fakequant(g, master.master, p, v));
+        NW_TRY(add_fakequant(g, p, &m->scratch, &master));
     }
     NW_TRY(nw_arena_grow(m->arena, (void **)&m->out->at, &m->capacity, m->out->count, sizeof *m->out->at));
     m->out->at[m->out->count++] = master;
@@ -99,15 +99,26 @@ static const nw_node *maker_of(const nw_graph *g, int v) {
     return NULL;
 }
 
+/* The grid of a master now, with scales as they are stored. */
+static nw_status grid_now(const nw_graph *g, const nw_master *m, nw_arena *scratch, nw_qparam *p) {
+    bool dynamic;
+    NW_TRY(nw_fakequant_qparam(g, maker_of(g, m->value), scratch, p, &dynamic));
+    float *scales = nw_arena_array(scratch, p->groups, sizeof *scales);
+    if (!scales) return NW_E_MEMORY;
+    for (size_t i = 0; i < p->groups; i++)
+        scales[i] = nw_round_scale(m->scale_format, nw_qparam_scale(p, i), false);
+    p->scale_format = m->scale_format;
+    return nw_qparam_set_scales(scratch, p, scales);
+}
+
 static nw_status pack(nw_graph *g, const nw_master *m, nw_arena *scratch) {
     const nw_tensor *real = &g->values[m->master].constant->tensor;
     nw_tensor packed = *real;
     nw_qparam now;
-    bool dynamic;
     if (m->qparam)
         now = *m->qparam;
     else
-        NW_TRY(nw_fakequant_qparam(g, maker_of(g, m->value), scratch, &now, &dynamic));
+        NW_TRY(grid_now(g, m, scratch, &now));
     packed.format = now.format;
     packed.qparam = &now;
     NW_TRY(nw_tensor_alloc(scratch, &packed));

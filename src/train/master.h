@@ -11,6 +11,8 @@ typedef struct nw_master {
     int value;  /* what was packed; biases (s32) are masters themselves: they need no FakeQuant */
     int master; /* the float constant */
     const nw_qparam *qparam; /* of a bias, in the arena that was given; NULL: its FakeQuant has it */
+    int scale;               /* the constant, f32, of its FakeQuant's scales; NW_ABSENT: of a bias */
+    nw_format scale_format;  /* that scales are stored in when it is packed */
 } nw_master;
 
 typedef struct nw_masters {

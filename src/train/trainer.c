@@ -4,6 +4,7 @@
  * keeps the form of inference; the joined graph, which only the session keeps, has the parameters as inputs. */
 #include "train/trainer.h"
 
+#include "num/choose.h"
 #include "run/bind.h"
 #include "train/backward.h"
 #include "train/loss.h"
@@ -43,6 +44,10 @@ struct nw_trainer {
     size_t pruned_count;
     nw_checkpoint_array *arrays;
     size_t array_count;
+    nw_checkpoint_array *reals; /* parameters but scales, then states */
+    size_t *real_at;            /* [learned_count] places of the former among the parameters */
+    size_t real_count, learned_count;
+    nw_format *stored; /* [parameters] what scales are stored as, which steps see them rounded to; 0: f32 */
 };
 
 /* ---- which output ---------------------------------------------------------------------------------------- */
@@ -251,6 +256,47 @@ static nw_status make_feeds(nw_trainer *t, const joining *j) {
     return NW_OK;
 }
 
+/* Scales that are stored in fewer bits than f32 are fed as they will be stored. */
+static nw_status feed_stored_scales(nw_trainer *t) {
+    const nw_train_values *v = &t->values;
+    if (!(t->stored = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->stored))) return NW_E_MEMORY;
+    for (size_t i = 0; i < v->parameter_count; i++)
+        for (size_t m = 0; m < t->masters.count; m++) {
+            const nw_master *master = &t->masters.at[m];
+            if (master->scale != v->parameters[i].value || master->scale_format == NW_F32) continue;
+            t->stored[i] = master->scale_format;
+            NW_TRY(nw_tensor_alloc(&t->arena, &t->feeds[i].tensor));
+        }
+    return NW_OK;
+}
+
+/* The name of parameter i in the graph that was given: that of what was packed. */
+static const char *given_name(const nw_trainer *t, size_t i) {
+    for (size_t m = 0; m < t->masters.count; m++)
+        if (t->masters.at[m].master == t->values.parameters[i].value)
+            return t->model->values[t->masters.at[m].value].name;
+    return t->values.parameters[i].name;
+}
+
+static nw_status make_reals(nw_trainer *t) {
+    const nw_train_values *v = &t->values;
+    t->reals = nw_arena_array(&t->arena, v->parameter_count + v->state_count, sizeof *t->reals);
+    t->real_at = nw_arena_array(&t->arena, v->parameter_count, sizeof *t->real_at);
+    if (!t->reals || !t->real_at) return NW_E_MEMORY;
+    for (size_t i = 0; i < v->parameter_count; i++) {
+        const nw_tensor *p = &v->parameters[i].tensor;
+        if (v->parameters[i].kind == NW_PARAMETER_SCALE) continue;
+        t->real_at[t->real_count] = i;
+        t->reals[t->real_count++] = (nw_checkpoint_array){given_name(t, i), p->data, nw_tensor_count(p)};
+    }
+    t->learned_count = t->real_count;
+    for (size_t i = 0; i < v->state_count; i++) {
+        const nw_tensor *s = &v->states[i].tensor;
+        t->reals[t->real_count++] = (nw_checkpoint_array){v->states[i].name, s->data, nw_tensor_count(s)};
+    }
+    return NW_OK;
+}
+
 static nw_status make_slots(nw_trainer *t) {
     const nw_train_values *v = &t->values;
     size_t slots = nw_optimizer_slots(&t->options.optimizer), n = 0, scales = 0;
@@ -313,7 +359,9 @@ nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_traine
     if (status == NW_OK) status = nw_graph_resolve(j.g);
     if (status == NW_OK) status = join(&j);
     if (status == NW_OK) status = make_feeds(t, &j);
+    if (status == NW_OK) status = feed_stored_scales(t);
     if (status == NW_OK) status = make_slots(t);
+    if (status == NW_OK) status = make_reals(t);
     if (status == NW_OK) status = find_pruned(t);
     nw_graph_free(j.g);
     if (status != NW_OK)
@@ -354,6 +402,23 @@ const nw_checkpoint_array *nw_trainer_arrays(const nw_trainer *t, size_t *count)
     return t->arrays;
 }
 
+const nw_checkpoint_array *nw_trainer_reals(const nw_trainer *t, size_t *count) {
+    *count = t->real_count;
+    return t->reals;
+}
+
+void nw_trainer_inherit(nw_trainer *t, const nw_trainer *before) {
+    const size_t slots = nw_optimizer_slots(&t->options.optimizer);
+    for (size_t i = 0; i < t->learned_count; i++)
+        for (size_t k = 0; k < before->learned_count; k++) {
+            const nw_checkpoint_array *a = &t->reals[i], *b = &before->reals[k];
+            if (a->count == b->count && strcmp(a->name, b->name) == 0 && slots)
+                memcpy(t->slots[t->real_at[i]], before->slots[before->real_at[k]],
+                       slots * a->count * sizeof(float));
+        }
+    t->steps = before->steps;
+}
+
 /* ---- a step ------------------------------------------------------------------------------------------------ */
 
 static nw_status set_feeds(nw_trainer *t, size_t count, const nw_feed *feeds, const int64_t *labels,
@@ -362,6 +427,12 @@ static nw_status set_feeds(nw_trainer *t, size_t count, const nw_feed *feeds, co
         return nw_fail(t->ctx, NW_E_ARGUMENT, "the model takes %zu inputs, %zu were given", t->input_count,
                        count);
     for (size_t i = 0; i < count; i++) t->feeds[t->fixed_count + i] = feeds[i];
+    for (size_t i = 0; i < t->values.parameter_count; i++) {
+        const nw_tensor *scale = &t->values.parameters[i].tensor;
+        float *fed = t->feeds[i].tensor.data;
+        for (size_t k = 0; t->stored[i] && k < nw_tensor_count(scale); k++)
+            fed[k] = nw_round_scale(t->stored[i], ((const float *)scale->data)[k], false);
+    }
     for (int64_t i = 0; t->labels && i < t->options.batch; i++)
         if (labels[i] < 0 || labels[i] >= t->classes)
             return nw_fail(t->ctx, NW_E_DATA,
@@ -381,6 +452,7 @@ static void move_scales(nw_trainer *t, double rate, size_t i, float *g) {
     size_t count = nw_tensor_count(p);
     float *s = p->data;
     if (t->options.scale_steps && t->steps > t->options.scale_steps) return;
+    rate *= t->options.scale_rate;
     for (size_t k = 0; k < count; k++) {
         g[k] /= s[k];
         t->change[k] = 0;

@@ -26,10 +26,9 @@ typedef struct nw_trainer_options {
     float match_weight; /* of the mean of their relative squared errors */
 
     /* Quantization-aware training of a graph that was quantized already: */
-    const nw_graph
-        *real; /* the float graph that it was made from: packed weights start with its numbers; or NULL */
-    bool
-        learn_scales; /* of weights and activations; biases become float then: their scales follow from others */
+    const nw_graph *real; /* that it was made from: packed weights start with its numbers; or NULL */
+    bool learn_scales;    /* of weights and activations; biases become float then: their scales follow */
+    double scale_rate;    /* times the learning rate is that of scales; 0: they stay */
     int64_t scale_steps; /* scales move in so many steps only; 0: in all */
 
     bool hold_zeros;        /* what is zero in layers' weights stays so, */
@@ -62,6 +61,11 @@ nw_status nw_trainer_step(nw_trainer *trainer, size_t feed_count, const nw_feed 
 
 /* The graph that was given with what was learned so far: the caller's. */
 nw_status nw_trainer_graph(const nw_trainer *trainer, nw_graph **out);
+
+/* What was learned but scales, as floats, by the names that the constants have in the graph that was given. */
+const nw_checkpoint_array *nw_trainer_reals(const nw_trainer *trainer, size_t *count);
+/* Goes on behind another training with the same optimizer, which remembers what it did of parameters of the same names. */
+void nw_trainer_inherit(nw_trainer *trainer, const nw_trainer *before);
 
 /* All that steps change but their number: parameters, running statistics, what the optimizer remembers. */
 const nw_checkpoint_array *nw_trainer_arrays(const nw_trainer *trainer, size_t *count);

@@ -109,6 +109,7 @@ static void test_qat(void **state) {
         double before = loss_of(g);
         o.real = real;
         o.learn_scales = true;
+        o.scale_rate = 1;
         o.scale_steps = 60;
         assert_ok(&ctx, nw_trainer_new(&ctx, g, &o, &t));
         learn(t, 80);
@@ -148,6 +149,7 @@ static void test_masters_of_real(void **state) {
     size_t count, compared = 0, scales = 0;
     o.real = real;
     o.learn_scales = true;
+    o.scale_rate = 1;
     o.scale_steps = 3;
     assert_ok(&ctx, nw_trainer_new(&ctx, g, &o, &t));
     const nw_checkpoint_array *a = nw_trainer_arrays(t, &count);
