@@ -68,6 +68,8 @@ static const option options_quantization[] = {
     {"calibrate", 0, OPTION_FILE, "PATH", FIELD(calibrate),
      "samples that activations are measured on before training (default: the first 200 to train on)", NULL,
      0},
+    {"qat-stages", 0, OPTION_TEXT, "LIST", FIELD(qat_stages),
+     "more bits in the first epochs, such as float:2,8:3; stages without a number share the epochs", NULL, 0},
     {"scale-lr", 0, OPTION_TEXT, "X", FIELD(scale_rate),
      "times the learning rate is that of scales (1); 0: they stay as measured", NULL, 0},
     {"freeze-scales", 0, OPTION_COUNT, "N", FIELD(freeze_scales), "scales stay in the last N epochs (0)",
@@ -152,6 +154,7 @@ static int options_of(const settings *s, nw_training_options *o) {
         .distill_weight = s->distill_weight,
         .match = s->match,
         .match_weight = s->match_weight,
+        .qat_stages = s->qat_stages,
         .scale_rate = scale_rate,
         .freeze_scales = s->freeze_scales,
         .prune = s->prune,
@@ -204,7 +207,7 @@ static int train(nw_env *env, const settings *s) {
     if (!s->data) return say_usage(&command_train, "--data PATH says what to learn from");
     if (!s->output) return say_usage(&command_train, "-o OUT says where to write the trained model");
     if (!s->recipe && (s->weights || s->activations || s->exclude.count || s->calibrate || s->freeze_scales ||
-                       s->scale_rate))
+                       s->scale_rate || s->qat_stages))
         return say_usage(&command_train, "--qat RECIPE says that the model is to be quantized");
     if (s->prune_epochs && !s->prune)
         return say_usage(&command_train, "--prune WHAT says what is to become zero");

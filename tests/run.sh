@@ -199,6 +199,7 @@ suite golden golden
 suite roundtrip with_python roundtrip tests/interop/roundtrip.py build/conformance-data
 suite cli tests/cli/run.sh
 suite train tests/cli/train.sh
+suite qat tests/cli/qat.sh
 suite install tests/cli/install.sh
 suite accuracy python3 tests/accuracy/accuracy.py $($long && echo --all)
 suite formats with_python formats tests/interop/formats.py

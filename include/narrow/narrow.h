@@ -298,7 +298,8 @@ typedef struct nw_training_options {
     const nw_quantize_options *quantize; /* quantization-aware training: the model is quantized so first, and trained as
                                             it will run; scales are learned. NULL: trained as it is */
     nw_data *calibration;  /* what that measures activations on: a hundred samples, not shuffled */
-    double scale_rate;     /* times the learning rate is that of scales; 0: 1; below 0: scales stay */
+    const char *qat_stages; /* more bits in the first epochs: "float:2,8:3"; NULL: none (docs/training.md) */
+    double scale_rate;      /* times the learning rate is that of scales; 0: 1; below 0: scales stay */
     size_t freeze_scales;  /* in the last so many epochs scales stay */
     const char *prune;     /* weights become zero while training: a share ("0.8") or a pattern ("2:4"); "zeros": those
                               that are zero stay so; NULL: none */

@@ -75,10 +75,12 @@ nw_status nw_model_written(const nw_model *model, nw_graph *graph, nw_quant_styl
 nw_status nw_model_fold(const nw_model *model, nw_context *ctx, nw_graph **out);
 /* The same, simplified: ready for a session. Unknown operators: all named. */
 nw_status nw_model_prepare(const nw_model *model, nw_context *ctx, nw_graph **out);
-/* What nw_model_quantize makes, before it is spelled in ONNX's operators; *real: the same graph before it was quantized, with
- * the same ids. Of the options those about files do not count, nor `measure`. data may be NULL as there. */
-nw_status nw_model_quantize_graph(const nw_model *model, nw_data *data, const nw_quantize_options *options,
-                                  nw_graph **real, nw_graph **out);
+/* What quantization options say, recipe included; rules in `arena`. Those about files do not count, nor `measure`. */
+struct nw_quant_options;
+nw_status nw_quantize_read(nw_env *env, const nw_quantize_options *options, nw_arena *arena,
+                           struct nw_quant_options *out);
+/* What is to be done behind nw_quantize_graph: inputs that nobody reads any more go, the recipe is noted. */
+nw_status nw_graph_finish_quantized(nw_graph *graph, const struct nw_quant_options *recipe);
 /* Adds statistics and mapping of every parameter to a report (docs/json.md, `info`): of every channel too; SQNR where
  * `reference` (or NULL) has the numbers that it was made from. */
 nw_status nw_write_parameters(const nw_model *model, const nw_model *reference, bool channels,

@@ -370,44 +370,32 @@ static nw_status quantize_graph(const nw_model *model, nw_graph *graph, nw_data 
     return status;
 }
 
-/* The model tells by which recipe it was made. */
-static nw_status note_recipe(nw_graph *graph, const nw_quant_options *q) {
-    char *text = nw_recipe_print(&graph->arena, q);
+nw_status nw_graph_finish_quantized(nw_graph *graph, const nw_quant_options *q) {
+    NW_TRY(drop_idle_inputs(graph));
+    char *text = nw_recipe_print(&graph->arena, q); /* the model tells by which recipe it was made */
     return text ? nw_graph_set_property(graph, NW_RECIPE_PROPERTY, text) : NW_E_MEMORY;
 }
 
-/* real: gets the graph before it is quantized; NULL: not wanted. report as for nw_quantize_graph. */
+nw_status nw_quantize_read(nw_env *env, const nw_quantize_options *o, nw_arena *arena, nw_quant_options *out) {
+    nw_quant_style unused;
+    return internal(env, o, arena, out, &unused);
+}
+
+/* report as for nw_quantize_graph. */
 static nw_status make_graph(const nw_model *model, nw_data *data, const nw_quant_options *q, bool measure,
-                            nw_graph **real, nw_graph **out, nw_quant_report **report) {
+                            nw_graph **out, nw_quant_report **report) {
     nw_context *ctx = &model->env->ctx;
-    nw_graph *graph, *copy = NULL;
+    nw_graph *graph;
     if (data) NW_TRY(nw_dataset_rewind(data->dataset));
     NW_TRY(nw_model_prepare(model, ctx, &graph));
     if (is_quantized(graph))
         nw_warn(ctx, "%s is quantized already: what is quantized stays as it is", model->path);
-    nw_status status = real ? nw_graph_copy(graph, ctx, &copy) : NW_OK;
-    if (status == NW_OK) status = quantize_graph(model, graph, data, q, measure, report);
-    if (status == NW_OK) status = drop_idle_inputs(graph);
-    if (status == NW_OK) status = note_recipe(graph, q);
-    if (status != NW_OK) {
-        nw_graph_free(copy);
+    nw_status status = quantize_graph(model, graph, data, q, measure, report);
+    if (status == NW_OK) status = nw_graph_finish_quantized(graph, q);
+    if (status != NW_OK)
         nw_graph_free(graph);
-        return status;
-    }
-    if (real) *real = copy;
-    *out = graph;
-    return NW_OK;
-}
-
-nw_status nw_model_quantize_graph(const nw_model *model, nw_data *data, const nw_quantize_options *o,
-                                  nw_graph **real, nw_graph **out) {
-    nw_quant_options q;
-    nw_quant_style unused;
-    nw_arena arena; /* of the recipe's rules */
-    nw_arena_init(&arena, &model->env->ctx);
-    nw_status status = internal(model->env, o, &arena, &q, &unused);
-    if (status == NW_OK) status = make_graph(model, data, &q, false, real, out, NULL);
-    nw_arena_free(&arena);
+    else
+        *out = graph;
     return status;
 }
 
@@ -433,7 +421,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantiz
     nw_context *ctx = &model->env->ctx;
     nw_graph *graph;
     uint64_t bytes = 0;
-    NW_TRY(make_graph(model, data, q, o->measure != 0, NULL, &graph, report));
+    NW_TRY(make_graph(model, data, q, o->measure != 0, &graph, report));
     nw_status status = nw_onnx_spell_quantization(graph, style, o->opset);
     if (status == NW_OK) status = check_target(model->env, graph, o->target);
     if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);

@@ -1,5 +1,5 @@
 /* train.c: new models, and the loop of training: epochs, data, tests, logs, checkpoints. */
-#include "api/api.h"
+#include "api/qat.h"
 #include "base/random.h"
 #include "onnx/onnx.h"
 #include "op/op.h"
@@ -34,6 +34,8 @@ typedef struct training {
     const nw_training_options *o;
     nw_trainer_options options;
     nw_augmentation augmentation;
+    const char *recipe; /* of qat, with its stages, as text; NULL: none */
+    nw_qat qat;         /* decides what is trained, where options->quantize says so */
     nw_trainer *trainer;
     nw_feeder feeder;
     nw_feed *feeds;                /* [model->input_count] */
@@ -170,13 +172,6 @@ static nw_status choose_options(training *t) {
 
 /* ---- models -------------------------------------------------------------------------------------------------- */
 
-/* The graph that is trained; *real: what it was quantized from, NULL: it is trained as it is. */
-static nw_status make_student(training *t, nw_graph **graph, nw_graph **real) {
-    *real = NULL;
-    return t->o->quantize ? nw_model_quantize_graph(t->model, t->o->calibration, t->o->quantize, real, graph)
-                          : nw_model_fold(t->model, &t->env->ctx, graph);
-}
-
 /* The outputs of layers that fit a pattern, where the teacher has a value of the same name. */
 static nw_status find_matches(training *t, const nw_graph *student, const nw_graph *teacher) {
     size_t count = 0;
@@ -233,25 +228,36 @@ static nw_status make_teacher(training *t, const nw_graph *student) {
     return status == NW_OK ? NW_OK : nw_fail_where(ctx, status, "%s", teacher->path);
 }
 
+/* With the teacher, the first time. */
 static nw_status make_trainer(training *t) {
-    nw_graph *graph, *real;
-    NW_TRY(make_student(t, &graph, &real));
-    nw_status status = make_teacher(t, graph);
-    t->options.real = real;
+    nw_graph *graph;
+    NW_TRY(t->o->quantize ? nw_qat_graph(&t->qat, &graph) : nw_model_fold(t->model, &t->env->ctx, &graph));
+    nw_status status = t->teacher ? NW_OK : make_teacher(t, graph);
+    t->options.real = t->qat.real;
     if (status == NW_OK) {
         status = nw_trainer_new(&t->env->ctx, graph, &t->options, &t->trainer);
         if (status != NW_OK) status = nw_fail_where(&t->env->ctx, status, "%s", t->model->path);
     }
-    nw_graph_free(real);
     nw_graph_free(graph);
     return status;
+}
+
+/* A stage of quantization-aware training, from what qat.start says. */
+static nw_status begin_stage(training *t, size_t stage) {
+    nw_trainer *before = t->trainer;
+    NW_TRY(nw_qat_begin(&t->qat, stage));
+    NW_TRY(make_trainer(t));
+    nw_trainer_inherit(t->trainer, before);
+    nw_trainer_free(before);
+    return NW_OK;
 }
 
 /* What was learned so far, as a file would hold it. */
 static nw_status trained_model(training *t, nw_model **out) {
     nw_graph *graph;
     NW_TRY(nw_trainer_graph(t->trainer, &graph));
-    nw_status status = t->o->quantize ? nw_quant_pack_biases(graph) : NW_OK;
+    bool biases = t->o->quantize && !t->qat.recipe.choice.float_bias;
+    nw_status status = biases ? nw_quant_pack_biases(graph) : NW_OK;
     if (status == NW_OK) return nw_model_written(t->model, graph, NW_STYLE_QDQ, 0, NULL, out);
     nw_graph_free(graph);
     return status;
@@ -297,25 +303,50 @@ static uint64_t identity_of(const training *t) {
     mix(&hash, numbers, sizeof numbers);
     mix(&hash, t->data->description, strlen(t->data->description));
     if (t->teacher_model) mix(&hash, t->teacher_model->path, strlen(t->teacher_model->path));
+    if (t->recipe) mix(&hash, t->recipe, strlen(t->recipe));
     for (size_t i = 0; i < p->match_count; i++) mix(&hash, p->matches[i], strlen(p->matches[i]));
     for (size_t i = 0; i < count; i++) mix(&hash, arrays[i].data, arrays[i].count * sizeof *arrays[i].data);
     return hash;
 }
 
+/* What a checkpoint holds: what the stage of training began with, then the trainer's arrays. In t->run, which is reset. */
+static nw_status arrays_of(training *t, const nw_checkpoint_array **arrays, size_t *count) {
+    const nw_checkpoint_array *own = nw_trainer_arrays(t->trainer, count);
+    const size_t start = t->qat.start_count;
+    nw_arena_reset(&t->run);
+    nw_checkpoint_array *all = nw_arena_array(&t->run, start + *count, sizeof *all);
+    if (!all) return NW_E_MEMORY;
+    if (start) memcpy(all, t->qat.start, start * sizeof *all);
+    if (*count) memcpy(all + start, own, *count * sizeof *all);
+    *arrays = all;
+    *count += start;
+    return NW_OK;
+}
+
 static nw_status save(training *t) {
     size_t count;
-    const nw_checkpoint_array *arrays = nw_trainer_arrays(t->trainer, &count);
+    const nw_checkpoint_array *arrays;
     if (!t->o->checkpoint) return NW_OK;
     NW_TRY(nw_log_flush(&t->log, &t->at.log_bytes));
+    NW_TRY(arrays_of(t, &arrays, &count));
     return nw_checkpoint_write(&t->env->ctx, t->o->checkpoint, &t->at, count, arrays);
 }
 
+/* A stage's beginning decides its grids: it is read first. */
 static nw_status restore(training *t) {
+    nw_context *ctx = &t->env->ctx;
+    const char *path = t->o->checkpoint;
+    const nw_checkpoint_array *arrays;
     size_t count;
-    const nw_checkpoint_array *arrays = nw_trainer_arrays(t->trainer, &count);
     t->at.identity = identity_of(t);
-    if (!t->o->resume || access(t->o->checkpoint, F_OK) != 0) return NW_OK; /* killed before the first one */
-    NW_TRY(nw_checkpoint_read(&t->env->ctx, t->o->checkpoint, t->at.identity, &t->at, count, arrays));
+    if (!t->o->resume || access(path, F_OK) != 0) return NW_OK; /* killed before the first one */
+    if (t->qat.start_count) {
+        NW_TRY(nw_checkpoint_read(ctx, path, t->at.identity, &t->at, t->qat.start_count, t->qat.start));
+        const size_t stage = nw_qat_stage_of(&t->qat, t->at.epoch);
+        if (stage != t->qat.stage) NW_TRY(begin_stage(t, stage));
+    }
+    NW_TRY(arrays_of(t, &arrays, &count));
+    NW_TRY(nw_checkpoint_read(ctx, path, t->at.identity, &t->at, count, arrays));
     nw_trainer_set_steps(t->trainer, (int64_t)t->at.step);
     return NW_OK;
 }
@@ -464,6 +495,11 @@ static nw_status run_epoch(training *t) {
     t->at.epoch++;
     t->at.batch = t->at.right = 0;
     t->at.loss = 0;
+    const size_t stage = nw_qat_stage_of(&t->qat, t->at.epoch);
+    if (t->at.epoch < t->epochs && stage != t->qat.stage) {
+        NW_TRY(nw_qat_keep(&t->qat, t->trainer));
+        NW_TRY(begin_stage(t, stage));
+    }
     return save(t);
 }
 
@@ -473,7 +509,12 @@ static nw_status prepare(training *t) {
     t->feeds = nw_arena_array(&t->arena, t->model->input_count, sizeof *t->feeds);
     t->teacher_feeds = nw_arena_array(&t->arena, t->model->input_count, sizeof *t->teacher_feeds);
     if (!t->feeds || !t->teacher_feeds) return NW_E_MEMORY;
+    if (t->o->quantize) {
+        NW_TRY(nw_qat_init(&t->qat, t->model, t->o, t->epochs));
+        if (!(t->recipe = nw_qat_describe(&t->qat))) return NW_E_MEMORY;
+    }
     NW_TRY(make_trainer(t));
+    if (t->qat.stage_count > 1) NW_TRY(nw_qat_list(&t->qat, t->trainer));
     NW_TRY(restore(t));
     t->first_step = t->at.step;
     t->started = nw_now_ms();
@@ -523,6 +564,7 @@ nw_result nw_model_train(const nw_model *model, nw_data *data, nw_data *test,
     nw_log_close(&t.log);
     nw_session_free(t.teacher);
     nw_trainer_free(t.trainer);
+    nw_qat_free(&t.qat);
     nw_feeder_free(&t.feeder);
     nw_arena_free(&t.run);
     nw_arena_free(&t.arena);

@@ -88,9 +88,9 @@ static nw_status read_bytes(nw_context *ctx, const char *path, const nw_bytes *b
             "%s is the checkpoint of another training: resume with the same model, data and options, "
             "or remove it",
             path);
-    if (found != count) return damaged(ctx, path);
+    if (found < count) return damaged(ctx, path);
     for (size_t i = 0; i < count; i++) NW_TRY(read_array(ctx, path, &at, end, &arrays[i]));
-    return at == end ? NW_OK : damaged(ctx, path);
+    return at == end || found > count ? NW_OK : damaged(ctx, path);
 }
 
 nw_status nw_checkpoint_read(nw_context *ctx, const char *path, uint64_t identity, nw_checkpoint *out,

@@ -26,8 +26,8 @@ typedef struct nw_checkpoint {
 
 nw_status nw_checkpoint_write(nw_context *ctx, const char *path, const nw_checkpoint *checkpoint,
                               size_t count, const nw_checkpoint_array *arrays);
-/* Fills *out and the arrays' data. Fails, in words, when the file is damaged, of another training than
- * `identity`, or its arrays are others; then the arrays may hold anything. */
+/* Fills *out and the data of the first `count` arrays of the file. Fails, in words, when the file is damaged, of
+ * another training than `identity`, or these arrays are others; then they may hold anything. */
 nw_status nw_checkpoint_read(nw_context *ctx, const char *path, uint64_t identity, nw_checkpoint *out,
                              size_t count, const nw_checkpoint_array *arrays);
 

@@ -59,3 +59,38 @@ npy() {
     printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' "$header" >"$1"
     head -c "$4" /dev/zero >>"$1"
 }
+
+# number FILE KEY: the last value of "KEY":… in a JSON file.
+number() { grep -oE "\"$2\":[[:space:]]*[0-9.eE+-]+" "$1" | tail -n 1 | grep -oE '[0-9.eE+-]+$'; }
+# at_least NAME X Y
+at_least() {
+    if awk -v x="${2:-0}" -v y="$3" 'BEGIN { exit !(x >= y) }'; then good; else bad "$1" "${2:-nothing} is below $3"; fi
+}
+same_file() { if cmp -s "$2" "$3"; then good; else bad "$1" "$2 and $3 differ"; fi; }
+
+# killed_and_resumed NAME ARGUMENT…: a training without an end disturbed (first.onnx), and the same again with kills after random
+# parts of the time that it took, which must give the same bits and the same log. What ends before its first kill begins anew.
+killed_and_resumed() {
+    local name=$1 before takes killed=0 log
+    shift
+    rm -f state resumed.jsonl
+    before=$(date +%s%N)
+    works "$name" '' "$@" -o first.onnx --log first.jsonl
+    takes=$((($(date +%s%N) - before) / 1000000)) # ms
+    for _ in $(seq 1 60); do
+        "$narrow" "$@" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl -q 2>stderr &
+        before=$((takes * (RANDOM % 80 + 10) / 100))
+        sleep "$((before / 1000)).$(printf %03d $((before % 1000)))"
+        if kill -9 $! 2>/dev/null; then killed=$((killed + 1)); fi
+        if wait $! 2>/dev/null; then
+            [ $killed = 0 ] || break
+            rm -f state
+        fi
+        [ $killed -lt 4 ] || break
+    done
+    works "$name, resumed to the end" '' "$@" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl
+    at_least "$name, killed on the way" $killed 1
+    same_file "$name, resumed after $killed kills" first.onnx resumed.onnx
+    for log in first resumed; do sed 's/,"images_per_second":[^,}]*//' $log.jsonl >$log.log; done
+    same_file "$name, the log of a resumed training" first.log resumed.log
+}
