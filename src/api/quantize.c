@@ -92,7 +92,7 @@ static nw_status internal(nw_env *env, const nw_quantize_options *o, nw_arena *a
     *style = styles[form];
     if (o->recipe) NW_TRY(nw_recipe_load(arena, o->recipe, &q));
     if (o->mode) c->mode = (nw_quant_mode)mode;
-    if (o->activations) c->activation = nw_format_by_name(o->activations);
+    if (o->activations) c->activation = nw_quant_activation_by_word(o->activations);
     NW_TRY(set_weights(env, o, c));
     NW_TRY(set_observer(env, o, &c->observer));
     if (o->symmetric_activations) c->activation_symmetric = true;
@@ -135,7 +135,9 @@ static void write_scheme(nw_record *r, const nw_quantize_options *o, const nw_qu
     nw_record_text(r, "form", NULL, o->form ? o->form : "qdq");
     nw_record_textf(r, "weights_scheme", "weights", "%s, %s", nw_scheme_print(&c->weights, word, sizeof word),
                     grain);
-    if (c->mode == NW_QUANT_STATIC) {
+    if (nw_quant_is_binary(c)) {
+        nw_record_text(r, "activations_scheme", "activations", "binary, scale of the least squared error");
+    } else if (c->mode == NW_QUANT_STATIC) {
         nw_record_textf(r, "activations_scheme", "activations", "%s %s, observer %s",
                         nw_format_name(c->activation), c->activation_symmetric ? "symmetric" : "asymmetric",
                         nw_observer_name(c->observer.kind));
@@ -273,7 +275,7 @@ static void write_activations(nw_record *r, const nw_quant_report *q) {
         const nw_quant_activation *a = &q->activations[i];
         nw_record *item = nw_record_item(r, "activations", "Activations", NW_LAYOUT_DETAILS);
         nw_record_text(item, "name", "activation", a->value);
-        nw_record_text(item, "type", "type", nw_format_name(a->format));
+        nw_record_text(item, "type", "type", nw_quant_activation_word(a->format));
         nw_record_flag(item, "tied", "tied", a->tied);
         nw_record_text(item, "observer", NULL, a->observer);
         nw_record_number(item, "low", "low", NW_UNIT_NUMBER, a->lo);

@@ -99,6 +99,10 @@ nw_status nw_levels_binary(nw_arena *arena, nw_levels *out) {
     return nw_levels_copy(arena, &(nw_levels){2, value, NULL}, out);
 }
 
+bool nw_levels_are_signs(const nw_levels *l) {
+    return l->count == 2 && l->value[0] == -1 && l->value[1] == 1;
+}
+
 nw_status nw_levels_nf4(nw_arena *arena, nw_levels *out) {
     static const float value[16] = {-1.0f,
                                     -0.6961928009986877f,

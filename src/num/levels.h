@@ -20,6 +20,7 @@ nw_status nw_levels_copy(nw_arena *arena, const nw_levels *levels, nw_levels *ou
 
 /* {−1, 1}, numbers from 0 on are 1. */
 nw_status nw_levels_binary(nw_arena *arena, nw_levels *out);
+bool nw_levels_are_signs(const nw_levels *levels); /* values −1 and 1, whatever the threshold */
 /* 0 and ±2^(−j/steps), j = 0 … count/2 − 1, for an odd count ≥ 3: the nearest in the logarithmic domain, so thresholds are
  * geometric means; what lies more than half a step below the smallest level is 0. */
 nw_status nw_levels_log(nw_arena *arena, int count, int steps, nw_levels *out);

@@ -3,6 +3,7 @@
 #include "onnx/fold.h"
 #include "onnx/spell.h"
 
+#include "num/levels.h"
 #include "op/quantize.h"
 
 #include <math.h>
@@ -268,6 +269,38 @@ static nw_status fold_quantize(folder *f, int index, bool *ok) {
     return add_fakequant(f, node, node->in[0], &q, real_name(f, y), &f->real[y]);
 }
 
+/* A scalar constant of f32. */
+static bool read_scalar(const folder *f, int v, float *out) {
+    const nw_constant *c = nw_graph_constant(f->g, v);
+    if (!c || c->tensor.qparam || c->tensor.format != NW_F32 || c->tensor.rank != 0) return false;
+    *out = (float)nw_tensor_f64(&c->tensor, 0);
+    return true;
+}
+
+/* Where(x < 0, −s, s), or Where(x ≥ 0, s, −s): a FakeQuant with levels {−1, 1}. */
+static nw_status fold_signs(folder *f, int index, bool *ok) {
+    nw_graph *g = f->g;
+    const nw_node *node = &g->nodes[index];
+    const nw_node *less = nw_fold_maker(f, nw_node_in(node, 0), "Less"),
+                  *least = nw_fold_maker(f, nw_node_in(node, 0), "GreaterOrEqual");
+    const nw_node *compare = less ? less : least;
+    float zero, low, high;
+    *ok = compare && read_scalar(f, nw_node_in(compare, 1), &zero) && zero == 0 &&
+          read_scalar(f, nw_node_in(node, less ? 1 : 2), &low) &&
+          read_scalar(f, nw_node_in(node, less ? 2 : 1), &high) && low == -high && high > 0 && isfinite(high);
+    if (!*ok) return NW_OK;
+    const int y = node->out[0];
+    nw_qparam p = {.format = NW_INDEX1, .groups = 1};
+    nw_tensor scale = {.format = NW_F32, .data = &high};
+    nw_node *fresh;
+    int in[2] = {compare->in[0]};
+    NW_TRY(nw_levels_binary(&f->arena, &p.levels));
+    NW_TRY(nw_graph_add_constant_copy(g, NULL, &scale, &in[1]));
+    NW_TRY(nw_graph_add_node(g, NARROW, "FakeQuant", node->name, 2, in, 1, &y, &fresh));
+    g->nodes[index].dead = true;
+    return nw_fakequant_write(g, fresh, &p);
+}
+
 /* DynamicQuantizeLinear, all three of whose outputs this DequantizeLinear reads: a FakeQuant that finds its scale. */
 static nw_status fold_dynamic(folder *f, int index, bool *ok) {
     nw_graph *g = f->g;
@@ -522,6 +555,7 @@ static nw_status fold_node(folder *f, int index) {
     if (is_op(node, ms, "QLinearAveragePool")) return fold_unary(f, index, "AveragePool", &ok);
     if (is_op(node, ms, "QLinearSigmoid")) return fold_unary(f, index, "Sigmoid", &ok);
     if (is_op(node, ms, "QLinearLeakyRelu")) return fold_unary(f, index, "LeakyRelu", &ok);
+    if (is_op(node, "", "Where")) return fold_signs(f, index, &ok);
     if (is_op(node, "", "Mul")) return fold_dynamic_product(f, index, &ok);
     return fold_move(f, index, &ok);
 }

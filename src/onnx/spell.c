@@ -313,8 +313,8 @@ static nw_status spell_lstm(speller *s, int index) {
     nw_graph *g = s->g;
     const nw_node *node = &g->nodes[index];
     int x = nw_node_in(node, 0), maker = x >= 0 && x < s->count ? s->uses.producer[x] : NW_ABSENT, in[12];
-    if (maker < 0 || g->nodes[maker].op != &nw_op_narrow_FakeQuant || s->of[x].p || node->in_count < 3)
-        return NW_OK;
+    if (maker < 0 || g->nodes[maker].op != &nw_op_narrow_FakeQuant || node->in_count < 3) return NW_OK;
+    if (nw_node_in(&g->nodes[maker], 1) >= 0) return NW_OK; /* on a grid that was measured before */
     if (!nw_node_string_is(node, NW_STATE_FORMAT, "", "u8") || nw_node_int(node, "layout", 0)) return NW_OK;
     if (!recurrent_codes(s, node->in[1]) || !recurrent_codes(s, node->in[2])) return NW_OK;
     for (int i = 0; i < 8; i++) in[i] = nw_node_in(node, i);
@@ -358,8 +358,11 @@ static nw_status collect(speller *s) {
         const nw_node *node = &g->nodes[n];
         if (node->dead || node->op != &nw_op_narrow_FakeQuant) continue;
         nw_qparam *p = nw_arena_alloc(&s->arena, sizeof *p);
-        bool dynamic;
+        bool dynamic, signs;
+        float scale;
         if (!p) return NW_E_MEMORY;
+        NW_TRY(nw_fakequant_sign_scale(g, node, &s->arena, &scale, &signs));
+        if (signs) continue;
         NW_TRY(nw_fakequant_qparam(g, node, &s->arena, p, &dynamic));
         if (p->levels.count)
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
@@ -398,8 +401,33 @@ static nw_status spell_dynamic(speller *s, int index) {
     return nw_graph_add_node(g, "", "DequantizeLinear", NULL, 3, out, 1, &y, &node);
 }
 
+/* {−1, 1} times a scale: Where(Less(x, 0), −scale, scale). With Less, NaN and −0 count as 0 does. */
+static nw_status spell_signs(speller *s, int index, float scale) {
+    nw_graph *g = s->g;
+    const nw_qparam no_zero = {.groups = 1};
+    const int y = g->nodes[index].out[0];
+    const char *base = base_name(g, y), *name = nw_arena_printf(&g->arena, "%s_negative", base);
+    float minus = -scale;
+    nw_tensor zero = {.format = NW_F32}, high = {.format = NW_F32, .data = &scale},
+              low = {.format = NW_F32, .data = &minus};
+    int less[2] = {g->nodes[index].in[0]}, where[3];
+    nw_node *node;
+    if (!name) return NW_E_MEMORY;
+    NW_TRY(nw_spell_zero(s, base, &zero, &no_zero, &less[1]));
+    NW_TRY(nw_spell_named(g, base, "_low", &low, &where[1]));
+    NW_TRY(nw_spell_named(g, base, "_high", &high, &where[2]));
+    NW_TRY(nw_graph_add_value(g, name, &where[0]));
+    NW_TRY(nw_graph_add_node(g, "", "Less", NULL, 2, less, 1, &where[0], &node));
+    g->nodes[index].dead = true;
+    return nw_graph_add_node(g, "", "Where", NULL, 3, where, 1, &y, &node);
+}
+
 static nw_status spell_fakequant(speller *s, int index) {
     nw_graph *g = s->g;
+    bool signs;
+    float scale;
+    NW_TRY(nw_fakequant_sign_scale(g, &g->nodes[index], &s->arena, &scale, &signs));
+    if (signs) return spell_signs(s, index, scale);
     if (!s->of[g->nodes[index].out[0]].p) return spell_dynamic(s, index);
     int x = g->nodes[index].in[0], y = g->nodes[index].out[0];
     spelled *sp = &s->of[y];
@@ -499,7 +527,7 @@ static int64_t needed_opset(const nw_graph *g) {
         if (!node->dead && node->op == &nw_op_narrow_FakeQuant) {
             nw_qparam p = {.format = nw_format_by_name(nw_node_string(node, "format", ""))};
             if (nw_node_int(node, "block", 0) > 0) p.grain = NW_GRAIN_BLOCK;
-            codes = nw_spell_constant_opset(&p);
+            if (nw_format_kind(p.format) != NW_KIND_INDEX) codes = nw_spell_constant_opset(&p);
             if (codes < 13) codes = 13; /* what optimizers put in its place is of opsets 10 to 13 */
         }
         if (codes > need) need = codes;

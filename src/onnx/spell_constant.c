@@ -6,6 +6,7 @@
  * Scales are stored in their own format where a Cast can read it. */
 #include "onnx/spell.h"
 
+#include "num/levels.h"
 #include "op/quantize.h"
 
 #include <string.h>
@@ -19,10 +20,6 @@ typedef struct form {
 /* Opsets at which ONNX got types and grains. */
 enum { BF16_CAST = 13, FLOATS_OF_8 = 19, FOUR_BITS = 21, BLOCKS = 21, F4 = 23, E8M0 = 24, TWO_BITS = 25 };
 
-static bool is_binary(const nw_levels *l) {
-    return l->count == 2 && l->value[0] == -1 && l->value[1] == 1;
-}
-
 static nw_format widen(nw_format f, int64_t opset) {
     if (nw_format_bits(f) == 2 && opset < TWO_BITS) f = f == NW_S2 ? NW_S4 : NW_U4;
     if (nw_format_bits(f) == 4 && opset < FOUR_BITS) f = f == NW_S4 ? NW_S8 : NW_U8;
@@ -32,7 +29,7 @@ static nw_format widen(nw_format f, int64_t opset) {
 static form form_of(const nw_qparam *p, int64_t opset) {
     int bits = nw_format_bits(p->format);
     if (nw_format_is_integer(p->format)) return (form){LINEAR, widen(p->format, opset)};
-    if (is_binary(&p->levels)) return (form){LINEAR, widen(NW_S4, opset)};
+    if (nw_levels_are_signs(&p->levels)) return (form){LINEAR, widen(NW_S4, opset)};
     if (!p->levels.count && bits == 16) return (form){CAST, p->format};
     if (!p->levels.count && opset >= (bits == 8 ? FLOATS_OF_8 : F4)) return (form){LINEAR, p->format};
     return (form){TABLE, widen(bits < 8 ? NW_U4 : NW_U8, opset)};
@@ -89,7 +86,7 @@ static nw_status add_codes(speller *s, int v, const form *f, int *id) {
     nw_format raw = raw_format(p->format);
     for (size_t i = 0, count = nw_tensor_count(&codes); i < count; i++) {
         int64_t q = nw_load_s64(raw, from->data, i);
-        nw_store_s64(f->codes, codes.data, i, is_binary(&p->levels) ? (q ? 1 : -1) : q);
+        nw_store_s64(f->codes, codes.data, i, nw_levels_are_signs(&p->levels) ? (q ? 1 : -1) : q);
     }
     return nw_graph_add_constant_copy(g, name, &codes, id);
 }

@@ -133,6 +133,21 @@ nw_status nw_fakequant_qparam(const nw_graph *graph, const nw_node *node, nw_are
     return NW_OK;
 }
 
+nw_status nw_fakequant_sign_scale(const nw_graph *graph, const nw_node *node, nw_arena *arena, float *scale,
+                                  bool *ok) {
+    nw_qparam p;
+    bool dynamic;
+    *ok = false;
+    if (node->op != &nw_op_narrow_FakeQuant || !nw_graph_constant(graph, nw_node_in(node, 1))) return NW_OK;
+    if (nw_format_kind(nw_format_by_name(nw_node_string(node, "format", ""))) != NW_KIND_INDEX) return NW_OK;
+    NW_TRY(nw_fakequant_qparam(graph, node, arena, &p, &dynamic));
+    if (p.grain != NW_GRAIN_TENSOR || !nw_levels_are_signs(&p.levels) || p.levels.threshold[0] != 0)
+        return NW_OK;
+    *scale = nw_qparam_scale(&p, 0);
+    *ok = *scale > 0 && isfinite(*scale);
+    return NW_OK;
+}
+
 nw_status nw_fakequant_write(nw_graph *graph, nw_node *node, const nw_qparam *p) {
     nw_format format = p->format;
     const nw_levels *l = &p->levels;

@@ -22,6 +22,9 @@
  * NW_E_SHAPE (in words) when it makes no sense. */
 nw_status nw_fakequant_qparam(const nw_graph *graph, const nw_node *node, nw_arena *arena, nw_qparam *out,
                               bool *dynamic);
+/* Whether a node is x ≥ 0 ? scale : −scale, with a constant f32 scale: levels {−1, 1} that divide at 0. */
+nw_status nw_fakequant_sign_scale(const nw_graph *graph, const nw_node *node, nw_arena *arena, float *scale,
+                                  bool *ok);
 /* Sets the attributes that nw_fakequant_qparam reads. Scales and zero points are inputs: without them (groups 0) the scale
  * format is an attribute too. */
 nw_status nw_fakequant_write(nw_graph *graph, nw_node *node, const nw_qparam *p);

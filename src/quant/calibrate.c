@@ -5,6 +5,7 @@
 #include "quant/weights.h"
 #include "run/run.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -48,7 +49,9 @@ static bool is_decided(const nw_quant_point *point) {
 }
 
 static bool needs_data(const nw_quant_point *point) {
-    return is_decided(point) && !point->known && point->choice->observer.kind != NW_OBSERVER_ABSOLUTE;
+    if (!is_decided(point)) return false;
+    return nw_quant_is_binary(point->choice) ||
+           (!point->known && point->choice->observer.kind != NW_OBSERVER_ABSOLUTE);
 }
 
 static double sum_of(const float *x, size_t count) {
@@ -316,9 +319,29 @@ static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *d
 
 /* ---- scales ----------------------------------------------------------------------------------- */
 
+static nw_status check_seen(nw_quant_plan *plan, const nw_quant_point *point, const nw_observer *seen) {
+    const char *name = plan->graph->values[point->value].name;
+    if (needs_data(point) && seen->count == 0)
+        return nw_fail(plan->arena.ctx, NW_E_DATA, "calibration saw no finite value of \"%s\"%s", name,
+                       seen->rejected ? ": all are NaN or infinite" : "");
+    if (seen->rejected)
+        nw_warn(plan->arena.ctx, "calibration: %llu values of \"%s\" are NaN or infinite and were left out",
+                (unsigned long long)seen->rejected, name);
+    return NW_OK;
+}
+
+static nw_status set_binary_scale(nw_quant_point *point, const nw_observer *seen) {
+    double magnitude;
+    NW_TRY(nw_observer_magnitude(seen, &magnitude));
+    point->scale = magnitude > FLT_MIN ? (float)magnitude : 1;
+    point->format = NW_BINARY_FORMAT;
+    return NW_OK;
+}
+
 static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_observer *seen) {
     const nw_quant_choice *c = point->choice;
-    const char *name = plan->graph->values[point->value].name;
+    NW_TRY(check_seen(plan, point, seen));
+    if (nw_quant_is_binary(c)) return set_binary_scale(point, seen);
     nw_coding codes = nw_coding_linear(c->activation, c->activation_symmetric, false, false);
     bool positive =
         point->known ? point->lo >= 0 : seen->options.kind != NW_OBSERVER_ABSOLUTE && seen->min >= 0;
@@ -327,12 +350,6 @@ static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_
         codes.grid.qmin = codes.shift = 0;
     }
     if (!point->known) NW_TRY(nw_observer_range(seen, &codes.grid, &point->lo, &point->hi));
-    if (needs_data(point) && seen->count == 0)
-        return nw_fail(plan->arena.ctx, NW_E_DATA, "calibration saw no finite value of \"%s\"%s", name,
-                       seen->rejected ? ": all are NaN or infinite" : "");
-    if (seen->rejected)
-        nw_warn(plan->arena.ctx, "calibration: %llu values of \"%s\" are NaN or infinite and were left out",
-                (unsigned long long)seen->rejected, name);
     nw_choose_scale(point->lo, point->hi, codes.grid.symmetric, codes.grid.qmin, codes.grid.qmax,
                     &point->scale, &point->zero);
     point->format = c->activation;
@@ -385,6 +402,8 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
         nw_observer_options observer = plan->points[i].choice->observer;
         observer.isa = plan->options.isa;
         bool needed = needs_data(&plan->points[i]);
+        if (nw_quant_is_binary(plan->points[i].choice))
+            observer.kind = NW_OBSERVER_MSE; /* whatever was asked for: this one keeps a histogram */
         bool given = !plan->points[i].known && observer.kind == NW_OBSERVER_ABSOLUTE;
         if (!needed && !given) observer = (nw_observer_options){.kind = NW_OBSERVER_MINMAX};
         NW_TRY(nw_observer_init(ctx, &seen->observers[i], &observer));
@@ -428,8 +447,9 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
         const nw_quant_point *p = &plan->points[i];
         if (plan->uses.producer[p->value] >= 0 || !is_decided(p)) continue;
         const nw_codes codes = {p->qmin, p->qmax, false};
-        double sqnr;
-        NW_TRY(nw_observer_sqnr(&seen->observers[i], &codes, p->scale, p->zero, &sqnr));
+        double sqnr = 0;
+        if (!nw_quant_is_binary(p->choice))
+            NW_TRY(nw_observer_sqnr(&seen->observers[i], &codes, p->scale, p->zero, &sqnr));
         raw[p->value] = sqnr < RESOLVED;
     }
     for (int i = 0; i < plan->point_count; i++) {

@@ -13,8 +13,20 @@ nw_quant_choice nw_quant_choice_default(void) {
                              .weights = {nw_coding_linear(NW_S8, true, false, false), 0, NW_F32}};
 }
 
+nw_format nw_quant_activation_by_word(const char *word) {
+    return strcmp(word, "binary") == 0 ? NW_BINARY_FORMAT : nw_format_by_name(word);
+}
+
+const char *nw_quant_activation_word(nw_format format) {
+    return format == NW_BINARY_FORMAT ? "binary" : nw_format_name(format);
+}
+
 nw_status nw_quant_choice_check(nw_context *ctx, const nw_quant_choice *c) {
-    if (!nw_format_is_integer(c->activation) || nw_format_bits(c->activation) > 16)
+    const bool binary = c->activation == NW_BINARY_FORMAT;
+    if (binary && c->mode == NW_QUANT_DYNAMIC)
+        return nw_fail(ctx, NW_E_ARGUMENT,
+                       "binary activations need mode \"static\": their scale is measured beforehand");
+    if (!binary && (!nw_format_is_integer(c->activation) || nw_format_bits(c->activation) > 16))
         return nw_fail(ctx, NW_E_ARGUMENT,
                        "activations cannot be %s: expected an integer format of at most 16 bits",
                        nw_format_name(c->activation));

@@ -15,13 +15,14 @@ typedef enum nw_quant_mode {
 } nw_quant_mode;
 
 #define NW_MODE_WORDS       "static|dynamic|weights|float"
-#define NW_ACTIVATION_WORDS "u8|s8|u16|s16|u4|s4|u2|s2"
+#define NW_ACTIVATION_WORDS "u8|s8|u16|s16|u4|s4|u2|s2|binary"
+#define NW_BINARY_FORMAT    NW_INDEX1 /* of activations that are {−1, 1} times a scale, "binary" in words */
 
 typedef enum nw_choice { NW_AUTO, NW_NO, NW_YES } nw_choice;
 
 typedef struct nw_quant_choice {
     nw_quant_mode mode;
-    nw_format activation;         /* u8 (default), s8, u16, s16 … any integer format up to 16 bits */
+    nw_format activation;         /* u8 (default), s8, u16, s16 … any integer format up to 16 bits; or binary */
     bool activation_symmetric;    /* zero point 0 */
     nw_observer_options observer; /* of activations */
     bool dynamic_rows;            /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
@@ -53,6 +54,13 @@ typedef struct nw_quant_rule {
 } nw_quant_rule;
 
 nw_quant_choice nw_quant_choice_default(void);
+/* Static layers whose inputs are {−1, 1} times a scale (Rastegari et al. 2016, "XNOR-Net"). */
+static inline bool nw_quant_is_binary(const nw_quant_choice *choice) {
+    return choice->mode == NW_QUANT_STATIC && choice->activation == NW_BINARY_FORMAT;
+}
+/* Formats of activations and one of NW_ACTIVATION_WORDS. */
+nw_format nw_quant_activation_by_word(const char *word);
+const char *nw_quant_activation_word(nw_format format);
 /* Fails in words when no layer can be quantized so. */
 nw_status nw_quant_choice_check(nw_context *ctx, const nw_quant_choice *choice);
 /* Integers multiply integers: fails when weights of this scheme are no factors of a layer in mode STATIC. */

@@ -87,7 +87,7 @@ static bool spec_of(const freezing *f, int n, int i, nw_weight_spec *spec) {
         spec->coding = c->weights.coding;
         return true;
     }
-    if (role != NW_ROLE_DATA || !nw_quant_is_static(f->plan, n)) return false;
+    if (role != NW_ROLE_DATA || !nw_quant_is_static(f->plan, n) || nw_quant_is_binary(c)) return false;
     spec->range = NW_WEIGHT_MINMAX;
     /* a constant operand of Add or Mul */
     spec->coding = nw_coding_linear(c->activation, c->activation_symmetric, false, false);
@@ -134,7 +134,8 @@ typedef struct bias_place {
 /* Where a layer's bias, data and weight are; false: it has no bias to store as integers. */
 static bool bias_of(const freezing *f, int n, bias_place *b) {
     const nw_node *node = &f->g->nodes[n];
-    if (!nw_quant_is_static(f->plan, n) || f->plan->choice[n].float_bias) return false;
+    const nw_quant_choice *c = &f->plan->choice[n];
+    if (!nw_quant_is_static(f->plan, n) || c->float_bias || nw_quant_is_binary(c)) return false;
     int at = nw_quant_input_of(node, NW_ROLE_BIAS), data = nw_quant_input_of(node, NW_ROLE_DATA);
     int weight = nw_quant_input_of(node, NW_ROLE_WEIGHT);
     if (at < 0 || data < 0 || weight < 0 || f->pack_of[n][weight] < 0) return false;
@@ -372,6 +373,7 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
     node->op = nw_op_find("ai.narrow", "FakeQuant");
     NW_TRY(nw_node_set_string(g, node, "format", nw_format_name(format)));
     if (scale < 0) return root->choice->dynamic_rows ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
+    if (format == NW_BINARY_FORMAT) return nw_node_set_floats(g, node, "levels", (float[]){-1, 1}, 2);
     if (root->qmin != nw_format_min(format)) NW_TRY(nw_node_set_int(g, node, "qmin", root->qmin));
     if (root->qmax != nw_format_max(format)) NW_TRY(nw_node_set_int(g, node, "qmax", root->qmax));
     return NW_OK;
@@ -389,6 +391,7 @@ static nw_status add_fakequants(freezing *f) {
         if (root->choice->mode != NW_QUANT_STATIC || root->root != root->value) continue;
         const char *name = f->g->values[root->value].name;
         NW_TRY(add_scalar(f->g, name, "_scale", NW_F32, &root->scale, &ids[i][0]));
+        if (nw_quant_is_binary(root->choice)) continue;
         if (root->zero || !root->choice->activation_symmetric)
             NW_TRY(add_scalar(f->g, name, "_zero_point", NW_S32, &root->zero, &ids[i][1]));
     }

@@ -298,6 +298,18 @@ nw_status nw_observer_range(const nw_observer *o, const nw_codes *grid, float *l
     return NW_OK;
 }
 
+nw_status nw_observer_magnitude(const nw_observer *o, double *mean) {
+    *mean = 0;
+    if (o->count == 0) return NW_OK;
+    nw_profile *profile = nw_alloc(o->ctx, sizeof *profile);
+    if (!profile) return NW_E_MEMORY;
+    nw_profile_of(o, profile);
+    const double negative = profile->first[NW_OBSERVER_BINS], all = profile->first[SIDES];
+    *mean = (all - 2 * negative) / (double)o->count;
+    nw_free(o->ctx, profile);
+    return NW_OK;
+}
+
 nw_status nw_observer_outside(const nw_observer *o, float lo, float hi, double *share) {
     *share = -1;
     if (o->count && o->min >= lo && o->max <= hi) *share = 0;

@@ -75,6 +75,9 @@ static inline double nw_observer_sigma(const nw_observer *o) {
 /* The range the observer's kind chooses for this grid; lo ≤ 0 ≤ hi, finite; for symmetric grids of signed
  * codes lo = −hi. It is what nw_choose_scale wants. Nothing seen: 0, 0. Fails only for want of memory. */
 nw_status nw_observer_range(const nw_observer *observer, const nw_codes *grid, float *lo, float *hi);
+/* The mean magnitude of everything seen: what {−1, 1} are multiplied with for the least squared error (Rastegari et al.
+ * 2016, "XNOR-Net", section 3.1). The observer has a histogram. Nothing seen: 0. Fails only for want of memory. */
+nw_status nw_observer_magnitude(const nw_observer *observer, double *mean);
 /* Share of the finite values outside [lo, hi]; −1 when there is no histogram to tell. */
 nw_status nw_observer_outside(const nw_observer *observer, float lo, float hi, double *share);
 /* Signal to noise of everything seen on a grid, 10·log10(Σx²/Σ(x − x')²) dB; INFINITY when nothing is lost.

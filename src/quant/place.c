@@ -161,7 +161,7 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
             *reason = table ? "embeddings are left in float" : "recurrent layers are left in float";
             return NW_NODE_FLOAT;
         }
-        if (!nw_quant_has_state(node)) return NW_NODE_WEIGHTS;
+        if (!nw_quant_has_state(node) || nw_quant_is_binary(choice)) return NW_NODE_WEIGHTS;
     }
     bool recurrent = !f.roles.compute;
     if ((f.raw && mode == NW_QUANT_STATIC) || (f.fed && mode == NW_QUANT_DYNAMIC && recurrent))
@@ -171,7 +171,7 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
     const bool asked = o->products == NW_YES || (rule && !rule->others);
     if (mode == NW_QUANT_DYNAMIC && f.product)
         *reason = asked ? NULL : "products of activations are left in float unless asked for";
-    else if (mode != NW_QUANT_STATIC)
+    else if (mode != NW_QUANT_STATIC || nw_quant_is_binary(choice))
         *reason = "has no weights";
     else if (f.product)
         *reason = o->products == NW_NO ? "products of activations are left in float" : NULL;
@@ -196,7 +196,8 @@ static void mark_outputs(placing *p, int n) {
             p->raw[node->out[i]] = p->raw[in];
             p->fed[node->out[i]] = p->fed[in];
         }
-    if (nw_quant_is_static(p->plan, n)) p->whole[out] = !gives_float(node);
+    if (nw_quant_is_static(p->plan, n))
+        p->whole[out] = !gives_float(node) && !nw_quant_is_binary(&p->plan->choice[n]);
     if (mode == NW_NODE_SAME && in >= 0 && p->whole[in])
         for (int i = 0; i < node->out_count; i++)
             if (node->out[i] >= 0) p->whole[node->out[i]] = is_real(p->g, node->out[i]);
@@ -295,7 +296,7 @@ static void tie_moved(placing *p, const nw_node *node) {
     nw_quant_point *x = nw_quant_point_of(p->plan, nw_node_in(node, 0));
     for (int i = 0; i < node->out_count && x; i++) {
         nw_quant_point *y = nw_quant_point_of(p->plan, node->out[i]);
-        if (!y) continue;
+        if (!y || nw_quant_is_binary(y->choice)) continue;
         y->root = x->root;
         y->known = false;
     }
@@ -305,7 +306,7 @@ static void tie_moved(placing *p, const nw_node *node) {
  * start. */
 static void tie_joined(placing *p, const nw_node *node) {
     nw_quant_point *y = nw_quant_point_of(p->plan, nw_node_out(node, 0));
-    if (!y || y->root != y->value) return;
+    if (!y || y->root != y->value || nw_quant_is_binary(y->choice)) return;
     for (int i = 0; i < node->in_count; i++) {
         nw_quant_point *x = nw_quant_point_of(p->plan, node->in[i]);
         if (!x || x->root != x->value || nw_uses_count(p->uses, x->value) != 1) continue;
@@ -336,10 +337,12 @@ static void mark_everywhere(placing *p) {
     for (int i = 0; i < plan->point_count; i++) {
         nw_quant_point *x = &plan->points[i];
         const int maker = p->uses->producer[x->value];
-        if (maker < 0 || x->choice->mode != NW_QUANT_STATIC) continue;
+        if (maker < 0 || x->choice->mode != NW_QUANT_STATIC || nw_quant_is_binary(x->choice)) continue;
         const nw_node *node = &p->g->nodes[maker];
         bool in_layer = is_clamp(p->g, node) && node->in[0] >= 0 && p->inner[node->in[0]];
-        x->everywhere = p->whole[x->value] || in_layer || nw_quant_is_static(p->plan, maker);
+        const bool integer =
+            nw_quant_is_static(p->plan, maker) && !nw_quant_is_binary(&p->plan->choice[maker]);
+        x->everywhere = p->whole[x->value] || in_layer || integer;
     }
     for (int n = 0; n < p->g->node_count; n++) {
         const nw_node *node = &p->g->nodes[n];

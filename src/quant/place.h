@@ -62,6 +62,8 @@ typedef struct nw_quant_plan {
  *   4. Layers that move elements pass their input's grid on; values that only feed a Concat share its output's.
  *   5. What a value's grid is, its readers say: a measured one where any of them is static, else one found while running;
  *      the format of the most bits, and the observer that comes with it. Without integer readers its maker says it.
+ *   6. Binary activations are for layers with constant weights that multiply: these give real numbers, and only they read
+ *      their inputs restricted, which share a grid with nothing.
  * raw [value_count] or NULL: inputs of the model that stay as they are; layers that read them, moved or clamped
  * or not, only get their weights packed. With option `inputs` NO that is all of them, and for dynamic recurrent
  * layers unless it is YES: their inputs are features of different size, which one measured grid resolves badly.

@@ -42,8 +42,10 @@ static nw_status describe_activation(const nw_graph *g, const nw_quant_plan *pla
         a->observer = "at run time";
         return NW_OK;
     }
-    a->lo = (float)(root->qmin - root->zero) * root->scale;
-    a->hi = (float)(root->qmax - root->zero) * root->scale;
+    const bool binary = nw_quant_is_binary(root->choice);
+    if (binary) a->observer = "mean magnitude";
+    a->lo = (binary ? -1 : (float)(root->qmin - root->zero)) * root->scale;
+    a->hi = (binary ? 1 : (float)(root->qmax - root->zero)) * root->scale;
     a->scale = root->scale;
     a->zero = root->zero;
     if (a->tied || seen->count == 0) return NW_OK;
@@ -53,6 +55,12 @@ static nw_status describe_activation(const nw_graph *g, const nw_quant_plan *pla
     a->max = seen->max;
     a->mean = seen->mean;
     a->sigma = nw_observer_sigma(seen);
+    if (binary) { /* Σ (|x| − s)², where s is the mean of |x| */
+        const double n = (double)seen->count, signal = seen->m2 + n * seen->mean * seen->mean;
+        const double noise = signal - n * (double)a->scale * (double)a->scale;
+        a->sqnr = noise > 0 ? 10 * log10(signal / noise) : INFINITY;
+        return NW_OK;
+    }
     const nw_codes codes = {root->qmin, root->qmax, false};
     NW_TRY(nw_observer_sqnr(seen, &codes, root->scale, root->zero, &a->sqnr));
     return nw_observer_outside(seen, a->lo - a->scale / 2, a->hi + a->scale / 2, &a->saturated);

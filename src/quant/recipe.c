@@ -198,7 +198,7 @@ static nw_status take_value(const reader *r, const setting *s, void *field) {
     case KIND_SCHEME: return nw_scheme_parse(r->ctx, r->word[1], field);
     case KIND_FORMAT:
         NW_TRY(take_choice(r, NW_ACTIVATION_WORDS, &index));
-        *(nw_format *)field = nw_format_by_name(r->word[1]);
+        *(nw_format *)field = nw_quant_activation_by_word(r->word[1]);
         return NW_OK;
     case KIND_MODE:
         NW_TRY(take_choice(r, NW_MODE_WORDS, &index));
@@ -387,7 +387,7 @@ static void put_setting(writer *w, const setting *s, const void *base) {
     switch (s->kind) {
     case KIND_MODE: put_word(w, NW_MODE_WORDS, (int)*(const nw_quant_mode *)field); break;
     case KIND_SCHEME: put(w, nw_scheme_print(field, word, sizeof word)); break;
-    case KIND_FORMAT: put(w, nw_format_name(*(const nw_format *)field)); break;
+    case KIND_FORMAT: put(w, nw_quant_activation_word(*(const nw_format *)field)); break;
     case KIND_SYMMETRY: put_word(w, symmetry_words, *(const bool *)field); break;
     case KIND_OBSERVER: put_observer(w, field); break;
     case KIND_FLAG: put_word(w, flag_words, *(const bool *)field); break;
