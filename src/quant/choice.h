@@ -22,7 +22,7 @@ typedef enum nw_choice { NW_AUTO, NW_NO, NW_YES } nw_choice;
 
 typedef struct nw_quant_choice {
     nw_quant_mode mode;
-    nw_format activation;         /* u8 (default), s8, u16, s16 … any integer format up to 16 bits; or binary */
+    nw_format activation;         /* u8 (default), s8, u16, s16 … integers up to 16 bits; or binary */
     bool activation_symmetric;    /* zero point 0 */
     nw_observer_options observer; /* of activations */
     bool dynamic_rows;            /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
