@@ -278,10 +278,7 @@ static void permuted(const void *numbers, size_t n, size_t P, reg *to) {
 
 /* Whether the sums need no more than a scale that cannot overflow and a zero point of 16 bits. */
 static bool is_direct(const nw_epilogue *e, size_t c0, size_t n) {
-    bool small = true;
-    if (e->out != NW_OUT_U8 || e->row_zero || e->zero > 32000 || e->zero < -32000) return false;
-    for (size_t c = c0; c < c0 + n; c++) small &= e->scale[c] <= 0.5f && e->scale[c] >= -0.5f;
-    return small;
+    return !e->row_zero && e->zero <= 32000 && e->zero >= -32000 && nw_epilogue_convertible(e, c0, n);
 }
 
 /* `to`: room for the weights of a block with P > 1; there is one such block, the last. */

@@ -5,6 +5,7 @@
 
 #include "kern/isa.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -45,6 +46,13 @@ typedef struct nw_epilogue {
 /* Bytes per element. */
 static inline size_t nw_epilogue_size(nw_epilogue_out out) {
     return out == NW_OUT_U8 ? 1 : 4;
+}
+
+/* Whether out is U8 and no sum of columns [col, col+n) can be too large, times its scale, to become an int32. */
+static inline bool nw_epilogue_convertible(const nw_epilogue *e, size_t col, size_t n) {
+    bool small = e->out == NW_OUT_U8;
+    for (size_t c = col; small && c < col + n; c++) small = e->scale[c] <= 0.5f && e->scale[c] >= -0.5f;
+    return small;
 }
 
 /* A tile of m rows × n columns whose corner is (row, col): acc[i·ld_acc + j] becomes element j of the

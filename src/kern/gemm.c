@@ -309,6 +309,7 @@ void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args
             const int8_t *next = tile.w + nr * depth;
             size_t next_bytes = n1 - j > nr ? panel_width(n1 - j - nr, nr, kernel->half) * depth : 0;
             tile.col = j;
+            tile.convertible = nw_epilogue_convertible(&args->epilogue, j, tile.n);
             for (size_t i = 0; i < count; i += tile.m) {
                 tile.m = least(b.tile_rows, count - i);
                 tile.rows = rows + i;

@@ -125,6 +125,7 @@ typedef struct nw_gemm_u8s8_tile {
     void *c;
     size_t ldc;
     const nw_epilogue *epilogue;
+    bool convertible; /* nw_epilogue_convertible of these columns */
     size_t row, col;
     const int32_t *row_sums;
     nw_gemm_fetch fetch;

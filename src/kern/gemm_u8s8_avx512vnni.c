@@ -18,22 +18,20 @@ NW_INLINE __m512i broadcast4(const uint8_t *p) {
  * of this size leave room in the 16-bit sums below. */
 typedef enum way { VIA_MEMORY, TO_CODES, TO_FLOATS } way;
 
-static way way_of(const nw_epilogue *e) {
+static way way_of(const nw_gemm_u8s8_tile *tile) {
+    const nw_epilogue *e = tile->epilogue;
     if (e->wzero) return VIA_MEMORY;
     if (e->out == NW_OUT_F32) return TO_FLOATS;
     bool codes = e->out == NW_OUT_U8 && !e->row_zero && e->zero >= -16384 && e->zero <= 16384;
-    return codes ? TO_CODES : VIA_MEMORY;
+    return codes && tile->convertible ? TO_CODES : VIA_MEMORY;
 }
 
 /* clamp(rint(acc·scale) + zero, lo, hi) of R = 64/(16·V) rows at a time: each row gives V registers of
  * 32-bit sums; four of them become one register of bytes by saturating packs, which work on 128-bit lanes:
- * unit 4l + r of the result is lane l of register r, so a transpose of 4×4 units restores the order. Too
- * large a product would not convert: it is limited before; too small a one converts to −2^31, which
- * saturates as it should. */
+ * unit 4l + r of the result is lane l of register r, so a transpose of 4×4 units restores the order. */
 NW_INLINE void store_codes(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], const int M, const int V) {
     const nw_epilogue *e = tile->epilogue;
     const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512 most = _mm512_set1_ps((float)(e->hi - e->zero));
     const __m512i zero = _mm512_set1_epi16((short)e->zero);
     const __m512i lo = _mm512_set1_epi8((char)e->lo), hi = _mm512_set1_epi8((char)e->hi);
     __m512 scale[2];
@@ -49,14 +47,16 @@ NW_INLINE void store_codes(const nw_gemm_u8s8_tile *tile, __m512i (*acc)[2], con
         NW_UNROLL
         for (int r = 0; r < 4; r++) {
             int row = i + r / V < M ? i + r / V : M - 1;
-            __m512 p = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[row][r % V]), scale[r % V]);
-            q[r] = _mm512_cvtps_epi32(_mm512_min_ps(p, most));
+            q[r] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[row][r % V]), scale[r % V]));
         }
         __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
         __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
         __m512i y = _mm512_packus_epi16(low, high);
         y = _mm512_permutexvar_epi32(transpose, _mm512_min_epu8(_mm512_max_epu8(y, lo), hi));
-        if (V == 2) {
+        if (V == 2 && tile->n >= 32) {
+            _mm256_storeu_si256((__m256i *)out, _mm512_castsi512_si256(y));
+            if (i + 1 < M) _mm256_storeu_si256((__m256i *)(out + tile->ldc), _mm512_extracti64x4_epi64(y, 1));
+        } else if (V == 2) {
             _mm256_mask_storeu_epi8(out, mask, _mm512_castsi512_si256(y));
             if (i + 1 < M) _mm256_mask_storeu_epi8(out + tile->ldc, mask, _mm512_extracti64x4_epi64(y, 1));
         } else {
@@ -127,7 +127,7 @@ NW_INLINE void tile_of(const nw_gemm_u8s8_tile *tile, const int M, const int V, 
     const int8_t *w = tile->w;
     const char *next = tile->fetch.at;
     const size_t groups = (tile->k + 3) / 4, step = tile->fetch.step;
-    const way to = way_of(tile->epilogue);
+    const way to = way_of(tile);
     NW_UNROLL
     for (int v = 0; v < V; v++) {
         __m512i bias = _mm512_setzero_si512();

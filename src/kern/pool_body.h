@@ -41,24 +41,34 @@ static inline const void *tap_of(const nw_pool_taps *taps, size_t t) {
 MAX_POOL(max_pool_u8, uint8_t)
 MAX_POOL(max_pool_f32, float)
 
-/* best = max over the taps of `run` neighbours, a constant that compilers turn into registers. */
-#define MAX_RUN(type, run)                                                                                   \
+/* max over the taps of `run` neighbours, in a register; `whole` is an integer of the element's size. Loops over elements would
+ * become a maze of masks. */
+#define MAX_RUN(type, whole, run)                                                                            \
     NW_INLINE void NW_KERNEL(max_run_##type##_##run)(const type *x, size_t taps, size_t tap, type *y) {      \
-        type best[run];                                                                                      \
-        memcpy(best, x, sizeof best);                                                                        \
-        for (size_t t = 1; t < taps; t++)                                                                    \
-            for (size_t j = 0; j < run; j++) {                                                               \
-                type a = x[t * tap + j];                                                                     \
-                best[j] = a > best[j] ? a : best[j];                                                         \
-            }                                                                                                \
-        memcpy(y, best, sizeof best);                                                                        \
+        typedef type vec __attribute__((vector_size(run * sizeof(type))));                                   \
+        typedef whole mask __attribute__((vector_size(run * sizeof(type))));                                 \
+        vec best, a;                                                                                         \
+        memcpy(&best, x, sizeof best);                                                                       \
+        for (size_t t = 1; t < taps; t++) {                                                                  \
+            memcpy(&a, x + t * tap, sizeof a);                                                               \
+            const mask more = (mask)(a > best);                                                              \
+            best = (vec)((more & (mask)a) | (~more & (mask)best));                                           \
+        }                                                                                                    \
+        memcpy(y, &best, sizeof best);                                                                       \
     }
-MAX_RUN(uint8_t, 32)
-MAX_RUN(uint8_t, 16)
-MAX_RUN(uint8_t, 1)
-MAX_RUN(float, 16)
-MAX_RUN(float, 4)
-MAX_RUN(float, 1)
+MAX_RUN(uint8_t, uint8_t, 32)
+MAX_RUN(uint8_t, uint8_t, 16)
+MAX_RUN(float, int32_t, 16)
+MAX_RUN(float, int32_t, 4)
+
+#define MAX_ONE(type)                                                                                        \
+    NW_INLINE void NW_KERNEL(max_run_##type##_1)(const type *x, size_t taps, size_t tap, type *y) {          \
+        type best = x[0];                                                                                    \
+        for (size_t t = 1; t < taps; t++) best = x[t * tap] > best ? x[t * tap] : best;                      \
+        *y = best;                                                                                           \
+    }
+MAX_ONE(uint8_t)
+MAX_ONE(float)
 
 /* The last run overlaps the one before. */
 #define MAX_LINE(name, type, wide, narrow)                                                                   \
