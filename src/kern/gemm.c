@@ -1,6 +1,7 @@
 /* gemm.c: choosing a kernel, packing weights, and the loops around tiles. Must not include anything but
  * kern/. */
 #include "kern/gemm.h"
+#include "kern/gemm_blocks.h"
 #include "kern/layout.h"
 #include "kern/unroll.h"
 
@@ -51,21 +52,14 @@ const nw_gemm_u8s8_kernel *nw_gemm_u8s8_select(nw_isa ceiling) {
  *          shift, shift·Σ_t Σ_k W as int32 [column]
  * so that a kernel reads its panel from start to end. Panel p starts at p·nr·depth elements, where depth is
  * what a panel holds per column: k·taps and what is added to it. */
-static size_t round_up(size_t x, size_t step) {
-    return (x + step - 1) / step * step;
-}
-static size_t panel_width(size_t columns, size_t nr, size_t half) {
-    return columns >= nr ? nr : round_up(columns, half);
-}
-
 static size_t packed_bytes(size_t n, size_t half, size_t depth, size_t taps, size_t element) {
     size_t bytes;
     if (n > SIZE_MAX - half || depth > SIZE_MAX - 4) return 0;
-    if (__builtin_mul_overflow(round_up(n, half), depth, &bytes) ||
+    if (__builtin_mul_overflow(nw_round_up(n, half), depth, &bytes) ||
         __builtin_mul_overflow(bytes, taps, &bytes) || __builtin_mul_overflow(bytes, element, &bytes) ||
         bytes > SIZE_MAX - NW_GEMM_ALIGN)
         return 0;
-    return round_up(bytes, NW_GEMM_ALIGN);
+    return nw_round_up(bytes, NW_GEMM_ALIGN);
 }
 
 size_t nw_gemm_f32_packed_bytes(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps) {
@@ -75,7 +69,7 @@ size_t nw_gemm_f32_packed_bytes(const nw_gemm_f32_kernel *kernel, size_t n, size
 /* Bytes per column of a panel; 0 on overflow. */
 static size_t u8s8_depth(const nw_gemm_u8s8_kernel *kernel, size_t k, size_t taps) {
     size_t depth;
-    if (k > SIZE_MAX - kernel->group || __builtin_mul_overflow(round_up(k, kernel->group), taps, &depth) ||
+    if (k > SIZE_MAX - kernel->group || __builtin_mul_overflow(nw_round_up(k, kernel->group), taps, &depth) ||
         depth > SIZE_MAX - sizeof(int32_t))
         return 0;
     return kernel->shift ? depth + sizeof(int32_t) : depth;
@@ -115,7 +109,7 @@ size_t nw_gemm_f32_panels(const nw_gemm_f32_kernel *kernel, size_t n) {
 void nw_gemm_f32_pack_part(const nw_gemm_f32_kernel *kernel, size_t n, size_t k, size_t taps, size_t panel,
                            size_t tap, const void *w, size_t stride_n, size_t stride_k, void *packed) {
     const size_t n0 = panel * kernel->nr, columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
-    const size_t width = panel_width(columns, kernel->nr, kernel->half);
+    const size_t width = nw_panel_width(columns, kernel->nr, kernel->half);
     nw_layout layout;
     nw_layout_select(kernel->isa, &layout);
     pack_panel(layout.transpose_b32, (const char *)w + n0 * stride_n * sizeof(float), columns, width, k,
@@ -165,7 +159,7 @@ void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, si
     int8_t *out = packed;
     for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
         size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
-        size_t width = panel_width(columns, kernel->nr, kernel->half);
+        size_t width = nw_panel_width(columns, kernel->nr, kernel->half);
         int8_t *panel = out;
         if (kernel->shift) out += width * sizeof(int32_t);
         for (size_t t = 0; t < taps; t++)
@@ -176,7 +170,8 @@ void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, si
                 else
                     pack_group(from, stride_n, stride_k, columns, width, k - k0, out, 8);
             }
-        if (kernel->shift) pack_head(kernel->shift, width, taps * (round_up(k, group) / group), group, panel);
+        if (kernel->shift)
+            pack_head(kernel->shift, width, taps * (nw_round_up(k, group) / group), group, panel);
     }
 }
 
@@ -194,46 +189,6 @@ void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, siz
 
 /* ---- loops --------------------------------------------------------------------------------------------- */
 
-#define POINTERS   4096 /* 32 KiB of stack */
-#define BLOCK_ROWS 1024
-#define A_BYTES    (192 * 1024) /* of A that a pass over all panels rereads from the second-level cache */
-
-/* Rows are taken in blocks whose part of A stays in cache while every panel of W passes over it once; a
- * panel stays in cache while the tiles of a block use it:
- *     for each block of rows: for each panel of columns: for each tile of the block
- * tile_rows is mr unless so many taps have more pointers than the buffer holds. */
-typedef struct blocking {
-    size_t tile_rows, block_rows;
-} blocking;
-
-static blocking block_of(size_t mr, size_t k_bytes, size_t taps, const nw_rows *rows) {
-    blocking b;
-    b.tile_rows = mr * taps <= POINTERS ? mr : taps <= POINTERS ? POINTERS / taps : 1;
-    /* Windows overlap: a row brings about two taps' worth of new bytes into the cache. */
-    size_t row_bytes = k_bytes * (rows->window && taps > 1 ? 2 : taps) + 1;
-    size_t limit = A_BYTES / row_bytes;
-    if (limit > BLOCK_ROWS) limit = BLOCK_ROWS;
-    if (limit > POINTERS / taps) limit = POINTERS / taps;
-    b.block_rows = limit < b.tile_rows ? b.tile_rows : limit / b.tile_rows * b.tile_rows;
-    return b;
-}
-
-/* Pointers of rows [m0, m0+count): the caller's own table if there is one. */
-static const void *const *block_rows(const nw_rows *rows, size_t taps, size_t m0, size_t count,
-                                     const void **buffer, size_t *row_stride) {
-    if (!rows->window && rows->table) {
-        *row_stride = rows->table_stride;
-        return rows->table + m0;
-    }
-    *row_stride = count;
-    nw_rows_gather(rows, taps, m0, count, buffer, count);
-    return buffer;
-}
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 /* Tile i of `tiles` fetches its part of the `bytes` at `panel` in `steps` steps. With one tile there is no time to
  * fetch: it reads its own panel as fast as memory gives it. */
 static nw_gemm_fetch fetch_of(const void *panel, size_t bytes, size_t i, size_t tiles, size_t steps) {
@@ -245,9 +200,9 @@ static nw_gemm_fetch fetch_of(const void *panel, size_t bytes, size_t i, size_t 
 /* The stretch [k0, k1) of k; the others are added to what it leaves in c. */
 static void run_stretch(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t k0, size_t k1,
                         size_t m0, size_t m1, size_t n0, size_t n1) {
-    const void *buffer[POINTERS];
+    const void *buffer[NW_BLOCK_POINTERS];
     const size_t nr = kernel->nr, depth = args->k * args->taps, steps = (k1 - k0) * args->taps;
-    const blocking b = block_of(kernel->mr, (k1 - k0) * sizeof(float), args->taps, &args->rows);
+    const nw_blocking b = nw_block_of(kernel->mr, (k1 - k0) * sizeof(float), args->taps, &args->rows);
     const bool first = k0 == 0, last = k1 == args->k;
     nw_rows a = args->rows;
     a.base = (const char *)a.base + k0 * sizeof(float);
@@ -258,18 +213,18 @@ static void run_stretch(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args
                              .lo = last ? args->lo : -__builtin_inff(),
                              .hi = last ? args->hi : __builtin_inff()};
     for (size_t mb = m0; mb < m1; mb += b.block_rows) {
-        size_t count = least(b.block_rows, m1 - mb), tiles = (count + b.tile_rows - 1) / b.tile_rows;
-        const void *const *rows = block_rows(&a, args->taps, mb, count, buffer, &tile.row_stride);
+        size_t count = nw_least(b.block_rows, m1 - mb), tiles = (count + b.tile_rows - 1) / b.tile_rows;
+        const void *const *rows = nw_block_rows(&a, args->taps, mb, count, buffer, &tile.row_stride);
         for (size_t j = n0; j < n1; j += nr) {
             const float *panel = (const float *)args->packed + j * depth;
             size_t left =
-                n1 - j > nr ? panel_width(n1 - j - nr, nr, kernel->half) : 0; /* of the next panel */
+                n1 - j > nr ? nw_panel_width(n1 - j - nr, nr, kernel->half) : 0; /* of the next panel */
             const float *next = panel + nr * depth + k0 * left;
-            tile.w = panel + k0 * panel_width(n1 - j, nr, kernel->half);
-            tile.n = least(nr, n1 - j);
+            tile.w = panel + k0 * nw_panel_width(n1 - j, nr, kernel->half);
+            tile.n = nw_least(nr, n1 - j);
             tile.bias = args->bias && first ? args->bias + j : NULL;
             for (size_t i = 0; i < count; i += tile.m) {
-                tile.m = least(b.tile_rows, count - i);
+                tile.m = nw_least(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
                 tile.fetch = fetch_of(next, left * steps * sizeof(float), i / b.tile_rows, tiles, steps);
@@ -292,26 +247,26 @@ void nw_gemm_f32_run(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *a
 
 void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args *args, size_t m0, size_t m1,
                       size_t n0, size_t n1) {
-    const void *buffer[POINTERS];
-    int32_t sums[BLOCK_ROWS];
+    const void *buffer[NW_BLOCK_POINTERS];
+    int32_t sums[NW_BLOCK_ROWS];
     const size_t nr = kernel->nr, depth = u8s8_depth(kernel, args->k, args->taps);
     const size_t size = nw_epilogue_size(args->epilogue.out);
-    const blocking b = block_of(kernel->mr, args->k, args->taps, &args->rows);
+    const nw_blocking b = nw_block_of(kernel->mr, args->k, args->taps, &args->rows);
     nw_gemm_u8s8_tile tile = {
         .k = args->k, .taps = args->taps, .ldc = args->ldc, .epilogue = &args->epilogue};
     for (size_t mb = m0; mb < m1; mb += b.block_rows) {
-        size_t count = least(b.block_rows, m1 - mb), tiles = (count + b.tile_rows - 1) / b.tile_rows;
-        const void *const *rows = block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
+        size_t count = nw_least(b.block_rows, m1 - mb), tiles = (count + b.tile_rows - 1) / b.tile_rows;
+        const void *const *rows = nw_block_rows(&args->rows, args->taps, mb, count, buffer, &tile.row_stride);
         if (args->epilogue.wzero) kernel->row_sums(count, args->k, args->taps, rows, tile.row_stride, sums);
         for (size_t j = n0; j < n1; j += nr) {
             tile.w = (const int8_t *)args->packed + j * depth;
-            tile.n = least(nr, n1 - j);
+            tile.n = nw_least(nr, n1 - j);
             const int8_t *next = tile.w + nr * depth;
-            size_t next_bytes = n1 - j > nr ? panel_width(n1 - j - nr, nr, kernel->half) * depth : 0;
+            size_t next_bytes = n1 - j > nr ? nw_panel_width(n1 - j - nr, nr, kernel->half) * depth : 0;
             tile.col = j;
             tile.convertible = nw_epilogue_convertible(&args->epilogue, j, tile.n);
             for (size_t i = 0; i < count; i += tile.m) {
-                tile.m = least(b.tile_rows, count - i);
+                tile.m = nw_least(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.row = mb + i;
                 tile.row_sums = sums + i;

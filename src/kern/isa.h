@@ -9,11 +9,12 @@
  * wherever a family has a kernel for it. The word is what --isa accepts and what follows __ in kernel names. */
 #if defined(__x86_64__)
 #define NW_ISA_LIST(X)                                                                                       \
-    X(SCALAR, scalar)         /* plain C */                                                                  \
-    X(AVX2, avx2)             /* AVX2, FMA, F16C */                                                          \
-    X(AVXVNNI, avxvnni)       /* the above and AVX-VNNI: u8·s8 dot products on 256 bits */                  \
-    X(AVX512VNNI, avx512vnni) /* AVX-512 F, BW, VL, DQ, VNNI */                                              \
-    X(AVX512BF16, avx512bf16) /* the above and AVX512-BF16: dot products of bf16 pairs */
+    X(SCALAR, scalar)                   /* plain C */                                                        \
+    X(AVX2, avx2)                       /* AVX2, FMA, F16C */                                                \
+    X(AVXVNNI, avxvnni)                 /* the above and AVX-VNNI: u8·s8 dot products on 256 bits */        \
+    X(AVX512VNNI, avx512vnni)           /* AVX-512 F, BW, VL, DQ, VNNI */                                    \
+    X(AVX512VPOPCNTDQ, avx512vpopcntdq) /* the above and AVX512-VPOPCNTDQ: bits of words counted */          \
+    X(AVX512BF16, avx512bf16)           /* AVX512-VNNI and -BF16: dot products of bf16 pairs */
 #elif defined(__aarch64__)
 #define NW_ISA_LIST(X)                                                                                       \
     X(SCALAR, scalar)     /* plain C */                                                                      \
