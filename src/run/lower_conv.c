@@ -1,8 +1,7 @@
 /* lower_conv.c: convolutions of one or two dimensions, channels-last, on f32 or on 8-bit codes: as matrix products over the
  * pixels under a window, depthwise ones by their own kernel. */
+#include "run/conv.h"
 #include "run/pack.h"
-
-#include "op/conv.h"
 
 #include <math.h>
 #include <string.h>
@@ -176,23 +175,27 @@ static bool planar(const nw_conv_geometry *g) {
     return g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1;
 }
 
+nw_window nw_plan_window(const nw_conv_geometry *g, size_t pixel) {
+    return (nw_window){.in_h = (size_t)g->in[1],
+                       .in_w = (size_t)g->in[2],
+                       .out_h = (size_t)g->out[1],
+                       .out_w = (size_t)g->out[2],
+                       .kernel_h = (size_t)g->kernel[1],
+                       .kernel_w = (size_t)g->kernel[2],
+                       .stride_h = (size_t)g->stride[1],
+                       .stride_w = (size_t)g->stride[2],
+                       .dilation_h = (size_t)g->dilation[1],
+                       .dilation_w = (size_t)g->dilation[2],
+                       .pad_top = (size_t)g->pad_begin[1],
+                       .pad_left = (size_t)g->pad_begin[2],
+                       .pixel_stride = pixel,
+                       .line_stride = pixel * (size_t)g->in[2],
+                       .image_stride = pixel * (size_t)(g->in[1] * g->in[2])};
+}
+
 static void set_window(conv_state *s, const conv *c, size_t pixel) {
     const nw_conv_geometry *g = &c->g;
-    s->window = (nw_window){.in_h = (size_t)g->in[1],
-                            .in_w = (size_t)g->in[2],
-                            .out_h = (size_t)g->out[1],
-                            .out_w = (size_t)g->out[2],
-                            .kernel_h = (size_t)g->kernel[1],
-                            .kernel_w = (size_t)g->kernel[2],
-                            .stride_h = (size_t)g->stride[1],
-                            .stride_w = (size_t)g->stride[2],
-                            .dilation_h = (size_t)g->dilation[1],
-                            .dilation_w = (size_t)g->dilation[2],
-                            .pad_top = (size_t)g->pad_begin[1],
-                            .pad_left = (size_t)g->pad_begin[2],
-                            .pixel_stride = pixel,
-                            .line_stride = pixel * (size_t)g->in[2],
-                            .image_stride = pixel * (size_t)(g->in[1] * g->in[2])};
+    s->window = nw_plan_window(g, pixel);
     s->pointwise = c->taps == 1 && g->stride[1] == 1 && g->stride[2] == 1 && g->in[1] == g->out[1] &&
                    g->in[2] == g->out[2] && g->pad_begin[1] == 0 && g->pad_begin[2] == 0;
 }
@@ -405,6 +408,9 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(examine(p, node, &c, ok));
     if (!*ok) return NW_OK;
     int x = node->in[0];
+    NW_TRY(nw_lower_bits_conv(p, node, &c.g, c.bias, ok));
+    if (*ok) return NW_OK;
+    *ok = true;
     c.measured = p->row_grid[x][0] >= 0;
     if (c.measured || nw_plan_on_grid(p, x)) NW_TRY(integer_weights(p, node, &c));
     c.size = c.integer ? 1 : sizeof(float);

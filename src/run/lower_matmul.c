@@ -264,6 +264,8 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     if (fits && constant && pr.g.batch == 1 && p->desc[b].rank == 2)
         NW_TRY(nw_plan_weights(p, b, n_axis, &w, &integer));
     if (constant && !integer) {
+        NW_TRY(nw_lower_bits_product(p, node, &pr, ok));
+        if (*ok) return NW_OK;
         NW_TRY(nw_lower_wcodes(p, node, &pr, ok));
         if (*ok) return NW_OK;
         *ok = true;

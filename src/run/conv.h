@@ -1,0 +1,14 @@
+/* conv.h: what files that lower convolutions share. Private to run/. */
+#ifndef NW_RUN_CONV_H
+#define NW_RUN_CONV_H
+
+#include "op/conv.h"
+#include "run/plan.h"
+
+/* The window over a channels-last image with `pixel` bytes from a pixel to the next. Two dimensions at most. */
+nw_window nw_plan_window(const nw_conv_geometry *g, size_t pixel);
+/* lower_bits.c: takes a convolution whose weights and input both are {−1, 1} times a scale. bias [out_channels] or NULL. */
+nw_status nw_lower_bits_conv(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, const float *bias,
+                             bool *ok);
+
+#endif
