@@ -175,16 +175,35 @@ void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, si
     }
 }
 
+/* Σ of a run of weights: 128 at a time fit 16 bits, of which a register holds more. */
+static uint32_t sum_of_run(const int8_t *w, size_t n) {
+    uint32_t sum = 0;
+    for (size_t i = 0; i < n; i += 128) {
+        const size_t count = n - i < 128 ? n - i : 128;
+        uint16_t part = 0; /* wraps */
+        for (size_t j = 0; j < count; j++) part = (uint16_t)(part + (uint16_t)w[i + j]);
+        sum += (uint32_t)(int16_t)part;
+    }
+    return sum;
+}
+
 void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, size_t stride_n,
                            size_t stride_tap, size_t stride_k, const int32_t *wzero, int32_t *sums) {
-    for (size_t j = 0; j < n; j++) {
-        uint32_t sum = 0; /* wraps */
-        for (size_t t = 0; t < taps; t++)
-            for (size_t kk = 0; kk < k; kk++)
-                sum += (uint32_t)(int32_t)w[j * stride_n + t * stride_tap + kk * stride_k];
-        if (wzero) sum -= (uint32_t)(k * taps) * (uint32_t)wzero[j];
-        sums[j] = (int32_t)sum;
+    const bool runs = stride_k == 1 ? taps == 1 || stride_tap == k : stride_tap == 1 && stride_k == taps;
+    uint32_t *out = (uint32_t *)sums; /* they wrap */
+    for (size_t j = 0; j < n; j++) out[j] = wzero ? -(uint32_t)(k * taps) * (uint32_t)wzero[j] : 0;
+    if (runs) { /* a column lies together */
+        for (size_t j = 0; j < n; j++) out[j] += sum_of_run(w + j * stride_n, k * taps);
+        return;
     }
+    for (size_t t = 0; t < taps; t++)
+        for (size_t kk = 0; kk < k; kk++) {
+            const int8_t *row = w + t * stride_tap + kk * stride_k;
+            if (stride_n == 1)
+                for (size_t j = 0; j < n; j++) out[j] += (uint32_t)row[j];
+            else
+                for (size_t j = 0; j < n; j++) out[j] += (uint32_t)row[j * stride_n];
+        }
 }
 
 /* ---- loops --------------------------------------------------------------------------------------------- */

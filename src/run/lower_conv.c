@@ -18,8 +18,8 @@ typedef struct conv_state {
     bool pointwise; /* rows at a fixed distance instead of a window */
     nw_window window;
     const void *pad;
-    bool measured;   /* the image's scale and zero point are found while running */
-    size_t x_offset; /* bytes: of its channels in the buffer */
+    bool measured;             /* the image's scale and zero point are found while running */
+    size_t x_offset, y_offset; /* bytes: of its channels in the buffers */
     size_t pad_bytes, m, groups, group_packed, group_x, group_y; /* bytes from a group to the next */
     /* Float weights and biases that are no constants are inputs 1 and 2 of the step, and packed in every run. */
     bool dynamic;
@@ -125,7 +125,7 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
     const conv_state *s = step->state;
     conv_job job = {.s = s,
                     .x = (const char *)nw_exec_data(e, step->in[0]) + s->x_offset,
-                    .y = nw_exec_data(e, step->out[0]),
+                    .y = (char *)nw_exec_data(e, step->out[0]) + s->y_offset,
                     .pad = s->pad};
     job.packed = s->depthwise ? s->dw_f32_args.packed : s->f32_args.packed;
     job.bias = s->depthwise ? s->dw_f32_args.bias : s->f32_args.bias;
@@ -448,6 +448,10 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
         s.f32 = nw_gemm_f32_select(p->options->isa);
     bool codes_out = follow.grid.scale > 0;
     size_t y_size = codes_out ? 1 : sizeof(float), ldc = (size_t)c.g.out_channels * y_size;
+    nw_strip place = {.buffer = -1};
+    if (codes_out) NW_TRY(nw_plan_concat_place(p, follow.value, &follow.grid, &place));
+    if (place.buffer >= 0) ldc = place.stride;
+    s.y_offset = place.offset;
     s.group_x = plain_k * c.size;
     s.group_y = c.n * y_size;
     size_t bytes = 0;                     /* of weights that are packed when running */
@@ -471,7 +475,8 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     if (s.dynamic && c.dynamic_bias) NW_TRY(nw_plan_need(p, node->in[2], NW_FORM_REAL, &in[2]));
     if (c.measured) memcpy(&in[1], p->row_grid[x], sizeof p->row_grid[x]);
     nw_plan_fuse(p, &follow);
-    NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
+    out[0] = place.buffer;
+    if (out[0] < 0) NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
     if (s.dynamic) NW_TRY(nw_plan_temporary(p, bytes, &out[2]));
     if (s.padded) NW_TRY(nw_plan_temporary(p, s.batch * s.padded_h * s.padded_w * s.pixel, &out[1]));
     if (c.measured)

@@ -156,6 +156,9 @@ nw_status nw_plan_need(nw_planner *p, int v, nw_form form, int *buffer);
 /* Where v lies channels-last, as codes or as real numbers: its strip, for those who can read one, or a buffer of it alone,
  * made as nw_plan_need does. */
 nw_status nw_plan_need_strip(nw_planner *p, int v, bool codes, nw_strip *strip);
+/* A place for v, codes on this grid that a layer is about to make, channels-last in the output of the Concat that alone reads
+ * it and puts it on the same grid; it becomes v's strip. place->buffer −1: there is none (lower_move.c). */
+nw_status nw_plan_concat_place(nw_planner *p, int v, const nw_grid *grid, nw_strip *place);
 /* A new buffer that holds value v in this form. */
 nw_status nw_plan_define(nw_planner *p, int v, nw_form form, int *buffer);
 /* The same, over the bytes of x, which the next step reads from buffer `from`, if nothing else will read them: for steps that
