@@ -212,7 +212,8 @@ static int quantize(nw_env *env, const settings *s) {
     if (code != EXIT_DONE) return code;
     if (!s->output) return say_usage(&command_quantize, "-o OUT says where the quantized model goes");
     bool measured = o.mode ? strcmp(o.mode, "static") == 0 : !o.recipe || strcmp(o.recipe, "w8a8") == 0;
-    bool given = o.observer && strcmp(o.observer, "absolute") == 0;
+    bool given = (o.observer && strcmp(o.observer, "absolute") == 0) ||
+                 (o.activations && strchr(o.activations, 'f')); /* floats have no range to measure */
     if (measured && !given && !s->data)
         return say_usage(&command_quantize,
                          "--calibrate DATA is needed to measure activations; --weights-only or "

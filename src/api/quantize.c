@@ -137,6 +137,8 @@ static void write_scheme(nw_record *r, const nw_quantize_options *o, const nw_qu
                     grain);
     if (nw_quant_is_binary(c)) {
         nw_record_text(r, "activations_scheme", "activations", "binary, scale of the least squared error");
+    } else if (c->mode == NW_QUANT_STATIC && nw_quant_is_float(c)) {
+        nw_record_text(r, "activations_scheme", "activations", nw_format_name(c->activation));
     } else if (c->mode == NW_QUANT_STATIC) {
         nw_record_textf(r, "activations_scheme", "activations", "%s %s, observer %s",
                         nw_format_name(c->activation), c->activation_symmetric ? "symmetric" : "asymmetric",
@@ -378,7 +380,8 @@ nw_status nw_graph_finish_quantized(nw_graph *graph, const nw_quant_options *q) 
     return text ? nw_graph_set_property(graph, NW_RECIPE_PROPERTY, text) : NW_E_MEMORY;
 }
 
-nw_status nw_quantize_read(nw_env *env, const nw_quantize_options *o, nw_arena *arena, nw_quant_options *out) {
+nw_status nw_quantize_read(nw_env *env, const nw_quantize_options *o, nw_arena *arena,
+                           nw_quant_options *out) {
     nw_quant_style unused;
     return internal(env, o, arena, out, &unused);
 }

@@ -95,6 +95,34 @@ static inline float nw_bf16_to_f32(uint16_t h) {
     } bits = {(uint32_t)h << 16};
     return bits.f;
 }
+
+/* x as the nearest number of f16 or bf16, infinities beyond the largest: the two conversions there and back in one, for
+ * loops that vectorize. */
+static inline float nw_round_bf16(float x) {
+    union {
+        float f;
+        uint32_t u;
+    } v = {x};
+    v.u = x != x ? v.u | 0x400000 : v.u + 0x7fff + (v.u >> 16 & 1);
+    v.u &= 0xffff0000;
+    return v.f;
+}
+static inline float nw_round_f16(float x) {
+    union {
+        float f;
+        int32_t i;
+    } v = {x}, low;
+    const int32_t sign = v.i & INT32_MIN;
+    v.i ^= sign;
+    low.f = (v.f + 0.75f) - 0.75f; /* below 2^-14 numbers are 2^-24 apart, as floats of [0.5, 1) are */
+    int32_t high = (int32_t)(((uint32_t)v.i + 0xfff + (uint32_t)(v.i >> 13 & 1)) & 0xffffe000);
+    /* Masks, not conditions: compilers do not vectorize what could branch. */
+    const int32_t large = -(high >= 0x47800000), small = -(v.i < 0x38800000), nan = -(v.i > 0x7f800000);
+    high = (0x7f800000 & large) | (high & ~large); /* from 2^16 on */
+    const int32_t y = (low.i & small) | (high & ~small);
+    v.i = (v.i & nan) | (y & ~nan) | sign;
+    return v.f;
+}
 /* 2^(code − 127); 255 is NaN. */
 static inline float nw_e8m0_to_f32(uint8_t code) {
     union {

@@ -200,6 +200,23 @@ static const nw_tensor *read_cast(const folder *f, const nw_node *cast, nw_forma
     return fits ? &c->tensor : NULL;
 }
 
+/* Cast to 16-bit floats and back to f32: a FakeQuant of scale 1. */
+static nw_status fold_cast(folder *f, int index, nw_format to, bool *ok) {
+    nw_graph *g = f->g;
+    const nw_node *node = &g->nodes[index], *narrow = nw_fold_maker(f, nw_node_in(node, 0), "Cast");
+    *ok = narrow && (to == NW_F16 || to == NW_BF16) && nw_node_int(node, "to", 0) == NW_F32 &&
+          nw_node_int(narrow, "to", 0) == to;
+    if (!*ok) return NW_OK;
+    float one = 1;
+    const nw_tensor scale = {.format = NW_F32, .data = &one};
+    int in[2] = {narrow->in[0]}, y = node->out[0];
+    NW_TRY(nw_graph_add_constant_copy(g, NULL, &scale, &in[1]));
+    nw_node *fresh;
+    NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", g->nodes[index].name, 2, in, 1, &y, &fresh));
+    g->nodes[index].dead = true;
+    return nw_node_set_string(g, fresh, "format", nw_format_name(to));
+}
+
 nw_status nw_fold_spelled(folder *f, int index, const char *text, bool *ok) {
     const nw_node *node = &f->g->nodes[index];
     nw_format to, scale = NW_NONE, f32 = NW_F32;
@@ -212,7 +229,7 @@ nw_status nw_fold_spelled(folder *f, int index, const char *text, bool *ok) {
     if (nw_node_is(node, "Cast")) {
         static const float one = 1;
         const nw_tensor *codes = read_cast(f, node, to);
-        if (!(*ok = codes != NULL)) return NW_OK;
+        if (!codes) return fold_cast(f, index, to, ok);
         t = *codes;
         set_range(&p, to);
         p.groups = 1;

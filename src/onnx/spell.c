@@ -368,6 +368,7 @@ static nw_status collect(speller *s) {
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
                            "FakeQuant \"%s\": ONNX has no operator for %s codes of activations",
                            nw_node_label(g, node), nw_format_name(p->format));
+        if (!dynamic && nw_fakequant_is_cast(p)) continue;
         s->of[node->out[0]].p = dynamic ? NULL : p;
         s->of[node->out[0]].scale = nw_node_in(node, 1);
         if (dynamic && (p->format != NW_U8 || nw_qparam_scale_format(p) != NW_F32 ||
@@ -422,12 +423,33 @@ static nw_status spell_signs(speller *s, int index, float scale) {
     return nw_graph_add_node(g, "", "Where", NULL, 3, where, 1, &y, &node);
 }
 
+/* Floats of 16 bits: there and back. The second Cast tells, so that reading the file finds the FakeQuant again. */
+static nw_status spell_cast(speller *s, int index, nw_format format) {
+    nw_graph *g = s->g;
+    int x = g->nodes[index].in[0], y = g->nodes[index].out[0], narrow;
+    const char *name = nw_arena_printf(&g->arena, "%s_%s", base_name(g, y), nw_format_name(format));
+    if (!name) return NW_E_MEMORY;
+    NW_TRY(nw_graph_add_value(g, name, &narrow));
+    g->values[narrow].format = format;
+    nw_node *node;
+    NW_TRY(nw_graph_add_node(g, "", "Cast", NULL, 1, &x, 1, &narrow, &node));
+    NW_TRY(nw_node_set_int(g, node, "to", format));
+    g->nodes[index].dead = true;
+    NW_TRY(nw_graph_add_node(g, "", "Cast", NULL, 1, &narrow, 1, &y, &node));
+    NW_TRY(nw_node_set_int(g, node, "to", NW_F32));
+    return nw_node_set_string(g, node, NW_CODES_FORMAT, nw_format_name(format));
+}
+
 static nw_status spell_fakequant(speller *s, int index) {
     nw_graph *g = s->g;
     bool signs;
     float scale;
     NW_TRY(nw_fakequant_sign_scale(g, &g->nodes[index], &s->arena, &scale, &signs));
     if (signs) return spell_signs(s, index, scale);
+    const nw_format format = nw_format_by_name(nw_node_string(&g->nodes[index], "format", ""));
+    if (!s->of[g->nodes[index].out[0]].p && (format == NW_F16 || format == NW_BF16) &&
+        nw_node_in(&g->nodes[index], 1) >= 0)
+        return spell_cast(s, index, format);
     if (!s->of[g->nodes[index].out[0]].p) return spell_dynamic(s, index);
     int x = g->nodes[index].in[0], y = g->nodes[index].out[0];
     spelled *sp = &s->of[y];

@@ -148,6 +148,10 @@ nw_status nw_fakequant_sign_scale(const nw_graph *graph, const nw_node *node, nw
     return NW_OK;
 }
 
+bool nw_fakequant_is_cast(const nw_qparam *p) {
+    return (p->format == NW_F16 || p->format == NW_BF16) && p->groups == 1 && nw_qparam_scale(p, 0) == 1.0f;
+}
+
 nw_status nw_fakequant_write(nw_graph *graph, nw_node *node, const nw_qparam *p) {
     nw_format format = p->format;
     const nw_levels *l = &p->levels;

@@ -27,6 +27,8 @@ nw_status nw_fakequant_sign_scale(const nw_graph *graph, const nw_node *node, nw
                                   bool *ok);
 /* Sets the attributes that nw_fakequant_qparam reads. Scales and zero points are inputs: without them (groups 0) the scale
  * format is an attribute too. */
+/* A grid that is the numbers of f16 or bf16 themselves: rounding to it is a Cast there and back. */
+bool nw_fakequant_is_cast(const nw_qparam *p);
 nw_status nw_fakequant_write(nw_graph *graph, nw_node *node, const nw_qparam *p);
 
 /* DequantizeLinear (domain "ai.narrow"): a packed constant, in files as small as its codes are.

@@ -49,7 +49,7 @@ static bool is_decided(const nw_quant_point *point) {
 }
 
 static bool needs_data(const nw_quant_point *point) {
-    if (!is_decided(point)) return false;
+    if (!is_decided(point) || nw_quant_is_float(point->choice)) return false;
     return nw_quant_is_binary(point->choice) ||
            (!point->known && point->choice->observer.kind != NW_OBSERVER_ABSOLUTE);
 }
@@ -341,6 +341,11 @@ static nw_status set_binary_scale(nw_quant_point *point, const nw_observer *seen
 static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_observer *seen) {
     const nw_quant_choice *c = point->choice;
     NW_TRY(check_seen(plan, point, seen));
+    point->format = c->activation;
+    if (nw_quant_is_float(c)) {
+        point->scale = 1;
+        return NW_OK;
+    }
     if (nw_quant_is_binary(c)) return set_binary_scale(point, seen);
     nw_coding codes = nw_coding_linear(c->activation, c->activation_symmetric, false, false);
     bool positive =
@@ -352,7 +357,6 @@ static nw_status set_scale(nw_quant_plan *plan, nw_quant_point *point, const nw_
     if (!point->known) NW_TRY(nw_observer_range(seen, &codes.grid, &point->lo, &point->hi));
     nw_choose_scale(point->lo, point->hi, codes.grid.symmetric, codes.grid.qmin, codes.grid.qmax,
                     &point->scale, &point->zero);
-    point->format = c->activation;
     point->zero += codes.shift;
     point->qmin = codes.grid.qmin + codes.shift;
     point->qmax = codes.grid.qmax + codes.shift;
@@ -445,7 +449,7 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
                                  bool *any) {
     for (int i = 0; i < plan->point_count; i++) {
         const nw_quant_point *p = &plan->points[i];
-        if (plan->uses.producer[p->value] >= 0 || !is_decided(p)) continue;
+        if (plan->uses.producer[p->value] >= 0 || !is_decided(p) || nw_quant_is_float(p->choice)) continue;
         const nw_codes codes = {p->qmin, p->qmax, false};
         double sqnr = 0;
         if (!nw_quant_is_binary(p->choice))
@@ -454,7 +458,7 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
     }
     for (int i = 0; i < plan->point_count; i++) {
         const nw_quant_point *p = &plan->points[i];
-        if (p->squares && p->choice->mode == NW_QUANT_STATIC &&
+        if (p->squares && p->choice->mode == NW_QUANT_STATIC && !nw_quant_is_float(p->choice) &&
             features_sqnr(p, nw_quant_root(plan, p)->scale) < RESOLVED)
             raw[input_behind(plan, p->value)] = true;
     }

@@ -26,9 +26,16 @@ nw_status nw_quant_choice_check(nw_context *ctx, const nw_quant_choice *c) {
     if (binary && c->mode == NW_QUANT_DYNAMIC)
         return nw_fail(ctx, NW_E_ARGUMENT,
                        "binary activations need mode \"static\": their scale is measured beforehand");
-    if (!binary && (!nw_format_is_integer(c->activation) || nw_format_bits(c->activation) > 16))
+    const bool real = c->activation == NW_F16 || c->activation == NW_BF16;
+    if (!binary && !real && (!nw_format_is_integer(c->activation) || nw_format_bits(c->activation) > 16))
+        return nw_fail(
+            ctx, NW_E_ARGUMENT,
+            "activations cannot be %s: expected an integer format of at most 16 bits, f16, bf16 or binary",
+            nw_format_name(c->activation));
+    if (real && c->mode == NW_QUANT_DYNAMIC)
         return nw_fail(ctx, NW_E_ARGUMENT,
-                       "activations cannot be %s: expected an integer format of at most 16 bits",
+                       "activations of %s have no scale to find while running: use mode \"static\", which "
+                       "needs no data for them",
                        nw_format_name(c->activation));
     const nw_coding *coding = &c->weights.coding;
     if (coding->kind == NW_LINEAR &&
@@ -41,7 +48,7 @@ nw_status nw_quant_choice_check(nw_context *ctx, const nw_quant_choice *c) {
 }
 
 nw_status nw_quant_choice_check_product(nw_context *ctx, const nw_quant_choice *c) {
-    if (c->mode != NW_QUANT_STATIC) return NW_OK;
+    if (c->mode != NW_QUANT_STATIC || nw_quant_is_float(c)) return NW_OK;
     const nw_coding_kind kind = c->weights.coding.kind;
     if (kind != NW_LINEAR && kind != NW_TERNARY && kind != NW_BINARY)
         return nw_fail(ctx, NW_E_ARGUMENT,

@@ -15,14 +15,14 @@ typedef enum nw_quant_mode {
 } nw_quant_mode;
 
 #define NW_MODE_WORDS       "static|dynamic|weights|float"
-#define NW_ACTIVATION_WORDS "u8|s8|u16|s16|u4|s4|u2|s2|binary"
+#define NW_ACTIVATION_WORDS "u8|s8|u16|s16|u4|s4|u2|s2|f16|bf16|binary"
 #define NW_BINARY_FORMAT    NW_INDEX1 /* of activations that are {−1, 1} times a scale, "binary" in words */
 
 typedef enum nw_choice { NW_AUTO, NW_NO, NW_YES } nw_choice;
 
 typedef struct nw_quant_choice {
     nw_quant_mode mode;
-    nw_format activation;         /* u8 (default), s8, u16, s16 … integers up to 16 bits; or binary */
+    nw_format activation; /* u8 (default), s8 … integers up to 16 bits; STATIC: f16, bf16, binary too */
     bool activation_symmetric;    /* zero point 0 */
     nw_observer_options observer; /* of activations */
     bool dynamic_rows;            /* DYNAMIC: a scale for each row of the last axis instead of each tensor */
@@ -63,6 +63,10 @@ nw_format nw_quant_activation_by_word(const char *word);
 const char *nw_quant_activation_word(nw_format format);
 /* Fails in words when no layer can be quantized so. */
 nw_status nw_quant_choice_check(nw_context *ctx, const nw_quant_choice *choice);
+/* Whether activations are rounded to 16-bit floats: there is no scale to find, and layers compute on real numbers. */
+static inline bool nw_quant_is_float(const nw_quant_choice *choice) {
+    return nw_format_is_float(choice->activation);
+}
 /* Integers multiply integers: fails when weights of this scheme are no factors of a layer in mode STATIC. */
 nw_status nw_quant_choice_check_product(nw_context *ctx, const nw_quant_choice *choice);
 

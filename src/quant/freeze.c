@@ -90,7 +90,9 @@ static bool spec_of(const freezing *f, int n, int i, nw_weight_spec *spec) {
     if (role != NW_ROLE_DATA || !nw_quant_is_static(f->plan, n) || nw_quant_is_binary(c)) return false;
     spec->range = NW_WEIGHT_MINMAX;
     /* a constant operand of Add or Mul */
-    spec->coding = nw_coding_linear(c->activation, c->activation_symmetric, false, false);
+    spec->coding = nw_quant_is_float(c)
+                       ? (nw_coding){.kind = NW_FLOAT, .format = c->activation}
+                       : nw_coding_linear(c->activation, c->activation_symmetric, false, false);
     return true;
 }
 
@@ -144,7 +146,9 @@ static bool bias_of(const freezing *f, int n, bias_place *b) {
     const nw_quant_point *x = nw_quant_point_of(f->plan, node->in[data]);
     const nw_tensor *t = &f->g->values[node->in[at]].constant->tensor;
     *b = (bias_place){at, t->rank - 1, 0, x, &f->packs[f->pack_of[n][weight]]};
-    if (!x || b->weight->spec.grain == NW_GRAIN_BLOCK) return false;
+    if (!x || b->weight->spec.grain == NW_GRAIN_BLOCK || b->weight->spec.coding.kind == NW_FLOAT)
+        return false;
+    if (x->choice->mode != NW_QUANT_STATIC || nw_quant_is_float(x->choice)) return false;
     b->data_scale = nw_quant_root(f->plan, x)->scale;
     size_t channels = t->rank ? (size_t)t->dims[t->rank - 1] : 1;
     return b->weight->groups == 1 || (b->weight->groups == channels && nw_tensor_count(t) == channels);
@@ -374,6 +378,7 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
     NW_TRY(nw_node_set_string(g, node, "format", nw_format_name(format)));
     if (scale < 0) return root->choice->dynamic_rows ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
     if (format == NW_BINARY_FORMAT) return nw_node_set_floats(g, node, "levels", (float[]){-1, 1}, 2);
+    if (nw_format_is_float(format)) return NW_OK;
     if (root->qmin != nw_format_min(format)) NW_TRY(nw_node_set_int(g, node, "qmin", root->qmin));
     if (root->qmax != nw_format_max(format)) NW_TRY(nw_node_set_int(g, node, "qmax", root->qmax));
     return NW_OK;
@@ -392,7 +397,7 @@ static nw_status add_fakequants(freezing *f) {
         const char *name = f->g->values[root->value].name;
         NW_TRY(add_scalar(f->g, name, "_scale", NW_F32, &root->scale, &ids[i][0]));
         if (nw_quant_is_binary(root->choice)) continue;
-        if (root->zero || !root->choice->activation_symmetric)
+        if (nw_format_is_integer(root->format) && (root->zero || !root->choice->activation_symmetric))
             NW_TRY(add_scalar(f->g, name, "_zero_point", NW_S32, &root->zero, &ids[i][1]));
     }
     for (int i = 0; i < plan->point_count; i++) {

@@ -42,6 +42,13 @@ static nw_status describe_activation(const nw_graph *g, const nw_quant_plan *pla
         a->observer = "at run time";
         return NW_OK;
     }
+    if (nw_quant_is_float(root->choice)) {
+        a->hi = (float)nw_format_largest(root->format);
+        a->lo = -a->hi;
+        a->scale = 1;
+        a->observer = "none: floats";
+        return NW_OK;
+    }
     const bool binary = nw_quant_is_binary(root->choice);
     if (binary) a->observer = "mean magnitude";
     a->lo = (binary ? -1 : (float)(root->qmin - root->zero)) * root->scale;

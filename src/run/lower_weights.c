@@ -199,7 +199,7 @@ static nw_status on_bf16(nw_planner *p, int v, bool *ok) {
     const int scale = nw_node_in(&p->graph->nodes[n], 1);
     if (!nw_graph_constant(p->graph, scale)) return NW_OK;
     NW_TRY(nw_fakequant_qparam(p->graph, &p->graph->nodes[n], &p->scratch, &q, &dynamic));
-    *ok = !dynamic && q.format == NW_BF16 && q.grain == NW_GRAIN_TENSOR && nw_qparam_scale(&q, 0) == 1.0f;
+    *ok = !dynamic && q.format == NW_BF16 && nw_fakequant_is_cast(&q);
     return NW_OK;
 }
 

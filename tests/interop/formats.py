@@ -31,7 +31,7 @@ def problem(model, form, word, folder, extra=()):
     return "" if "MatMulNBits" in {n.op_type for n in nodes} else "no MatMulNBits in it"
 
 
-def mismatch(model, folder, options):
+def mismatch(model, folder, options, tolerance=TOLERANCE):
     """What is wrong with what narrow quantize makes of the model with these options, or ""."""
     small, x = folder / "small.onnx", folder / "x.npy"
     try:
@@ -51,7 +51,7 @@ def mismatch(model, folder, options):
     except Exception as error:  # whatever either tool raises
         return f"{type(error).__name__}: {str(error)[:300]}"
     error = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    return "" if error <= TOLERANCE else f"outputs differ by {error:.1e} of the largest"
+    return "" if error <= tolerance else f"outputs differ by {error:.1e} of the largest"
 
 
 def branches():
@@ -82,10 +82,17 @@ def main():
             tally.check(f"letters, {word}, opset 13", problem(letters, "qdq", word, folder, ("--opset", "13")))
         for preset in ("w8", "w4", "w2", "ternary", "binary", "f16", "bf16"):
             tally.check(f"letters, preset {preset}", mismatch(letters, folder, ("--recipe", preset)))
+        for real in ("f16", "bf16"):  # a sum that differs in its last bit may be rounded to the next float of 16 bits
+            options = ("--recipe", real, "--mode", "static", "--activations", real)
+            tally.check(f"letters, activations {real}", mismatch(letters, folder, options, 0.02 if real == "bf16" else 0.002))
         onnx.save(branches(), folder / "branches.onnx")
         for word in ("s8", "s4", "nf4:16", "ternary"):
             tally.check(f"branches, {word}", problem(folder / "branches.onnx", "qdq", word, folder))
         if speech.exists():
+            (folder / "attention.recipe").write_text("preset w8\n[@products]\nmode static\nactivations f16\n")
+            wrong = mismatch(speech, folder, ("--recipe", folder / "attention.recipe"), 0.002)
+            casts = sum(n.op_type == "Cast" for n in onnx.load(folder / "small.onnx").graph.node)
+            tally.check("kwt1, attention in f16", wrong or ("" if casts >= 96 else f"only {casts} Casts in it"))
             for word in PRODUCTS:
                 tally.check(f"kwt1, {word}", problem(speech, "qdq", word, folder))
                 tally.check(f"kwt1, {word}, MatMulNBits", problem(speech, "matmulnbits", word, folder))

@@ -175,10 +175,59 @@ static void others_read_rounded_numbers(void **state) {
     }
 }
 
+/* Rounding to 16-bit floats is a step of its own, in place where it can be, and knows all numbers. */
+static void floats_of_16_bits_are_rounded(void **state) {
+    (void)state;
+    static const float odd[] = {0,     -0.0f, 1e-8f, -6e-8f,   6.1e-5f,   65504, 65519,
+                                65520, -1e6f, 3e38f, INFINITY, -INFINITY, NAN};
+    enum { ODD = sizeof odd / sizeof *odd };
+    static const char *const formats[] = {"f16", "bf16"};
+    for (int f = 0; f < 2; f++) {
+        const int64_t dims[1] = {1000};
+        const float one = 1;
+        const nw_tensor scale = {.format = NW_F32, .data = (void *)(uintptr_t)&one};
+        float values[1000];
+        for (int i = 0; i < 1000; i++) values[i] = i < ODD ? odd[i] : random_float(-100, 100);
+        nw_graph *g;
+        nw_node *node;
+        int in[2], y;
+        assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
+        assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
+        assert_ok(&ctx, nw_graph_set_opset(g, "ai.narrow", 1));
+        assert_ok(&ctx, test_input(g, "x", 1, dims, &in[0]));
+        assert_ok(&ctx, nw_graph_add_constant_copy(g, NULL, &scale, &in[1]));
+        assert_ok(&ctx, nw_graph_add_value(g, "y", &y));
+        assert_ok(&ctx, nw_graph_add_node(g, "ai.narrow", "FakeQuant", "", 2, in, 1, &y, &node));
+        assert_ok(&ctx, nw_node_set_string(g, node, "format", formats[f]));
+        assert_ok(&ctx, nw_graph_add_output(g, y));
+        assert_ok(&ctx, nw_graph_resolve(g));
+        nw_feed feed = {"x", {.format = NW_F32, .data = values}};
+        nw_tensor_set_shape(&feed.tensor, 1, dims);
+        nw_tensor out[2];
+        for (int reference = 0; reference < 2; reference++) {
+            const nw_run_options options = {.threads = 1, .isa = NW_ISA_COUNT, .reference = reference};
+            nw_session *session;
+            nw_step_info step;
+            assert_ok(&ctx, nw_session_new(&ctx, g, &options, &session));
+            assert_ok(&ctx, nw_session_run(session, 1, &feed, &arena, &out[reference]));
+            assert_true(nw_session_step(session, 0, &step));
+            assert_int_equal(strncmp(step.kernel, "round to", 8) == 0, !reference);
+            nw_session_free(session);
+        }
+        for (int i = 0; i < 1000; i++) {
+            const float a = ((float *)out[0].data)[i], b = ((float *)out[1].data)[i];
+            if (isnan(a) ? !isnan(b) : a != b)
+                fail_msg("%s: %g becomes %g, not %g", formats[f], (double)values[i], (double)a, (double)b);
+        }
+        nw_graph_free(g);
+    }
+}
+
 int main(void) {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(convolutions_are_integer, open_context, close_context),
         cmocka_unit_test_setup_teardown(codes_are_shared, open_context, close_context),
+        cmocka_unit_test_setup_teardown(floats_of_16_bits_are_rounded, open_context, close_context),
         cmocka_unit_test_setup_teardown(others_read_rounded_numbers, open_context, close_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

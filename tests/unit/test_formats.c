@@ -299,6 +299,24 @@ static void halves_agree(void **state) {
         nw_store_f64_as(NW_F16, &h, 0, (double)x, false);
         assert_int_equal(nw_f16_from_f32(x), h);
     }
+    for (uint64_t u = 0; u <= UINT32_MAX;
+         u += 4099) { /* rounding in one step, signs, infinities and NaNs among them */
+        const uint32_t bits = (uint32_t)u;
+        float x, a, b;
+        memcpy(&x, &bits, sizeof x);
+        a = nw_round_f16(x);
+        b = nw_f16_to_f32(nw_f16_from_f32(x));
+        assert_true(isnan(x) ? isnan(a) && isnan(b) : memcmp(&a, &b, sizeof a) == 0);
+        a = nw_round_bf16(x);
+        b = nw_bf16_to_f32(nw_bf16_from_f32(x));
+        assert_true(isnan(x) ? isnan(a) && isnan(b) : memcmp(&a, &b, sizeof a) == 0);
+    }
+    for (uint32_t h = 0; h < 0x7c00; h++) { /* at ties, and beside them */
+        const float middle = (nw_f16_to_f32((uint16_t)h) + nw_f16_to_f32((uint16_t)(h + 1))) / 2;
+        const float near[3] = {nextafterf(middle, 0), middle, nextafterf(middle, INFINITY)};
+        for (int i = 0; i < 3; i++)
+            assert_true(nw_round_f16(-near[i]) == nw_f16_to_f32(nw_f16_from_f32(-near[i])));
+    }
     assert_true(isnan(nw_bf16_to_f32(nw_bf16_from_f32(NAN))) && isnan(nw_f16_to_f32(nw_f16_from_f32(NAN))));
 }
 
