@@ -203,6 +203,7 @@ suite qat tests/cli/qat.sh
 suite install tests/cli/install.sh
 suite accuracy python3 tests/accuracy/accuracy.py $($long && echo --all)
 suite formats with_python formats tests/interop/formats.py
+suite pruned with_python pruned tests/interop/pruned.py
 suite doctor with_python doctor tests/interop/doctor.py $($long && echo --all)
 suite statistics with_python statistics tests/interop/statistics.py
 suite qoperators with_python qoperators tests/interop/qoperators.py

@@ -530,6 +530,8 @@ static void write_report(training *t) {
     nw_env_write(t->env, r);
     nw_record_number(r, "parameters", "parameters", NW_UNIT_COUNT,
                      (double)nw_trainer_parameter_count(t->trainer));
+    if (t->options.hold_zeros)
+        nw_record_number(r, "sparsity", "zeros", NW_UNIT_SHARE, nw_trainer_sparsity(t->trainer));
     nw_record_number(r, "batch", "batch", NW_UNIT_COUNT, (double)t->batch);
     nw_record_number(r, "steps", "steps", NW_UNIT_COUNT, (double)t->at.step);
     if (t->test) nw_record_number(r, "test_accuracy", "test accuracy", NW_UNIT_SHARE, t->test_accuracy);

@@ -390,6 +390,17 @@ void nw_trainer_set_steps(nw_trainer *t, int64_t steps) {
     t->steps = steps;
 }
 
+double nw_trainer_sparsity(const nw_trainer *t) {
+    size_t zeros = 0, count = 0;
+    for (size_t k = 0; k < t->pruned_count; k++) {
+        const float *p = t->pruned[k].tensor.data;
+        size_t n = nw_tensor_count(&t->pruned[k].tensor);
+        for (size_t i = 0; i < n; i++) zeros += p[i] == 0;
+        count += n;
+    }
+    return count ? (double)zeros / (double)count : NAN;
+}
+
 size_t nw_trainer_parameter_count(const nw_trainer *t) {
     size_t count = 0;
     for (size_t i = 0; i < t->values.parameter_count; i++)

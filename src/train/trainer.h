@@ -52,6 +52,8 @@ void nw_trainer_free(nw_trainer *trainer); /* NULL is fine */
 int64_t nw_trainer_classes(const nw_trainer *trainer);
 size_t nw_trainer_parameter_count(const nw_trainer *trainer); /* numbers that are learned */
 int64_t nw_trainer_steps(const nw_trainer *trainer);          /* made so far, over all runs */
+/* The share of zeros among the weights that are pruned; NaN without pruning. */
+double nw_trainer_sparsity(const nw_trainer *trainer);
 
 /* Forward, backward, and one step of the optimizer. feeds: the model's inputs; where the options ask for them labels [batch],
  * and of the teacher its scores, f32 [batch, classes], and behind them (or, without a weight, first) the values to match. Fails, and changes nothing, when the loss or a gradient is

@@ -86,7 +86,7 @@ killed_and_resumed() {
             [ $killed = 0 ] || break
             rm -f state
         fi
-        [ $killed -lt 4 ] || break
+        [ $killed -lt ${KILLS:-4} ] || break
     done
     works "$name, resumed to the end" '' "$@" -o resumed.onnx --checkpoint state --checkpoint-every 5 --resume --log resumed.jsonl
     at_least "$name, killed on the way" $killed 1

@@ -215,7 +215,7 @@ static void test_prunes(void **state) {
     double share = share_of_zeros(a);
     assert_true(fabs(share - 0.8) < 0.01);
     assert_true(learn(a, 60) < 0.2);
-    assert_true(share_of_zeros(a) == share);
+    assert_true(share_of_zeros(a) == share && fabs(nw_trainer_sparsity(a) - 0.8) < 1e-3);
     nw_trainer_free(b);
     nw_trainer_free(a);
     nw_graph_free(g);
