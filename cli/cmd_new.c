@@ -50,7 +50,8 @@ const command command_new = {
     .usage = "ARCHITECTURE --input CxHxW --classes N -o OUT",
     .description = "lenet: LeNet-5; mlp: two hidden layers; resnet8, resnet20: residual networks for small "
                    "images; dscnn: "
-                   "depthwise separable convolutions, for spectra of speech. Weights are random (He "
+                   "depthwise separable convolutions, for spectra of speech; letters: the network of "
+                   "examples/letters, with a little of everything. Weights are random (He "
                    "initialisation), the "
                    "batch size is free. narrow train teaches it.",
     .least = 1,

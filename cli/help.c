@@ -77,8 +77,8 @@ void help_command(const command *c) {
 /* Text for roff, in ASCII: a hyphen is a minus, a backslash is escaped, and no line begins with a control
  * character. */
 static void roff(const char *text) {
-    static const char *const spelled[][2] = {
-        {"-", "\\-"}, {"\\", "\\e"}, {"…", "..."}, {"±", "\\[+-]"}, {"−", "\\-"}};
+    static const char *const spelled[][2] = {{"-", "\\-"}, {"\\", "\\e"}, {"…", "..."}, {"±", "\\[+-]"},
+                                             {"−", "\\-"}, {"|", "|\\:"}}; /* long lists of words may break */
     if (*text == '.' || *text == '\'') fputs("\\&", stdout);
     while (*text) {
         size_t i = 0, count = sizeof spelled / sizeof *spelled;

@@ -7,7 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define OPSET 17
+#define OPSET 13 /* as late as the operators need, so that older runtimes read it too */
 
 /* A network under construction: the value that the next layer reads, and its shape for one sample. The first
  * failure stays in `status`, and later layers do nothing. */
@@ -234,6 +234,17 @@ static void dscnn(net *n) {
     flatten(n);
 }
 
+/* The network of examples/letters: a little of everything. */
+static void letters(net *n) {
+    conv_norm(n, &(conv_shape){32, 3, 3, 1, false, false}, true);
+    conv_norm(n, &(conv_shape){32, 3, 3, 2, true, false}, true);
+    conv_norm(n, &(conv_shape){64, 1, 1, 1, false, false}, true);
+    conv_norm(n, &(conv_shape){96, 3, 3, 2, false, false}, true);
+    residual(n, 96, 1);
+    average_all(n);
+    flatten(n);
+}
+
 static nw_status start(net *n, const int64_t *shape) {
     NW_TRY(nw_graph_set_opset(n->g, "", OPSET));
     n->g->info->ir_version = 8;
@@ -278,8 +289,8 @@ nw_status nw_zoo_make(nw_context *ctx, const char *architecture, const int64_t *
     static const struct {
         const char *name;
         void (*layers)(net *n);
-    } all[] = {
-        {"lenet", lenet}, {"mlp", mlp}, {"resnet8", resnet8}, {"resnet20", resnet20}, {"dscnn", dscnn}};
+    } all[] = {{"lenet", lenet},       {"mlp", mlp},     {"resnet8", resnet8},
+               {"resnet20", resnet20}, {"dscnn", dscnn}, {"letters", letters}};
     size_t which = 0, count = sizeof all / sizeof *all;
     while (which < count && strcmp(all[which].name, architecture) != 0) which++;
     if (which == count)

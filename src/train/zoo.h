@@ -5,7 +5,7 @@
 
 #include "ir/graph.h"
 
-#define NW_ZOO_WORDS "lenet|mlp|resnet8|resnet20|dscnn"
+#define NW_ZOO_WORDS "lenet|mlp|resnet8|resnet20|dscnn|letters"
 
 /* input "input" f32 [N, channels, height, width] (shape [3]) → "logits" [N, classes]; N is free. Weights are
  * drawn from `seed`, normal with variance 2/fan-in (He et al. 2015, "Delving Deep into Rectifiers"), biases 0.

@@ -72,20 +72,20 @@ fails 'missing reference' 1 'nowhere\.onnx' info "$model" --reference nowhere.on
 works doctor 'in float +[1-9]' doctor "$model" --target openvino
 fails 'unknown target' 2 'onnxruntime' doctor "$model" --target onnxrunt
 fails 'a form that the target refuses' 1 'narrow alone' quantize "$model" -o out/x.onnx --weights-only --weights ternary --form native --target onnxruntime
-works run '' run "$model" --input image=three.npy --output-dir out
+works run '' run "$model" --input input=three.npy --output-dir out
 [ "$(stat -c %s out/logits.npy 2>/dev/null)" = $((128 + 3 * 26 * 4)) ] && good || bad run 'out/logits.npy is not f32 [3,26]'
 rm -rf out && mkdir out
-works 'run --explain' 'conv' run "$model" --input image=one.npy --output-dir out --explain
+works 'run --explain' 'conv' run "$model" --input input=one.npy --output-dir out --explain
 rm -rf out && mkdir out
-fails 'wrong shape' 1 'image.*28' run "$model" --input image=wide.npy --output-dir out
-fails 'wrong rank' 1 'image' run "$model" --input image=flat.npy --output-dir out
-fails 'wrong type' 1 'image.*f32' run "$model" --input image=whole.npy --output-dir out
-fails 'unknown input' 1 'photo.*image|image.*photo|no input "photo"' run "$model" --input photo=one.npy --output-dir out
-fails 'no input given' 1 'image' run "$model" --output-dir out
-fails 'missing array' 1 'nowhere\.npy' run "$model" --input image=nowhere.npy --output-dir out
-fails 'short array' 1 'short\.npy' run "$model" --input image=short.npy --output-dir out
-fails 'text as array' 1 'text\.txt' run "$model" --input image=text.txt --output-dir out
-fails 'file as folder' 1 'text\.txt' run "$model" --input image=one.npy --output-dir text.txt/x
+fails 'wrong shape' 1 'input.*28' run "$model" --input input=wide.npy --output-dir out
+fails 'wrong rank' 1 'input' run "$model" --input input=flat.npy --output-dir out
+fails 'wrong type' 1 'input.*f32' run "$model" --input input=whole.npy --output-dir out
+fails 'unknown input' 1 'photo.*input|no input "photo"' run "$model" --input photo=one.npy --output-dir out
+fails 'no input given' 1 'input' run "$model" --output-dir out
+fails 'missing array' 1 'nowhere\.npy' run "$model" --input input=nowhere.npy --output-dir out
+fails 'short array' 1 'short\.npy' run "$model" --input input=short.npy --output-dir out
+fails 'text as array' 1 'text\.txt' run "$model" --input input=text.txt --output-dir out
+fails 'file as folder' 1 'text\.txt' run "$model" --input input=one.npy --output-dir text.txt/x
 
 # ---- data
 fails 'missing data' 1 'nowhere' eval "$model" --data nowhere --preprocess $preprocess
@@ -102,7 +102,7 @@ fails 'wrong sample shape' 1 '28' eval "$model" --data wide.npy
 fails 'no samples left' 1 'skip|sample' eval "$model" --data "$letters:test" --preprocess $preprocess --skip 99999
 
 # ---- the main job
-works eval '98\.40' eval "$model" --data "$letters:test" --preprocess $preprocess --no-latency
+works eval '98\.25' eval "$model" --data "$letters:test" --preprocess $preprocess --no-latency
 works quantize '9 of 9' quantize "$model" -o out/int8.onnx --calibrate "$letters:train" --samples 200 --preprocess $preprocess
 works compare 'agreement' compare "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess --samples 500 --runs 20
 works 'compare as JSON' '"compression_ratio"' compare "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess \
@@ -118,17 +118,17 @@ works 'bench --profile as JSON' '"peak_integer_gops"' bench out/int8.onnx --runs
 for key in milliseconds share gops peak_share operator name kernel output reason; do
     grep -q "\"$key\"" stdout && good || bad 'bench --profile as JSON' "no $key"
 done
-works 'run int8' '' run out/int8.onnx --input image=one.npy --output-dir out
+works 'run int8' '' run out/int8.onnx --input input=one.npy --output-dir out
 works 'quantize to QOperator' '9 of 9' quantize "$model" -o out/qop.onnx --form qoperator --calibrate "$letters:train" \
     --samples 50 --preprocess $preprocess
 works 'weights only' '[0-9] of 9|compression' quantize "$model" -o out/weights.onnx --weights-only
 for scheme in ternary binary:64@f16 nf4:64 mxfp4 f16 'range(-7:7)'; do
     works "weights $scheme" "compression" quantize "$model" -o out/scheme.onnx --weights-only --weights "$scheme"
-    works "run with weights $scheme" '' run out/scheme.onnx --input image=one.npy --output-dir out
+    works "run with weights $scheme" '' run out/scheme.onnx --input input=one.npy --output-dir out
     cp out/logits.npy scheme.npy
     works "weights $scheme, native" "compression" quantize "$model" -o out/native.onnx --weights-only --weights "$scheme" \
         --form native
-    works "run with weights $scheme, native" '' run out/native.onnx --input image=one.npy --output-dir out
+    works "run with weights $scheme, native" '' run out/native.onnx --input input=one.npy --output-dir out
     cmp -s out/logits.npy scheme.npy && good || bad "weights $scheme" 'the native form gives other results'
 done
 works 'prune channels' 'zeros among them' prune "$model" -o out/thin.onnx --channels 0.5 --json thin.json
@@ -136,11 +136,11 @@ works 'prune channels' 'zeros among them' prune "$model" -o out/thin.onnx --chan
 for key in weights_before weights sparsity macs_before macs macs_nonzero file_bytes layers channels_before reason; do
     grep -q "\"$key\"" thin.json && good || bad 'prune channels' "no $key"
 done
-works 'run a model with fewer channels' '' run out/thin.onnx --input image=three.npy --output-dir out
-works 'prune weights' 'zeros among them +80\.00' prune "$model" -o out/sparse.onnx --sparsity 0.8 --exclude dense
+works 'run a model with fewer channels' '' run out/thin.onnx --input input=three.npy --output-dir out
+works 'prune weights' 'zeros among them +79\.1' prune "$model" -o out/sparse.onnx --sparsity 0.8 --exclude logits
 works 'quantize sparse weights' '9 of 9' quantize out/sparse.onnx -o out/sparse8.onnx --calibrate "$letters:train" --samples 50 \
     --preprocess $preprocess
-works 'prune to a pattern' 'residual1.* 50\.00 %' prune "$model" -o out/pattern.onnx --sparsity 2:4 --only '*residual1*' --norm l1
+works 'prune to a pattern' 'conv13.* 50\.00 %' prune "$model" -o out/pattern.onnx --sparsity 2:4 --only conv13 --norm l1
 works 'prune a quantized model' 'quantized: prune the float model' prune out/int8.onnx -o out/x.onnx --sparsity 0.5
 works dequantize 'made float' dequantize out/int8.onnx -o out/float.onnx
 works 'a dequantized model' '^quantized +no$' info out/float.onnx
@@ -156,17 +156,17 @@ works 'quantize --measure' 'as written' quantize "$model" -o out/measured.onnx -
 for key in threads isa run_ms_float run_ms_all_integer run_ms slower_than_float timings float_ms integer_ms left_in_float; do
     grep -q "\"$key\"" measured.json && good || bad 'quantize --measure' "no $key"
 done
-works 'the measured model' '' run out/measured.onnx --input image=one.npy --output-dir out
+works 'the measured model' '' run out/measured.onnx --input input=one.npy --output-dir out
 works 'quantize --measure without data' 'as written' quantize "$model" -o out/dynamic.onnx --mode dynamic --measure
 for preset in $("$narrow" help quantize | tr -s ' \n' ' ' | sed 's/.*\(w8a8|[^ ]*\).*/\1/' | tr '|' ' '); do
     works "preset $preset" 'compression' quantize "$model" -o out/preset.onnx --recipe "$preset" --calibrate "$letters:train" \
         --samples 50 --preprocess $preprocess
-    works "run preset $preset" '' run out/preset.onnx --input image=one.npy --output-dir out
+    works "run preset $preset" '' run out/preset.onnx --input input=one.npy --output-dir out
 done
 printf 'preset w8a8  # as usual\nobserver percentile 99.9\n\n[Gemm]\nmode weights\nweights s4:32\n' >mixed.recipe
 works 'a recipe' 'weights only +1 of' quantize "$model" -o out/mixed.onnx --recipe mixed.recipe --calibrate "$letters:train" \
-    --samples 50 --preprocess $preprocess --exclude '/stem/*'
-works 'run what a recipe made' '' run out/mixed.onnx --input image=one.npy --output-dir out
+    --samples 50 --preprocess $preprocess --exclude conv1
+works 'run what a recipe made' '' run out/mixed.onnx --input input=one.npy --output-dir out
 works 'info shows the recipe' '^recipe +\[Gemm\] weights s4:32$' info out/mixed.onnx
 works 'info shows the recipe as JSON' '"setting":[[:space:]]*"observer"' info out/mixed.onnx --json -
 touch out/int8.onnx # whatever became of it

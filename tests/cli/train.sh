@@ -8,7 +8,7 @@ python=${PYTHON:-$PWD/.venv/bin/python}
 data=(--data "$letters" --preprocess "$preprocess" --threads 2)
 
 # ---- new models
-for architecture in lenet mlp resnet8 resnet20 dscnn; do
+for architecture in lenet mlp resnet8 resnet20 dscnn letters; do
     works "new $architecture" 'parameters' new $architecture --input 1x28x28 --classes 26 -o $architecture.onnx
 done
 "$narrow" new mlp --input 1x28x28 --classes 26 -o again.onnx -q && same_file 'new, the same seed' mlp.onnx again.onnx
@@ -74,7 +74,7 @@ works 'prune while training' 'zeros +80\.0' train "$model" "${data[@]}" --sample
 works 'it is sparse' 'zeros among them +80\.0' prune sparse.onnx --sparsity 0.01 -o again.onnx
 works 'prune to a pattern while training' '' train "$model" "${data[@]}" --samples 320 --epochs 1 --batch 32 --prune 2:4 \
     --lr 1e-3 -o pattern.onnx --test-samples 100
-all=(train "$model" "${data[@]}" --samples 320 --epochs 4 --batch 32 --prune 0.5 --prune-epochs 2 --teacher "$model" --match '*residual*'
+all=(train "$model" "${data[@]}" --samples 320 --epochs 4 --batch 32 --prune 0.5 --prune-epochs 2 --teacher "$model" --match 'conv1?'
     --qat w4a4 --optimizer adam --lr 3e-4 --freeze-scales 1 --test-samples 100)
 killed_and_resumed 'prune, teacher and 4 bits' "${all[@]}"
 works 'sparse and 4 bits' '"QuantizeLinear"' info first.onnx --json -
