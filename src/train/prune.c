@@ -64,6 +64,17 @@ static int summed_axis(const nw_node *node, const nw_tensor *w, int channel_axis
     return channel_axis == w->rank - 1 ? w->rank - 2 : w->rank - 1;
 }
 
+/* Binary weights: nothing that is pruned would be zero. */
+static bool lacks_zero(const nw_graph *g, const nw_uses *uses, int v) {
+    const float *levels;
+    size_t count = 0;
+    const nw_node *maker = uses->producer[v] >= 0 ? &g->nodes[uses->producer[v]] : NULL;
+    if (!maker || !nw_node_floats(maker, "levels", &levels, &count)) return false;
+    for (size_t i = 0; i < count; i++)
+        if (levels[i] == 0) return false;
+    return true;
+}
+
 typedef struct choosing {
     const nw_graph *g;
     const nw_uses *uses;
@@ -84,6 +95,7 @@ static nw_status choose(choosing *c, int n, int i, int channel_axis, const char 
     if (pattern && !(*reason = nw_arena_printf(c->arena, "excluded by \"%s\"", pattern))) return NW_E_MEMORY;
     if (!*reason && c->o->only_count && !nw_node_first_match(c->o->only_count, c->o->only, c->g, node))
         *reason = "not among the layers asked for";
+    if (!*reason && lacks_zero(c->g, c->uses, node->in[i])) *reason = "its codes have no zero";
     if (!*reason && w->qparam) *reason = "its weights are quantized: prune the float model";
     if (!*reason && (w->format != NW_F32 || w->rank < 2)) *reason = "its weights are no f32 matrix";
     if (*reason) return NW_OK;

@@ -86,6 +86,8 @@ fails 'an unknown recipe' 1 'w8a8' train mlp.onnx "${data[@]}" --qat w5a5 -o out
 fails 'weights of no recipe' 2 'qat RECIPE' train mlp.onnx "${data[@]}" --weights s4 -o out/x.onnx
 fails 'frozen too long' 1 'frozen for 3 epochs of 2' train mlp.onnx "${data[@]}" --qat w8a8 --epochs 2 --freeze-scales 3 -o out/x.onnx
 fails 'prune everything' 1 'share of zeros' train mlp.onnx "${data[@]}" --prune 1 -o out/x.onnx
+fails 'prune binary weights' 1 'no weights that could be pruned' train mlp.onnx "${data[@]}" --qat w8a8 --weights binary --prune 0.5 \
+    -o out/x.onnx
 fails 'prune too long' 1 'over 3 epochs' train mlp.onnx "${data[@]}" --prune 0.5 --epochs 2 --prune-epochs 3 -o out/x.onnx
 
 # ---- logs
