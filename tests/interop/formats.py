@@ -70,6 +70,29 @@ def branches():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
 
 
+def convolutions():
+    """Two of them on numbers of both signs: padded, in two groups; then with strides."""
+    random = np.random.default_rng(3)
+    weights = [random.standard_normal(shape).astype(np.float32) for shape in ((24, 10, 3, 3), (5, 24, 3, 3), (24,))]
+    nodes = [helper.make_node("Conv", ["x", "w0", "w2"], ["a"], pads=[1, 1, 1, 1], group=2),
+             helper.make_node("Conv", ["a", "w1"], ["y"], strides=[2, 2], pads=[1, 0, 1, 0])]
+    graph = helper.make_graph(nodes, "convolutions", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 20, 9, 9])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5, 5, 4])],
+                              [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def binary_problem(folder):
+    """What is wrong with convolutions whose weights and inputs are binary, or ""."""
+    model, samples = folder / "convolutions.onnx", folder / "samples.npy"
+    onnx.save(convolutions(), model)
+    np.save(samples, np.random.default_rng(5).standard_normal((8, 20, 9, 9)).astype(np.float32))
+    wrong = mismatch(model, folder, ("--weights", "binary", "--activations", "binary", "--quantize-inputs", "on",
+                                     "--calibrate", samples))
+    choices = sum(n.op_type == "Where" for n in onnx.load(folder / "small.onnx").graph.node)
+    return wrong or ("" if choices == 2 else f"{choices} inputs are binary")
+
+
 def main():
     ort.set_default_logger_severity(4)
     tally = Tally("formats")
@@ -85,6 +108,7 @@ def main():
         for real in ("f16", "bf16"):  # a sum that differs in its last bit may be rounded to the next float of 16 bits
             options = ("--recipe", real, "--mode", "static", "--activations", real)
             tally.check(f"letters, activations {real}", mismatch(letters, folder, options, 0.02 if real == "bf16" else 0.002))
+        tally.check("convolutions, weights and activations binary", binary_problem(folder))
         onnx.save(branches(), folder / "branches.onnx")
         for word in ("s8", "s4", "nf4:16", "ternary"):
             tally.check(f"branches, {word}", problem(folder / "branches.onnx", "qdq", word, folder))
