@@ -39,9 +39,18 @@ typedef void nw_channel_grad_f32_fn(size_t rows, size_t cols, const float *x, co
 typedef void nw_channel_dots_f32_fn(size_t rows, size_t cols, const void *const *x, const float *y,
                                     float *sums);
 
+/* Gradients of a window of `taps` ≥ 1 rows at pointers, cols long each. Of a maximum: dx_t[c] += dy[c] for the first
+ * tap t with the largest x_t[c], or the last one that is NaN. Of a sum: dx_t[c] += factor·dy[c] for all taps. */
+typedef void nw_channel_max_grad_f32_fn(size_t taps, size_t cols, const void *const *x, const float *dy,
+                                        void *const *dx);
+typedef void nw_channel_spread_f32_fn(size_t taps, size_t cols, float factor, const float *dy,
+                                      void *const *dx);
+
 #define NW_CHANNELS_LIST(X)                                                                                  \
     X(channel_moments_f32)                                                                                   \
-    X(channel_affine_f32) X(channel_products_f32) X(channel_grad_f32) X(channel_dots_f32)
+    X(channel_affine_f32)                                                                                    \
+    X(channel_products_f32)                                                                                  \
+    X(channel_grad_f32) X(channel_dots_f32) X(channel_max_grad_f32) X(channel_spread_f32)
 
 typedef struct nw_channels {
 #define NW_CHANNELS_FIELD(name) nw_##name##_fn *name;
@@ -54,7 +63,9 @@ typedef struct nw_channels {
     nw_channel_affine_f32_fn nw_channel_affine_f32__##word;                                                  \
     nw_channel_products_f32_fn nw_channel_products_f32__##word;                                              \
     nw_channel_grad_f32_fn nw_channel_grad_f32__##word;                                                      \
-    nw_channel_dots_f32_fn nw_channel_dots_f32__##word;
+    nw_channel_dots_f32_fn nw_channel_dots_f32__##word;                                                      \
+    nw_channel_max_grad_f32_fn nw_channel_max_grad_f32__##word;                                              \
+    nw_channel_spread_f32_fn nw_channel_spread_f32__##word;
 #include "kern/channels.def"
 #undef NW_CHANNELS
 

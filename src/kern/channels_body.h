@@ -211,3 +211,57 @@ void NW_KERNEL(channel_dots_f32)(size_t rows, size_t cols, const void *const *x,
     STRIPS(cols, BODY);
 #undef BODY
 }
+
+/* ---- windows ------------------------------------------------------------------------------------------- */
+
+NW_INLINE void add_to(float *y, const vec *v, const int n, const size_t last) {
+    vec sum[WIDE];
+    load_strip(y, sum, n, last);
+    NW_UNROLL
+    for (int i = 0; i < n; i++) store(y + i * NW_LANES, i + 1 < n ? NW_LANES : last, sum[i] + v[i]);
+}
+
+NW_INLINE void max_grad_strip(size_t taps, const void *const *x, const float *dy, void *const *dx, size_t c,
+                              const int n, const size_t last) {
+    vec best[WIDE], winner[WIDE] = {{0}}, g[WIDE];
+    load_strip((const float *)x[0] + c, best, n, last);
+    load_strip(dy + c, g, n, last);
+    for (size_t t = 1; t < taps; t++) {
+        vec v[WIDE];
+        load_strip((const float *)x[t] + c, v, n, last);
+        NW_UNROLL
+        for (int i = 0; i < n; i++) {
+            const ivec more = (v[i] > best[i]) | (v[i] != v[i]);
+            best[i] = choose(more, v[i], best[i]);
+            winner[i] = choose(more, splat((float)t), winner[i]);
+        }
+    }
+    for (size_t t = 0; t < taps; t++) {
+        vec v[WIDE];
+        NW_UNROLL
+        for (int i = 0; i < n; i++) v[i] = choose(winner[i] == splat((float)t), g[i], (vec){0});
+        add_to((float *)dx[t] + c, v, n, last);
+    }
+}
+
+void NW_KERNEL(channel_max_grad_f32)(size_t taps, size_t cols, const void *const *x, const float *dy,
+                                     void *const *dx) {
+#define BODY(c, n, last) max_grad_strip(taps, x, dy, dx, c, n, last)
+    STRIPS(cols, BODY);
+#undef BODY
+}
+
+NW_INLINE void spread_strip(size_t taps, float factor, const float *dy, void *const *dx, size_t c,
+                            const int n, const size_t last) {
+    vec g[WIDE];
+    load_strip(dy + c, g, n, last);
+    NW_UNROLL
+    for (int i = 0; i < n; i++) g[i] *= splat(factor);
+    for (size_t t = 0; t < taps; t++) add_to((float *)dx[t] + c, g, n, last);
+}
+
+void NW_KERNEL(channel_spread_f32)(size_t taps, size_t cols, float factor, const float *dy, void *const *dx) {
+#define BODY(c, n, last) spread_strip(taps, factor, dy, dx, c, n, last)
+    STRIPS(cols, BODY);
+#undef BODY
+}

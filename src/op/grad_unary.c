@@ -5,11 +5,10 @@
  * precision whatever the type. */
 #include "op/grad.h"
 #include "op/real.h"
+#include "op/slope.h"
 
 #include <math.h>
 #include <string.h>
-
-typedef void slope_run(size_t n, const float *v, const float *dy, float a, float b, float *dx);
 
 /* Defines the loop `name`: dx = dy·(expr), in terms of v and of a and b, the function's attributes. */
 #define SLOPE(name, expr)                                                                                    \
@@ -105,7 +104,7 @@ GATE(clip, (v >= a) & (v <= b)) /* straight through at the limits themselves */
 
 static const struct slope {
     const char *function;
-    slope_run *run;
+    nw_slope_run *run;
     bool of_result; /* v is y */
     struct {
         const char *name; /* of a float attribute, NULL: none */
@@ -157,6 +156,16 @@ static const struct slope *slope_of(const char *function) {
     return NULL;
 }
 
+bool nw_slope_of(const nw_node *node, nw_slope *slope) {
+    const struct slope *s = slope_of(nw_node_string(node, "function", ""));
+    float p[2] = {0};
+    if (!s) return false;
+    for (int i = 0; i < 2; i++)
+        if (s->attr[i].name) p[i] = nw_node_float(node, s->attr[i].name, s->attr[i].absent);
+    *slope = (nw_slope){s->run, p[0], p[1]};
+    return true;
+}
+
 static nw_status slope_infer(nw_op_call *call) {
     const nw_tensor *v, *dy;
     NW_TRY(nw_call_require_real(call, 0, &v));
@@ -170,15 +179,14 @@ static nw_status slope_infer(nw_op_call *call) {
 }
 
 static nw_status slope_eval(nw_op_call *call) {
-    const struct slope *s = slope_of(nw_node_string(call->node, "function", ""));
+    nw_slope slope;
     const float *v, *dy;
-    float *dx, p[2];
+    float *dx;
+    if (!nw_slope_of(call->node, &slope)) return NW_E_INTERNAL; /* infer has refused it */
     NW_TRY(nw_call_f32(call, 0, &v));
     NW_TRY(nw_call_f32(call, 1, &dy));
     NW_TRY(nw_call_f32_out(call, 0, &dx));
-    for (int i = 0; i < 2; i++)
-        p[i] = s->attr[i].name ? nw_node_float(call->node, s->attr[i].name, s->attr[i].absent) : 0;
-    s->run(nw_tensor_count(&call->out[0]), v, dy, p[0], p[1], dx);
+    slope.run(nw_tensor_count(&call->out[0]), v, dy, slope.a, slope.b, dx);
     nw_call_f32_done(call, 0, dx);
     return NW_OK;
 }

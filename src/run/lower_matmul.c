@@ -1,6 +1,7 @@
 /* lower_matmul.c: MatMul and Gemm on f32 or 8-bit codes. Constant right-hand sides are packed when planning, others when
  * running. Those that stay codes beside real numbers are lower_weights.c's. */
 #include "run/matmul.h"
+#include "run/pack.h"
 
 #include <math.h>
 #include <string.h>
@@ -20,6 +21,9 @@ typedef struct matmul_state {
     /* packing while running: */
     bool dynamic;
     size_t packed_bytes; /* per product; room for all of them follows one another */
+    bool learned_bias;   /* input 2 of the step */
+    bool alone;          /* one product of real numbers: all threads pack and multiply it */
+    nw_weight_order order;
     size_t stride_n, stride_k;
     nw_grid a_grid;
 } matmul_state;
@@ -29,6 +33,7 @@ typedef struct matmul_job {
     const char *a, *b;
     nw_epilogue epilogue;
     char *y, *packed;
+    const float *bias; /* known when running only */
     int64_t product;
 } matmul_job;
 
@@ -51,13 +56,14 @@ static void multiply(const matmul_job *j, int64_t product, const char *packed, c
         args.rows.base = a;
         args.c = (float *)y;
         if (packed) args.packed = packed;
+        if (j->bias) args.bias = j->bias;
         nw_gemm_f32_run(s->f32, &args, m0, m1, n0, n1);
     }
 }
 
 static void part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
     const matmul_job *j = user;
-    multiply(j, j->product, NULL, &j->epilogue, m0, m1, n0, n1);
+    multiply(j, j->product, j->packed, &j->epilogue, m0, m1, n0, n1);
 }
 
 /* Packs and multiplies whole products [begin, end). */
@@ -102,6 +108,10 @@ static nw_status run_matmul(nw_exec *e, const nw_step *step) {
     if (s->dynamic) {
         job.b = nw_exec_data(e, step->in[1]);
         job.packed = nw_exec_data(e, step->out[1]);
+        if (s->learned_bias) job.bias = nw_exec_data(e, step->in[2]);
+    }
+    if (s->alone) nw_weight_order_pack(e, &s->order, (const float *)job.b, job.packed);
+    if (s->dynamic && !s->alone) {
         nw_exec_parallel(e, (size_t)s->g.batch, 1, s->work * (double)s->g.batch, product_range, &job);
         return NW_OK;
     }
@@ -130,6 +140,13 @@ static nw_status row_vector(nw_planner *p, int v, size_t n, float factor, const 
     return NW_OK;
 }
 
+/* Whether C is a row that, like B, is no constant: it is known when running. */
+static bool is_learned_row(const nw_planner *p, const nw_node *node, const nw_gemm_geometry *g) {
+    const nw_tensor *c = &p->desc[node->in[2]];
+    return !nw_graph_constant(p->graph, node->in[2]) && !nw_graph_constant(p->graph, node->in[1]) &&
+           c->format == NW_F32 && g->beta == 1.0f && g->c_row_stride == 0 && g->c_column_stride == 1;
+}
+
 /* MatMul → Add of a constant row: how exporters spell a linear layer. */
 static nw_status absorb_bias(nw_planner *p, nw_plan_product *pr) {
     nw_node *add = nw_plan_only_reader(p, pr->value);
@@ -152,7 +169,7 @@ static nw_status examine(nw_planner *p, const nw_node *node, nw_plan_product *pr
     if (a->format != NW_F32 || (b->format != NW_F32 && !b->qparam)) return NW_OK;
     nw_op_call call;
     NW_TRY(nw_plan_call(p, node, &call));
-    *pr = (nw_plan_product){.value = node->out[0], .add = -1};
+    *pr = (nw_plan_product){.value = node->out[0], .bias_value = NW_ABSENT, .add = -1};
     if (gemm) {
         nw_gemm_geometry g;
         const nw_tensor *c = nw_node_in(node, 2) < 0 ? NULL : &p->desc[node->in[2]];
@@ -161,7 +178,8 @@ static nw_status examine(nw_planner *p, const nw_node *node, nw_plan_product *pr
         if (g.product.trans_a || g.alpha != 1.0f) return NW_OK;
         if (g.has_c) {
             NW_TRY(row_vector(p, node->in[2], (size_t)pr->g.n, g.beta, &pr->bias));
-            if (!pr->bias) return NW_OK;
+            if (!pr->bias && is_learned_row(p, node, &g)) pr->bias_value = node->in[2];
+            if (!pr->bias && pr->bias_value < 0) return NW_OK;
         }
     } else {
         NW_TRY(nw_matmul_geometry_of(&call, a, b, &pr->g, NULL));
@@ -228,6 +246,20 @@ static nw_status static_float(nw_planner *p, const nw_node *node, matmul_state *
     return NW_OK;
 }
 
+/* b is packed when running. */
+static nw_status dynamic_float(nw_planner *p, const nw_node *node, matmul_state *s) {
+    s->alone = s->g.batch == 1;
+    s->order = (nw_weight_order){.kernel = s->f32,
+                                 .groups = 1,
+                                 .n = (size_t)s->g.n,
+                                 .k = (size_t)s->g.k,
+                                 .taps = 1,
+                                 .stride_n = s->stride_n,
+                                 .stride_k = s->stride_k};
+    NW_TRY(nw_plan_taps_in_order(p, 1, &s->order.tap_at));
+    return nw_weight_order_bytes(p, node, &s->order, &s->packed_bytes);
+}
+
 typedef struct flip_state {
     nw_flip_u8_fn *flip;
     size_t count;
@@ -271,13 +303,14 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
         *ok = true;
     }
     bool dynamic = !integer && (!constant || pr.g.batch > 1);
-    if (fits && dynamic && nw_plan_on_grid(p, b)) integer = true;
+    if (fits && dynamic && nw_plan_on_grid(p, b) && pr.bias_value < 0) integer = true;
 
     nw_follow follow;
     NW_TRY(nw_plan_follow(p, pr.value, integer && !by_row, &follow));
     bool codes_out = follow.grid.scale > 0;
     matmul_state s = {.g = pr.g,
                       .dynamic = dynamic,
+                      .learned_bias = pr.bias_value >= 0,
                       .by_row = by_row,
                       .one_grid = by_row && p->one_row_grid[a],
                       .a_size = integer ? 1 : 4,
@@ -311,11 +344,12 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
         if (!dynamic)
             NW_TRY(static_float(p, node, &s));
         else
-            s.packed_bytes = nw_gemm_f32_packed_bytes(s.f32, (size_t)s.g.n, (size_t)s.g.k, 1);
+            NW_TRY(dynamic_float(p, node, &s));
     }
     int in[3] = {-1, -1, -1}, out[2] = {-1, -1};
     NW_TRY(nw_plan_need(p, a, nw_form_of(integer, false), &in[0]));
     if (by_row) memcpy(&in[1], p->row_grid[a], sizeof p->row_grid[a]);
+    if (pr.bias_value >= 0) NW_TRY(nw_plan_need(p, pr.bias_value, NW_FORM_REAL, &in[2]));
     if (dynamic) {
         NW_TRY(nw_plan_need(p, b, nw_form_of(integer, false), &in[1]));
         if (integer) {
@@ -331,11 +365,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, false), &out[0]));
     if (dynamic) NW_TRY(nw_plan_temporary(p, s.packed_bytes * (size_t)s.g.batch, &out[1]));
     if (s.one_grid) NW_TRY(nw_plan_temporary(p, (size_t)s.g.n * (sizeof(float) + sizeof(int32_t)), &out[1]));
-    NW_TRY(nw_plan_step(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, sizeof s,
-                        by_row    ? 3
-                        : dynamic ? 2
-                                  : 1,
-                        in, dynamic || s.one_grid ? 2 : 1, out));
+    NW_TRY(NW_PLAN_STEP(p, node, run_matmul, integer ? s.u8s8->name : s.f32->name, &s, in, out));
     nw_plan_work(p, integer, (double)s.g.batch * (double)s.g.m * (double)s.g.n * (double)s.g.k);
     if (!integer)
         nw_plan_reason(p, !nw_plan_on_grid(p, a) ? "float: its input is not on an 8-bit grid"

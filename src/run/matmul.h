@@ -9,6 +9,7 @@
 typedef struct nw_plan_product {
     nw_matmul_geometry g;
     const float *bias; /* [n] or NULL */
+    int bias_value;    /* that has the bias, when it is no constant; else NW_ABSENT */
     int value;         /* output: of the node, or of an Add of the bias behind it */
     int add;           /* that Add, or −1 */
 } nw_plan_product;

@@ -244,10 +244,11 @@ nw_status nw_plan_call(nw_planner *p, const nw_node *node, nw_op_call *call);
 
 nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok);           /* lower_conv.c */
 nw_status nw_lower_conv_transpose(nw_planner *p, nw_node *node, bool *ok); /* lower_conv_transpose.c */
-nw_status nw_lower_conv_weight(nw_planner *p, nw_node *node,
-                               bool *ok);                          /* lower_conv_weight.c: its gradient */
-nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok); /* lower_matmul.c */
-nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok);   /* lower_pool.c */
+nw_status nw_lower_outer(nw_planner *p, nw_node *node, bool *ok); /* lower_outer.c: gradients of weights */
+nw_status nw_lower_grad(nw_planner *p, nw_node *node,
+                        bool *ok); /* lower_grad.c: slopes, pools, column sums */
+nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok);      /* lower_matmul.c */
+nw_status nw_lower_pool(nw_planner *p, nw_node *node, bool *ok);        /* lower_pool.c */
 nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower_elementwise.c */
 nw_status nw_lower_channels(nw_planner *p, nw_node *node, bool *ok);  /* lower_channels.c: shuffles, slices */
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);      /* lower_move.c */

@@ -114,6 +114,43 @@ static void call_dots(void *p) {
     c->k->channel_dots_f32(c->rows, c->cols, c->at, c->dy, c->dots);
 }
 
+/* Up to 9 rows of x as taps of a window, and as many of `out` for its gradient. */
+#define TAPS 9
+static size_t taps_of(const channel_case *c, void **to) {
+    const size_t taps = c->rows < TAPS ? c->rows : TAPS;
+    for (size_t t = 0; t < taps; t++) to[t] = c->out + t * c->cols;
+    return taps;
+}
+static void call_max_grad(void *p) {
+    channel_case *c = p;
+    void *to[TAPS];
+    const size_t taps = taps_of(c, to);
+    c->k->channel_max_grad_f32(taps, c->cols, c->at, c->dy, to);
+}
+static void call_spread(void *p) {
+    channel_case *c = p;
+    void *to[TAPS];
+    const size_t taps = taps_of(c, to);
+    c->k->channel_spread_f32(taps, c->cols, c->affine.factor[0], c->dy, to);
+}
+
+static void verify_window(const channel_case *c, bool max, const float *before) {
+    void *to[TAPS];
+    const size_t taps = taps_of(c, to);
+    for (size_t i = 0; i < c->cols; i++) {
+        size_t winner = 0;
+        for (size_t t = 1; t < taps; t++) {
+            const float x = ((const float *)c->at[t])[i];
+            if (x > ((const float *)c->at[winner])[i] || isnan(x)) winner = t;
+        }
+        for (size_t t = 0; t < taps; t++) {
+            float want = before[t * c->cols + i], share = c->dy[i] * c->affine.factor[0];
+            want += !max ? share : t == winner ? c->dy[i] : 0;
+            if (!same(c->out[t * c->cols + i], want)) check_fail("tap %zu column %zu is wrong", t, i);
+        }
+    }
+}
+
 static void verify_affine(const channel_case *c) {
     for (size_t n = 0; n < c->rows * c->cols; n++) {
         float want = c->x[n] * c->factor[n % c->cols];
@@ -150,22 +187,26 @@ typedef struct channel_function {
     int arrays; /* of [rows][cols] floats that pass through memory */
 } channel_function;
 
-static const channel_function functions[] = {{"channel_moments_f32", call_moments, 1},
-                                             {"channel_affine_f32", call_affine, 2},
-                                             {"channel_products_f32", call_products, 2},
-                                             {"channel_grad_f32", call_grad, 3},
-                                             {"channel_dots_f32", call_dots, 2}};
+static const channel_function functions[] = {
+    {"channel_moments_f32", call_moments, 1},   {"channel_affine_f32", call_affine, 2},
+    {"channel_products_f32", call_products, 2}, {"channel_grad_f32", call_grad, 3},
+    {"channel_dots_f32", call_dots, 2},         {"channel_max_grad_f32", call_max_grad, 0},
+    {"channel_spread_f32", call_spread, 0}};
 
 static void one(nw_isa isa, const nw_channels *k, const channel_function *f, size_t rows, size_t cols) {
     if (!check_begin(isa, f->name, "%s %zu x %zu", nw_isa_name(isa), rows, cols)) return;
     channel_case c;
     make(&c, k, rows, cols);
     double *sum = check_alloc(cols * sizeof *sum), *products = check_alloc(cols * sizeof *products);
-    float *dots = check_alloc(cols * sizeof *dots);
+    float *dots = check_alloc(cols * sizeof *dots), *out = check_alloc(rows * cols * sizeof *out);
+    if (rows > 2 && check_below(4) == 0) c.x[check_below(rows * cols)] = NAN;
+    if (f->call == call_moments || f->call == call_products)
+        for (size_t i = 0; i < rows * cols; i++) c.x[i] = isnan(c.x[i]) ? 0 : c.x[i];
+    memcpy(out, c.out, rows * cols * sizeof *out);
     memcpy(sum, c.sum, cols * sizeof *sum);
     memcpy(products, c.products, cols * sizeof *products);
     memcpy(dots, c.dots, cols * sizeof *dots);
-    f->call(&c);
+    if (rows > 0 || f->arrays) f->call(&c); /* windows have one tap at least */
     if (f->call == call_moments) {
         expect_sums(&c, "the sum", sum, c.sum, distance);
         expect_sums(&c, "the squares", products, c.products, square);
@@ -176,10 +217,12 @@ static void one(nw_isa isa, const nw_channels *k, const channel_function *f, siz
         verify_affine(&c);
     } else if (f->call == call_grad) {
         verify_grad(&c);
-    } else {
+    } else if (f->call == call_dots) {
         verify_dots(&c, dots);
+    } else if (rows > 0) {
+        verify_window(&c, f->call == call_max_grad, out);
     }
-    if (check_opt.bench)
+    if (check_opt.bench && f->arrays)
         check_report(check_seconds(f->call, &c), (double)((size_t)f->arrays * rows * cols * sizeof(float)),
                      "GB/s");
     check_end();
@@ -191,9 +234,10 @@ void check_channels(void) {
     if (check_opt.shapes) return;
 #define NW_CHANNELS(isa, word)                                                                               \
     {                                                                                                        \
-        const nw_channels k = {nw_channel_moments_f32__##word, nw_channel_affine_f32__##word,                \
+        const nw_channels k = {nw_channel_moments_f32__##word,  nw_channel_affine_f32__##word,               \
                                nw_channel_products_f32__##word, nw_channel_grad_f32__##word,                 \
-                               nw_channel_dots_f32__##word};                                                 \
+                               nw_channel_dots_f32__##word,     nw_channel_max_grad_f32__##word,             \
+                               nw_channel_spread_f32__##word};                                               \
         for (size_t f = 0; f < sizeof functions / sizeof *functions; f++)                                    \
             for (size_t i = 0; i < count; i++)                                                               \
                 one(NW_ISA_##isa, &k, &functions[f], shapes[i][0], shapes[i][1]);                            \

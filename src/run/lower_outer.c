@@ -1,11 +1,13 @@
-/* lower_conv_weight.c: gradients of weights as sums of outer products (kern/outer.h): ai.narrow.ConvWeightGrad of
- * one or two dimensions, channels-last, on f32. The sum runs over all pixels of the batch: it is cut into parts of
- * fixed size, which are added in order, so that the same bits come out on any number of threads. */
+/* lower_outer.c: gradients of weights as sums of outer products (kern/outer.h): ai.narrow.ConvWeightGrad of one or two
+ * dimensions, channels-last, and Gemm with a transposed left-hand side, on f32. The sum runs over all pixels or rows
+ * of the batch: it is cut into parts whose size depends on the shape only and which are added in order, so that the
+ * same bits come out on any number of threads. */
 #include "run/plan.h"
 
 #include "kern/channels.h"
 #include "kern/outer.h"
 #include "op/conv.h"
+#include "op/matmul.h"
 
 #include <string.h>
 
@@ -14,8 +16,10 @@ typedef struct weight_state {
     nw_layout layout;
     nw_channels channels; /* of depthwise convolutions */
     bool depthwise;
+    bool windowed; /* rows of x under a window, else at a fixed distance */
     nw_window window;
     const float *pad;
+    float alpha;                 /* a factor of the whole sum */
     nw_outer_args outer;         /* of a group; rows.base, y and c are filled in when running */
     size_t rows, groups;         /* rows: pixels of dy */
     size_t parts, part_rows;     /* of the rows … */
@@ -32,6 +36,11 @@ typedef struct weight_job {
     char *scratch;
 } weight_job;
 
+static nw_rows rows_of(const weight_state *s, const char *x) {
+    if (!s->windowed) return (nw_rows){.base = x, .stride = s->window.pixel_stride};
+    return (nw_rows){.base = x, .window = &s->window, .pad = s->pad};
+}
+
 /* Units: part by part, strip by strip. A call's units share the scratch memory of its first one. */
 static void outer_range(void *user, size_t begin, size_t end) {
     const weight_job *j = user;
@@ -43,8 +52,7 @@ static void outer_range(void *user, size_t begin, size_t end) {
         const size_t i1 = i0 + s->part_rows < s->rows ? i0 + s->part_rows : s->rows;
         for (size_t g = 0; g < s->groups; g++) {
             nw_outer_args args = s->outer;
-            args.rows = (nw_rows){
-                .base = j->x + g * args.channels * sizeof(float), .window = &s->window, .pad = s->pad};
+            args.rows = rows_of(s, j->x + g * args.channels * sizeof(float));
             args.y = j->dy + g * args.m;
             args.c = j->sums + part * s->part_floats + g * args.m * columns;
             nw_outer_run(s->kernel, &s->layout, &args, false, i0, i1, n0, n1,
@@ -60,7 +68,7 @@ static void depthwise_range(void *user, size_t begin, size_t end) {
     const weight_state *s = j->s;
     const size_t taps = s->outer.taps, channels = s->groups;
     const size_t most = POINTERS / taps < 64 ? POINTERS / taps : 64;
-    const nw_rows rows = {.base = j->x, .window = &s->window, .pad = s->pad};
+    const nw_rows rows = rows_of(s, j->x);
     const void *at[POINTERS];
     for (size_t u = begin; u < end; u++) {
         float *sums = j->sums + u * s->part_floats; /* [taps][channels] */
@@ -88,7 +96,7 @@ static void reduce_range(void *user, size_t begin, size_t end) {
                 const float *from = j->sums + m * row + t * tap + c;
                 float sum = 0;
                 for (size_t p = 0; p < s->parts; p++) sum += from[p * s->part_floats];
-                j->dw[(m * channels + c) * taps + t] = sum;
+                j->dw[(m * channels + c) * taps + t] = sum * s->alpha;
             }
 }
 
@@ -149,35 +157,66 @@ static nw_window window_of(const nw_conv_geometry *g) {
                        .image_stride = pixel * (size_t)(g->in[1] * g->in[2])};
 }
 
-static nw_status examine(nw_planner *p, const nw_node *node, nw_conv_geometry *g, bool *ok) {
-    *ok = false;
-    if (node->op != &nw_op_narrow_ConvWeightGrad) return NW_OK;
+/* Fills *s but for the kernels and the cut. */
+static nw_status examine_conv(nw_planner *p, const nw_node *node, weight_state *s, bool *ok) {
     const nw_tensor *x = &p->desc[node->in[0]], *dy = &p->desc[node->in[1]], *dw = &p->desc[node->out[0]];
-    if (x->format != NW_F32 || dy->format != NW_F32 || dw->format != NW_F32) return NW_OK;
     nw_op_call call;
+    nw_conv_geometry g;
+    if (x->format != NW_F32 || dy->format != NW_F32 || dw->format != NW_F32) return NW_OK;
     NW_TRY(nw_plan_call(p, node, &call));
-    NW_TRY(nw_conv_geometry_of(&call, x, dw, g));
-    *ok = g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1 && g->pad_begin[1] >= 0 &&
-          g->pad_begin[2] >= 0 && nw_tensor_count(x) > 0 && nw_tensor_count(dy) > 0 &&
-          g->kernel[1] * g->kernel[2] <= NW_DWCONV_MAX_TAPS;
+    NW_TRY(nw_conv_geometry_of(&call, x, dw, &g));
+    *ok = g.spatial <= 2 && g.in[0] == 1 && g.out[0] == 1 && g.kernel[0] == 1 && g.pad_begin[1] >= 0 &&
+          g.pad_begin[2] >= 0 && nw_tensor_count(x) > 0 && nw_tensor_count(dy) > 0 &&
+          g.kernel[1] * g.kernel[2] <= NW_DWCONV_MAX_TAPS;
+    if (!*ok) return NW_OK;
+    const size_t pad_bytes = (size_t)g.in_channels * sizeof(float);
+    void *pad;
+    NW_TRY(nw_plan_constant(p, pad_bytes, &pad));
+    memset(pad, 0, pad_bytes);
+    s->windowed = true;
+    s->window = window_of(&g);
+    s->pad = pad;
+    s->rows = (size_t)(g.batch * g.out[1] * g.out[2]);
+    s->groups = (size_t)g.groups;
+    s->alpha = 1;
+    s->outer = (nw_outer_args){.m = (size_t)(g.out_channels / g.groups),
+                               .channels = (size_t)(g.in_channels / g.groups),
+                               .taps = (size_t)(g.kernel[1] * g.kernel[2]),
+                               .ldy = (size_t)g.out_channels * sizeof(float)};
+    s->depthwise = s->groups > 1 && s->outer.m == 1 && s->outer.channels == 1;
     return NW_OK;
 }
 
-nw_status nw_lower_conv_weight(nw_planner *p, nw_node *node, bool *ok) {
-    nw_conv_geometry g;
-    NW_TRY(examine(p, node, &g, ok));
+/* Aᵀ·B without C: the outer products of A's rows with B's. */
+static nw_status examine_gemm(nw_planner *p, const nw_node *node, weight_state *s, bool *ok) {
+    const nw_tensor *a = &p->desc[node->in[0]], *b = &p->desc[node->in[1]];
+    nw_op_call call;
+    nw_gemm_geometry g;
+    if (a->format != NW_F32 || b->format != NW_F32 || nw_node_in(node, 2) >= 0) return NW_OK;
+    NW_TRY(nw_plan_call(p, node, &call));
+    NW_TRY(nw_gemm_geometry_of(&call, a, b, NULL, &g));
+    *ok = g.product.trans_a && !g.product.trans_b && nw_tensor_count(a) > 0 && nw_tensor_count(b) > 0;
+    s->rows = (size_t)g.product.k;
+    s->groups = 1;
+    s->alpha = g.alpha;
+    s->window.pixel_stride = (size_t)g.product.n * sizeof(float);
+    s->outer = (nw_outer_args){.m = (size_t)g.product.m,
+                               .channels = (size_t)g.product.n,
+                               .taps = 1,
+                               .ldy = (size_t)g.product.m * sizeof(float)};
+    return NW_OK;
+}
+
+nw_status nw_lower_outer(nw_planner *p, nw_node *node, bool *ok) {
+    weight_state s = {.kernel = nw_gemm_f32_select(p->options->isa), .layout = p->layout};
+    const bool conv = node->op == &nw_op_narrow_ConvWeightGrad;
+    *ok = false;
+    if (conv)
+        NW_TRY(examine_conv(p, node, &s, ok));
+    else if (nw_node_is(node, "Gemm"))
+        NW_TRY(examine_gemm(p, node, &s, ok));
     if (!*ok) return NW_OK;
-    weight_state s = {.kernel = nw_gemm_f32_select(p->options->isa),
-                      .layout = p->layout,
-                      .window = window_of(&g),
-                      .rows = (size_t)(g.batch * g.out[1] * g.out[2]),
-                      .groups = (size_t)g.groups};
     nw_channels_select(p->options->isa, &s.channels);
-    s.outer = (nw_outer_args){.m = (size_t)(g.out_channels / g.groups),
-                              .channels = (size_t)(g.in_channels / g.groups),
-                              .taps = (size_t)(g.kernel[1] * g.kernel[2]),
-                              .ldy = (size_t)g.out_channels * sizeof(float)};
-    s.depthwise = s.groups > 1 && s.outer.m == 1 && s.outer.channels == 1;
     s.part_floats = s.groups * s.outer.m * s.outer.channels * s.outer.taps;
     s.outer.ldc = s.outer.channels * s.outer.taps * sizeof(float);
     cut(&s);
@@ -190,13 +229,10 @@ nw_status nw_lower_conv_weight(nw_planner *p, nw_node *node, bool *ok) {
                        nw_node_label(p->graph, node));
     const double products = (double)s.rows * (double)s.part_floats;
     s.work = products / (s.depthwise ? 5 : 50);
-    void *pad;
-    NW_TRY(nw_plan_constant(p, (size_t)g.in_channels * sizeof(float), &pad));
-    memset(pad, 0, (size_t)g.in_channels * sizeof(float));
-    s.pad = pad;
+    const nw_form form = nw_form_of(false, conv);
     int in[2], out[3];
-    NW_TRY(nw_plan_need(p, node->in[0], NW_FORM_REAL_LAST, &in[0]));
-    NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL_LAST, &in[1]));
+    NW_TRY(nw_plan_need(p, node->in[!conv], form, &in[0])); /* x, and dy: B, and A */
+    NW_TRY(nw_plan_need(p, node->in[conv], form, &in[1]));
     NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));
     NW_TRY(nw_plan_temporary(p, sums, &out[1]));
     NW_TRY(nw_plan_temporary(p, scratch, &out[2]));
