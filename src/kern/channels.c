@@ -8,8 +8,8 @@ void nw_channels_select(nw_isa ceiling, nw_channels *out) {
     if (NW_ISA_##isa <= ceiling && nw_isa_supported(NW_ISA_##isa))                                           \
         *out = (nw_channels){nw_channel_moments_f32__##word,  nw_channel_affine_f32__##word,                 \
                              nw_channel_products_f32__##word, nw_channel_grad_f32__##word,                   \
-                             nw_channel_dots_f32__##word,     nw_channel_max_grad_f32__##word,               \
-                             nw_channel_spread_f32__##word};
+                             nw_channel_dots_f32__##word,     nw_channel_copy_f32__##word,                   \
+                             nw_channel_max_grad_f32__##word, nw_channel_spread_f32__##word};
 #include "kern/channels.def"
 #undef NW_CHANNELS
 }

@@ -39,6 +39,9 @@ typedef void nw_channel_grad_f32_fn(size_t rows, size_t cols, const float *x, co
 typedef void nw_channel_dots_f32_fn(size_t rows, size_t cols, const void *const *x, const float *y,
                                     float *sums);
 
+/* y[i·ld + c] = x_i[from + c]: parts of rows at pointers brought together. */
+typedef void nw_channel_copy_f32_fn(size_t rows, size_t cols, const void *const *x, size_t from, float *y,
+                                    size_t ld);
 /* Gradients of a window of `taps` ≥ 1 rows at pointers, cols long each. Of a maximum: dx_t[c] += dy[c] for the first
  * tap t with the largest x_t[c], or the last one that is NaN. Of a sum: dx_t[c] += factor·dy[c] for all taps. */
 typedef void nw_channel_max_grad_f32_fn(size_t taps, size_t cols, const void *const *x, const float *dy,
@@ -50,7 +53,8 @@ typedef void nw_channel_spread_f32_fn(size_t taps, size_t cols, float factor, co
     X(channel_moments_f32)                                                                                   \
     X(channel_affine_f32)                                                                                    \
     X(channel_products_f32)                                                                                  \
-    X(channel_grad_f32) X(channel_dots_f32) X(channel_max_grad_f32) X(channel_spread_f32)
+    X(channel_grad_f32)                                                                                      \
+    X(channel_dots_f32) X(channel_copy_f32) X(channel_max_grad_f32) X(channel_spread_f32)
 
 typedef struct nw_channels {
 #define NW_CHANNELS_FIELD(name) nw_##name##_fn *name;
@@ -64,6 +68,7 @@ typedef struct nw_channels {
     nw_channel_products_f32_fn nw_channel_products_f32__##word;                                              \
     nw_channel_grad_f32_fn nw_channel_grad_f32__##word;                                                      \
     nw_channel_dots_f32_fn nw_channel_dots_f32__##word;                                                      \
+    nw_channel_copy_f32_fn nw_channel_copy_f32__##word;                                                      \
     nw_channel_max_grad_f32_fn nw_channel_max_grad_f32__##word;                                              \
     nw_channel_spread_f32_fn nw_channel_spread_f32__##word;
 #include "kern/channels.def"

@@ -212,6 +212,25 @@ void NW_KERNEL(channel_dots_f32)(size_t rows, size_t cols, const void *const *x,
 #undef BODY
 }
 
+/* ---- copies -------------------------------------------------------------------------------------------- */
+
+NW_INLINE void copy_strip(size_t rows, const void *const *x, size_t c, float *y, size_t ld, const int n,
+                          const size_t last) {
+    for (size_t r = 0; r < rows; r++, y += ld) {
+        vec v[WIDE];
+        load_strip((const float *)x[r] + c, v, n, last);
+        NW_UNROLL
+        for (int i = 0; i < n; i++) store(y + i * NW_LANES, i + 1 < n ? NW_LANES : last, v[i]);
+    }
+}
+
+void NW_KERNEL(channel_copy_f32)(size_t rows, size_t cols, const void *const *x, size_t from, float *y,
+                                 size_t ld) {
+#define BODY(c, n, last) copy_strip(rows, x, from + (c), y + (c), ld, n, last)
+    STRIPS(cols, BODY);
+#undef BODY
+}
+
 /* ---- windows ------------------------------------------------------------------------------------------- */
 
 NW_INLINE void add_to(float *y, const vec *v, const int n, const size_t last) {

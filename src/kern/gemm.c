@@ -216,6 +216,12 @@ static nw_gemm_fetch fetch_of(const void *panel, size_t bytes, size_t i, size_t 
     return f;
 }
 
+/* The next tile of `left` rows: the last two are as high as each other, so that none is so low that it waits for its
+ * own sums. */
+static size_t tile_height(size_t most, size_t left) {
+    return left > most && left < 2 * most ? (left + 1) / 2 : nw_least(most, left);
+}
+
 /* The stretch [k0, k1) of k; the others are added to what it leaves in c. */
 static void run_stretch(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args *args, size_t k0, size_t k1,
                         size_t m0, size_t m1, size_t n0, size_t n1) {
@@ -243,7 +249,7 @@ static void run_stretch(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args
             tile.n = nw_least(nr, n1 - j);
             tile.bias = args->bias && first ? args->bias + j : NULL;
             for (size_t i = 0; i < count; i += tile.m) {
-                tile.m = nw_least(b.tile_rows, count - i);
+                tile.m = tile_height(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
                 tile.fetch = fetch_of(next, left * steps * sizeof(float), i / b.tile_rows, tiles, steps);

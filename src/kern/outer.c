@@ -8,7 +8,15 @@
 #define POINTERS 4096         /* 32 KiB of stack */
 #define BYTES    (256 * 1024) /* of a block, packed: what stays in the second-level cache */
 #define MOST     256          /* rows of a block */
-#define LEAST    16
+#define LEAST    48
+
+nw_outer_kernel nw_outer_select(nw_isa ceiling) {
+    nw_layout layout;
+    nw_channels channels;
+    nw_layout_select(ceiling, &layout);
+    nw_channels_select(ceiling, &channels);
+    return (nw_outer_kernel){nw_gemm_f32_select(ceiling), layout.transpose_b32, channels.channel_copy_f32};
+}
 
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
@@ -29,46 +37,32 @@ static size_t aligned(size_t bytes) {
     return (bytes + NW_GEMM_ALIGN - 1) / NW_GEMM_ALIGN * NW_GEMM_ALIGN;
 }
 
-size_t nw_outer_scratch(const nw_gemm_f32_kernel *kernel, const nw_outer_args *args) {
-    size_t rows = block_of(args), y, packed = nw_gemm_f32_packed_bytes(kernel, args->columns, rows, 1);
+size_t nw_outer_scratch(const nw_outer_kernel *kernel, const nw_outer_args *args) {
+    size_t rows = block_of(args), y,
+           packed = nw_gemm_f32_packed_bytes(kernel->product, args->columns, rows, 1);
     if (packed == 0 || __builtin_mul_overflow(rows * sizeof(float), args->m, &y) ||
         y > SIZE_MAX / 2 - NW_GEMM_ALIGN || packed > SIZE_MAX / 2)
         return 0;
     return aligned(y) + packed;
 }
 
-/* `run` floats of each row, from its element `from` on, into a panel: out[row·width + …]. */
-static void copy_rows(size_t rows, size_t run, const void *const *at, size_t from, size_t width, float *out) {
-    for (size_t i = 0; i < rows; i++, out += width) {
-        const float *row = (const float *)at[i] + from;
-        if (run == 32) /* the usual lengths are worth code of their own */
-            memcpy(out, row, 32 * sizeof *out);
-        else if (run == 16)
-            memcpy(out, row, 16 * sizeof *out);
-        else if (run == 8)
-            memcpy(out, row, 8 * sizeof *out);
-        else
-            for (size_t j = 0; j < run; j++) out[j] = row[j];
-    }
-}
-
 /* Panels of the columns [n0,n1): a panel takes the end of one tap and the beginning of the next. */
-static void pack_rows(const nw_gemm_f32_kernel *kernel, const nw_outer_args *args, size_t rows,
+static void pack_rows(const nw_outer_kernel *kernel, const nw_outer_args *args, size_t rows,
                       const void *const *at, size_t n0, size_t n1, float *out) {
-    for (size_t width; n0 < n1; n0 += kernel->nr, out += rows * width) {
-        const size_t columns = least(kernel->nr, n1 - n0);
-        width = width_of(kernel, columns);
+    for (size_t width; n0 < n1; n0 += kernel->product->nr, out += rows * width) {
+        const size_t columns = least(kernel->product->nr, n1 - n0);
+        width = width_of(kernel->product, columns);
         if (columns < width) memset(out, 0, rows * width * sizeof *out);
         for (size_t j = 0, run; j < columns; j += run) {
             const size_t tap = (n0 + j) / args->channels, from = (n0 + j) % args->channels;
             run = least(args->channels - from, columns - j);
-            copy_rows(rows, run, at + tap * rows, from, width, out + j);
+            kernel->copy(rows, run, at + tap * rows, from, out + j, width);
         }
     }
 }
 
-void nw_outer_run(const nw_gemm_f32_kernel *kernel, const nw_layout *layout, const nw_outer_args *args,
-                  bool accumulate, size_t i0, size_t i1, size_t n0, size_t n1, void *scratch) {
+void nw_outer_run(const nw_outer_kernel *kernel, const nw_outer_args *args, bool accumulate, size_t i0,
+                  size_t i1, size_t n0, size_t n1, void *scratch) {
     const void *at[POINTERS];
     const size_t block = block_of(args);
     float *y = scratch, *packed = (float *)((char *)scratch + aligned(block * args->m * sizeof *y));
@@ -88,11 +82,11 @@ void nw_outer_run(const nw_gemm_f32_kernel *kernel, const nw_layout *layout, con
     for (size_t i = i0; i < i1; i += product.k) {
         product.k = least(block, i1 - i);
         product.rows.stride = product.k * sizeof *y;
-        layout->transpose_b32(product.k, args->m, (const char *)args->y + i * args->ldy,
-                              args->ldy / sizeof *y, y, product.k);
+        kernel->transpose(product.k, args->m, (const char *)args->y + i * args->ldy, args->ldy / sizeof *y, y,
+                          product.k);
         nw_rows_gather(&args->rows, args->taps, i, product.k, at, product.k);
         pack_rows(kernel, args, product.k, at, n0, n1, packed);
-        nw_gemm_f32_run(kernel, &product, 0, product.m, 0, product.n);
+        nw_gemm_f32_run(kernel->product, &product, 0, product.m, 0, product.n);
         product.accumulate = true;
     }
 }

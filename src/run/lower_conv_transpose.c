@@ -114,11 +114,17 @@ static void fill_range(void *user, size_t begin, size_t end) {
     const transpose_job *j = user;
     const transpose_state *s = j->s;
     const size_t lines = j->phase->window.out_h, all = s->groups * s->n;
+    const float *pixel = NULL; /* the first one, which the others are copies of */
     for (size_t l = begin; l < end; l++) {
         char *line = j->y + j->phase->first_y + l / lines * s->image_y + l % lines * s->line_y;
-        for (size_t i = 0; i < j->phase->window.out_w; i++)
-            for (size_t c = 0; c < all; c++)
-                ((float *)(line + i * s->step_y))[c] = fminf(fmaxf(j->bias ? j->bias[c] : 0, s->lo), s->hi);
+        for (size_t i = 0; i < j->phase->window.out_w; i++, line += s->step_y) {
+            float *y = (float *)(void *)line;
+            if (pixel)
+                memcpy(y, pixel, s->pixel_y);
+            else
+                for (size_t c = 0; c < all; c++) y[c] = fminf(fmaxf(j->bias ? j->bias[c] : 0, s->lo), s->hi);
+            pixel = y;
+        }
     }
 }
 

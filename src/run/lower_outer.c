@@ -12,8 +12,7 @@
 #include <string.h>
 
 typedef struct weight_state {
-    const nw_gemm_f32_kernel *kernel;
-    nw_layout layout;
+    nw_outer_kernel kernel;
     nw_channels channels; /* of depthwise convolutions */
     bool depthwise;
     bool windowed; /* rows of x under a window, else at a fixed distance */
@@ -55,8 +54,7 @@ static void outer_range(void *user, size_t begin, size_t end) {
             args.rows = rows_of(s, j->x + g * args.channels * sizeof(float));
             args.y = j->dy + g * args.m;
             args.c = j->sums + part * s->part_floats + g * args.m * columns;
-            nw_outer_run(s->kernel, &s->layout, &args, false, i0, i1, n0, n1,
-                         j->scratch + begin * s->scratch);
+            nw_outer_run(&s->kernel, &args, false, i0, i1, n0, n1, j->scratch + begin * s->scratch);
         }
     }
 }
@@ -132,9 +130,10 @@ static void cut(weight_state *s) {
     s->strips = 1;
     s->strip = columns;
     if (s->depthwise || s->parts >= UNITS / 2) return;
-    const size_t panels = (columns + s->kernel->nr - 1) / s->kernel->nr, wanted = UNITS / s->parts;
+    const size_t panels = (columns + s->kernel.product->nr - 1) / s->kernel.product->nr,
+                 wanted = UNITS / s->parts;
     const size_t each = panels > wanted ? (panels + wanted - 1) / wanted : 1;
-    s->strip = each * s->kernel->nr < columns ? each * s->kernel->nr : columns;
+    s->strip = each * s->kernel.product->nr < columns ? each * s->kernel.product->nr : columns;
     s->strips = (columns + s->strip - 1) / s->strip;
 }
 
@@ -208,7 +207,7 @@ static nw_status examine_gemm(nw_planner *p, const nw_node *node, weight_state *
 }
 
 nw_status nw_lower_outer(nw_planner *p, nw_node *node, bool *ok) {
-    weight_state s = {.kernel = nw_gemm_f32_select(p->options->isa), .layout = p->layout};
+    weight_state s = {.kernel = nw_outer_select(p->options->isa)};
     const bool conv = node->op == &nw_op_narrow_ConvWeightGrad;
     *ok = false;
     if (conv)
@@ -222,7 +221,7 @@ nw_status nw_lower_outer(nw_planner *p, nw_node *node, bool *ok) {
     cut(&s);
     s.outer.columns = s.strip;
     size_t units = s.parts * s.strips, sums, scratch = 1;
-    s.scratch = s.depthwise ? 1 : nw_align_size(nw_outer_scratch(s.kernel, &s.outer));
+    s.scratch = s.depthwise ? 1 : nw_align_size(nw_outer_scratch(&s.kernel, &s.outer));
     if (!nw_mul_size(s.part_floats * sizeof(float), s.parts, &sums) || s.scratch == 0 ||
         !nw_mul_size(s.scratch, units, &scratch))
         return nw_fail(p->ctx, NW_E_SHAPE, "the weights of \"%s\" are too large for this machine",
@@ -236,7 +235,8 @@ nw_status nw_lower_outer(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));
     NW_TRY(nw_plan_temporary(p, sums, &out[1]));
     NW_TRY(nw_plan_temporary(p, scratch, &out[2]));
-    NW_TRY(NW_PLAN_STEP(p, node, run_weight, s.depthwise ? "sums per channel" : s.kernel->name, &s, in, out));
+    NW_TRY(NW_PLAN_STEP(p, node, run_weight, s.depthwise ? "sums per channel" : s.kernel.product->name, &s,
+                        in, out));
     nw_plan_work(p, false, products);
     return NW_OK;
 }

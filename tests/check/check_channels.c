@@ -151,6 +151,19 @@ static void verify_window(const channel_case *c, bool max, const float *before) 
     }
 }
 
+static void call_copy(void *p) {
+    channel_case *c = p;
+    c->k->channel_copy_f32(c->rows, c->cols / 2, c->at, c->cols / 3, c->out, c->cols);
+}
+static void verify_copy(const channel_case *c, const float *before) {
+    const size_t n = c->cols / 2, from = c->cols / 3;
+    for (size_t r = 0; r < c->rows; r++)
+        for (size_t i = 0; i < c->cols; i++) {
+            const float want = i < n ? ((const float *)c->at[r])[from + i] : before[r * c->cols + i];
+            if (!same(c->out[r * c->cols + i], want)) check_fail("row %zu column %zu is wrong", r, i);
+        }
+}
+
 static void verify_affine(const channel_case *c) {
     for (size_t n = 0; n < c->rows * c->cols; n++) {
         float want = c->x[n] * c->factor[n % c->cols];
@@ -190,8 +203,8 @@ typedef struct channel_function {
 static const channel_function functions[] = {
     {"channel_moments_f32", call_moments, 1},   {"channel_affine_f32", call_affine, 2},
     {"channel_products_f32", call_products, 2}, {"channel_grad_f32", call_grad, 3},
-    {"channel_dots_f32", call_dots, 2},         {"channel_max_grad_f32", call_max_grad, 0},
-    {"channel_spread_f32", call_spread, 0}};
+    {"channel_dots_f32", call_dots, 2},         {"channel_copy_f32", call_copy, 1},
+    {"channel_max_grad_f32", call_max_grad, 0}, {"channel_spread_f32", call_spread, 0}};
 
 static void one(nw_isa isa, const nw_channels *k, const channel_function *f, size_t rows, size_t cols) {
     if (!check_begin(isa, f->name, "%s %zu x %zu", nw_isa_name(isa), rows, cols)) return;
@@ -219,6 +232,8 @@ static void one(nw_isa isa, const nw_channels *k, const channel_function *f, siz
         verify_grad(&c);
     } else if (f->call == call_dots) {
         verify_dots(&c, dots);
+    } else if (f->call == call_copy) {
+        verify_copy(&c, out);
     } else if (rows > 0) {
         verify_window(&c, f->call == call_max_grad, out);
     }
@@ -236,8 +251,8 @@ void check_channels(void) {
     {                                                                                                        \
         const nw_channels k = {nw_channel_moments_f32__##word,  nw_channel_affine_f32__##word,               \
                                nw_channel_products_f32__##word, nw_channel_grad_f32__##word,                 \
-                               nw_channel_dots_f32__##word,     nw_channel_max_grad_f32__##word,             \
-                               nw_channel_spread_f32__##word};                                               \
+                               nw_channel_dots_f32__##word,     nw_channel_copy_f32__##word,                 \
+                               nw_channel_max_grad_f32__##word, nw_channel_spread_f32__##word};              \
         for (size_t f = 0; f < sizeof functions / sizeof *functions; f++)                                    \
             for (size_t i = 0; i < count; i++)                                                               \
                 one(NW_ISA_##isa, &k, &functions[f], shapes[i][0], shapes[i][1]);                            \

@@ -34,8 +34,7 @@ static const outer_case benches[] = {
 };
 
 typedef struct outer_call {
-    const nw_gemm_f32_kernel *kernel;
-    nw_layout layout;
+    nw_outer_kernel kernel;
     nw_outer_args args;
     size_t rows;
     bool accumulate;
@@ -44,7 +43,7 @@ typedef struct outer_call {
 
 static void call_outer(void *p) {
     const outer_call *c = p;
-    nw_outer_run(c->kernel, &c->layout, &c->args, c->accumulate, 0, c->rows, 0, c->args.columns, c->scratch);
+    nw_outer_run(&c->kernel, &c->args, c->accumulate, 0, c->rows, 0, c->args.columns, c->scratch);
 }
 
 static void verify(const outer_call *c, const check_image *image, const float *before) {
@@ -83,20 +82,20 @@ static void make_image(const outer_case *s, check_image *image) {
 static void run_in_parts(outer_call *c) {
     const nw_outer_args *a = &c->args;
     const size_t n = a->columns, half = check_below(c->rows + 1);
-    const size_t cut = check_below(n / c->kernel->nr + 1) * c->kernel->nr;
+    const size_t cut = check_below(n / c->kernel.product->nr + 1) * c->kernel.product->nr;
     for (int second = 0; second < 2; second++) {
         const bool add = second || c->accumulate;
         const size_t i0 = second ? half : 0, i1 = second ? c->rows : half;
-        nw_outer_run(c->kernel, &c->layout, a, add, i0, i1, 0, cut, c->scratch);
-        nw_outer_run(c->kernel, &c->layout, a, add, i0, i1, cut, n, c->scratch);
+        nw_outer_run(&c->kernel, a, add, i0, i1, 0, cut, c->scratch);
+        nw_outer_run(&c->kernel, a, add, i0, i1, cut, n, c->scratch);
     }
 }
 
 static void one(nw_isa isa, const outer_case *s) {
     const check_geometry *g = &s->conv;
-    const nw_gemm_f32_kernel *kernel = nw_gemm_f32_select(isa);
-    if (kernel->isa != isa) return;
-    if (!check_begin(isa, "outer", "%s: %zu x %zux%zu, rows %zu or %zux%zux%zu", kernel->name, s->m,
+    const nw_outer_kernel kernel = nw_outer_select(isa);
+    if (kernel.product->isa != isa) return;
+    if (!check_begin(isa, "outer", "%s: %zu x %zux%zu, rows %zu or %zux%zux%zu", kernel.product->name, s->m,
                      g->h ? g->kernel_h * g->kernel_w : 1, g->h ? g->k : s->k, s->rows, g->batch, g->h, g->w))
         return;
     check_image image;
@@ -104,7 +103,6 @@ static void one(nw_isa isa, const outer_case *s) {
     const size_t columns = image.k * image.taps, ldy = s->m + (check_opt.bench ? 0 : check_below(5)),
                  ldc = columns + (check_opt.bench ? 0 : check_below(4));
     outer_call c = {.kernel = kernel, .rows = image.m, .accumulate = check_below(2)};
-    nw_layout_select(isa, &c.layout);
     const size_t y_count = (image.m - 1) * ldy + s->m, c_count = (s->m - 1) * ldc + columns;
     float *y = check_alloc(y_count * sizeof *y), *out = check_alloc(c_count * sizeof *out),
           *before = check_alloc(c_count * sizeof *before);
@@ -120,7 +118,7 @@ static void one(nw_isa isa, const outer_case *s) {
                              .ldy = ldy * sizeof *y,
                              .c = out,
                              .ldc = ldc * sizeof *out};
-    c.scratch = check_alloc((nw_outer_scratch(kernel, &c.args) + 63) / 64 * 64);
+    c.scratch = check_alloc((nw_outer_scratch(&kernel, &c.args) + 63) / 64 * 64);
     if (check_opt.bench) {
         check_report(check_seconds(call_outer, &c), 2.0 * (double)(s->m * columns * image.m), "GFLOP/s");
     } else {
