@@ -1,7 +1,7 @@
 /* channels.h: per-channel work on rows of channels, x [rows][cols]: the statistics, scaling and gradients of
  * normalizations, and the gradients of functions element by element. Channels-last images are such rows.
- * Pointers unaligned-safe; nothing is read or written outside the arrays. y == x (dx == dy) is fine, partial
- * overlap is not. All results are the same bits on every ISA. Kernels cannot fail. Must not include anything
+ * Pointers unaligned-safe; nothing is read or written outside the arrays. y == x, y == r and dx == dy are fine,
+ * partial overlap is not. All results are the same bits on every ISA. Kernels cannot fail. Must not include anything
  * but kern/. */
 #ifndef NW_KERN_CHANNELS_H
 #define NW_KERN_CHANNELS_H

@@ -61,6 +61,13 @@ typedef void nw_clamp_f32_fn(size_t n, const float *x, float lo, float hi, float
 typedef void nw_unary_f32_fn(size_t n, const float *x, float *y);
 /* y = clamp(alpha·x + beta, 0, 1), each operation rounded once. */
 typedef void nw_hardsigmoid_f32_fn(size_t n, const float *x, float alpha, float beta, float *y);
+/* y = scale·clamp(rint(x/scale), lo, hi): true division, half to even, NaN counts as 0; lo and hi are whole numbers
+ * within ±2^20, codes less their zero point. The same bits as nw_fake_quantize. */
+typedef void nw_fake_quantize_f32_fn(size_t n, const float *x, float scale, float lo, float hi, float *y);
+/* The gradient of that, rounding taken for the identity: with v = x/scale, dx = dy where lo ≤ v ≤ hi, else 0. Returns
+ * Σ dy·(y/scale − (v there, else 0)): 32 interleaved sums, added as in sum_f32. */
+typedef float nw_straight_through_f32_fn(size_t n, const float *x, const float *dy, float scale, float lo,
+                                         float hi, float *dx);
 /* *lo = min(*lo, x…), *hi = max(*hi, x…): start with +inf, −inf. NaN elements are skipped. For dynamic
  * quantization. */
 typedef void nw_minmax_f32_fn(size_t n, const float *x, float *lo, float *hi);

@@ -310,6 +310,14 @@ NW_INLINE vec terms_of(terms what, size_t at, size_t count, const float *x, vec 
     return count == NW_LANES ? v : (vec)((ivec)v & lanes_below(count));
 }
 
+/* The sum of interleaved sums, in all lanes. */
+NW_INLINE vec all_of(vec *sums) {
+    NW_UNROLL
+    for (int half = PARTS / 2; half; half /= 2) NW_UNROLL
+    for (int p = 0; p < half; p++) sums[p] += sums[p + half];
+    return sum_across(sums[0]);
+}
+
 /* Their sum, in all lanes. */
 NW_INLINE vec total_of(terms what, size_t n, const float *x, vec about, float *y) {
     vec sums[PARTS];
@@ -327,10 +335,7 @@ NW_INLINE vec total_of(terms what, size_t n, const float *x, vec about, float *y
             sums[p] += terms_of(what, i, n - i, x, about, y);
         i += NW_LANES;
     }
-    NW_UNROLL
-    for (int half = PARTS / 2; half; half /= 2) NW_UNROLL
-    for (int p = 0; p < half; p++) sums[p] += sums[p + half];
-    return sum_across(sums[0]);
+    return all_of(sums);
 }
 
 /* *low and *high, the same in all lanes, widened by the elements that are no NaN. */
@@ -364,6 +369,51 @@ void NW_KERNEL(minmax_f32)(size_t n, const float *x, float *lo, float *hi) {
     vec low = splat(*lo), high = splat(*hi);
     widen(n, x, &low, &high);
     *lo = low[0], *hi = high[0];
+}
+
+void NW_KERNEL(fake_quantize_f32)(size_t n, const float *x, float scale, float lo, float hi, float *y) {
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) {
+        float p = x[i] / scale;
+        p = p == p ? p : 0.0f;
+        p = p < lo ? lo : p;
+        p = p > hi ? hi : p;
+        y[i] = scale * ((p + ROUNDER) - ROUNDER);
+    }
+}
+
+/* `count` elements; what it adds to the sum. */
+NW_INLINE vec straight_through_of(size_t count, const float *x, const float *dy, float scale, float lo,
+                                  float hi, float *dx) {
+    const vec v = load(x, count) / splat(scale), g = load(dy, count), none = {0};
+    const ivec inside = (v >= splat(lo)) & (v <= splat(hi));
+    vec code = choose(v == v, v, none);
+    code = smaller(splat(hi), larger(splat(lo), code));
+    code = (code + splat(ROUNDER)) - splat(ROUNDER);
+    store(dx, count, choose(inside, g, none));
+    return g * (code - choose(inside, v, none));
+}
+
+float NW_KERNEL(straight_through_f32)(size_t n, const float *x, const float *dy, float scale, float lo,
+                                      float hi, float *dx) {
+    vec sums[PARTS];
+    size_t i = 0;
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) sums[p] = splat(0.0f);
+    for (; i + SUMS <= n; i += SUMS) NW_UNROLL
+    for (int p = 0; p < PARTS; p++) {
+        const size_t at = i + (size_t)p * NW_LANES;
+        sums[p] += straight_through_of(NW_LANES, x + at, dy + at, scale, lo, hi, dx + at);
+    }
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) {
+        if (i + NW_LANES <= n)
+            sums[p] += straight_through_of(NW_LANES, x + i, dy + i, scale, lo, hi, dx + i);
+        else if (i < n)
+            sums[p] += straight_through_of(n - i, x + i, dy + i, scale, lo, hi, dx + i);
+        i += NW_LANES;
+    }
+    return all_of(sums)[0];
 }
 
 float NW_KERNEL(sum_f32)(size_t n, const float *x) {

@@ -70,6 +70,11 @@ static nw_status read_groups(nw_context *ctx, const nw_tensor *scale, nw_qparam 
     return nw_fail(ctx, NW_E_SHAPE, "there are %zu scales but no axis for them", p->groups);
 }
 
+nw_status nw_fakequant_format(nw_arena *arena, const nw_node *node, const nw_tensor *scale, nw_qparam *out) {
+    NW_TRY(read_attributes(arena, node, out));
+    return read_groups(arena->ctx, scale, out);
+}
+
 /* Scales, stored as their tensor has them, and zero points into `arena`; zero may be NULL. */
 static nw_status read_values(const nw_tensor *scale, const nw_tensor *zero, nw_arena *arena, nw_qparam *p) {
     size_t bytes = 0;

@@ -25,10 +25,13 @@ nw_status nw_fakequant_qparam(const nw_graph *graph, const nw_node *node, nw_are
 /* Whether a node is x ≥ 0 ? scale : −scale, with a constant f32 scale: levels {−1, 1} that divide at 0. */
 nw_status nw_fakequant_sign_scale(const nw_graph *graph, const nw_node *node, nw_arena *arena, float *scale,
                                   bool *ok);
-/* Sets the attributes that nw_fakequant_qparam reads. Scales and zero points are inputs: without them (groups 0) the scale
- * format is an attribute too. */
+/* What a FakeQuant or FakeQuantGrad node whose scales have this shape states of its grid, whoever knows the scales:
+ * everything but scales and zero points. */
+nw_status nw_fakequant_format(nw_arena *arena, const nw_node *node, const nw_tensor *scale, nw_qparam *out);
 /* A grid that is the numbers of f16 or bf16 themselves: rounding to it is a Cast there and back. */
 bool nw_fakequant_is_cast(const nw_qparam *p);
+/* Sets the attributes that nw_fakequant_qparam reads. Scales and zero points are inputs: without them (groups 0) the scale
+ * format is an attribute too. */
 nw_status nw_fakequant_write(nw_graph *graph, nw_node *node, const nw_qparam *p);
 
 /* DequantizeLinear (domain "ai.narrow"): a packed constant, in files as small as its codes are.

@@ -51,7 +51,7 @@ static nw_status lower_slope(nw_planner *p, const nw_node *node, bool *ok) {
     int in[2], out[1];
     NW_TRY(nw_plan_need(p, v, form, &in[0]));
     NW_TRY(nw_plan_need(p, dy, form, &in[1]));
-    NW_TRY(nw_plan_define(p, node->out[0], form, &out[0]));
+    NW_TRY(nw_plan_define_over(p, dy, in[1], node->out[0], form, &out[0]));
     return NW_PLAN_STEP(p, node, run_slope, "slope", &s, in, out);
 }
 

@@ -239,7 +239,10 @@ static nw_status lower_forward(nw_planner *p, nw_node *node, bool *ok) {
     NW_TRY(nw_plan_need(p, residual, NW_FORM_REAL_LAST, &in[5]));
     if (add) p->done[add - p->graph->nodes] = 1;
     nw_plan_fuse(p, &follow);
-    NW_TRY(nw_plan_define(p, follow.value, NW_FORM_REAL_LAST, &out[0]));
+    if (residual >= 0)
+        NW_TRY(nw_plan_define_over(p, residual, in[5], follow.value, NW_FORM_REAL_LAST, &out[0]));
+    else
+        NW_TRY(nw_plan_define(p, follow.value, NW_FORM_REAL_LAST, &out[0]));
     for (int i = 1; i < 3; i++)
         if (nw_node_out(node, i) >= 0) NW_TRY(nw_plan_define(p, node->out[i], NW_FORM_REAL, &out[i]));
     NW_TRY(nw_plan_temporary(p, statistics_bytes(s.cols), &out[3]));
@@ -260,9 +263,10 @@ static nw_status lower_gradient(nw_planner *p, const nw_node *node, int dy, bool
     NW_TRY(nw_plan_need(p, dy, NW_FORM_REAL_LAST, &in[1]));
     NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL, &in[2]));
     in[3] = p->statistics[x];
-    for (int i = 0; i < 3; i++)
-        if (nw_node_out(node, i) >= 0)
-            NW_TRY(nw_plan_define(p, node->out[i], i ? NW_FORM_REAL : NW_FORM_REAL_LAST, &out[i]));
+    if (nw_node_out(node, 0) >= 0)
+        NW_TRY(nw_plan_define_over(p, dy, in[1], node->out[0], NW_FORM_REAL_LAST, &out[0]));
+    for (int i = 1; i < 3; i++)
+        if (nw_node_out(node, i) >= 0) NW_TRY(nw_plan_define(p, node->out[i], NW_FORM_REAL, &out[i]));
     NW_TRY(nw_plan_temporary(p, sums_bytes(&s), &out[3]));
     return NW_PLAN_STEP(p, node, run_norm_grad, gated ? "batch, gated" : "batch", &s, in, out);
 }

@@ -23,6 +23,7 @@ typedef struct weight_state {
     size_t rows, groups;         /* rows: pixels of dy */
     size_t parts, part_rows;     /* of the rows … */
     size_t strips, strip;        /* … and of the columns: each strip's width */
+    bool direct;                 /* one part makes the result as it is */
     size_t scratch, part_floats; /* bytes of scratch of a unit; floats of a part's result */
     double work;
 } weight_state;
@@ -107,8 +108,9 @@ static nw_status run_weight(nw_exec *e, const nw_step *step) {
                       .dw = nw_exec_data(e, step->out[0]),
                       .sums = nw_exec_data(e, step->out[1]),
                       .scratch = nw_exec_data(e, step->out[2])};
+    if (s->direct) job.sums = job.dw;
     nw_exec_parallel(e, s->parts * s->strips, 1, s->work, s->depthwise ? depthwise_range : outer_range, &job);
-    nw_exec_parallel(e, all, 1, (double)(s->parts * s->part_floats) / 2, reduce_range, &job);
+    if (!s->direct) nw_exec_parallel(e, all, 1, (double)(s->parts * s->part_floats) / 2, reduce_range, &job);
     return NW_OK;
 }
 
@@ -220,6 +222,7 @@ nw_status nw_lower_outer(nw_planner *p, nw_node *node, bool *ok) {
     s.outer.ldc = s.outer.channels * s.outer.taps * sizeof(float);
     cut(&s);
     s.outer.columns = s.strip;
+    s.direct = s.parts == 1 && s.outer.taps == 1 && s.alpha == 1;
     size_t units = s.parts * s.strips, sums, scratch = 1;
     s.scratch = s.depthwise ? 1 : nw_align_size(nw_outer_scratch(&s.kernel, &s.outer));
     if (!nw_mul_size(s.part_floats * sizeof(float), s.parts, &sums) || s.scratch == 0 ||

@@ -114,10 +114,11 @@ static nw_status add_taps(nw_planner *p, const int *values, int count) {
 
 static nw_status lower_node(nw_planner *p, nw_node *node) {
     static nw_status (*const families[])(nw_planner *, nw_node *, bool *) = {
-        nw_lower_fakequant,   nw_lower_dynamic, nw_lower_conv,     nw_lower_conv_transpose,
-        nw_lower_outer,       nw_lower_matmul,  nw_lower_norm,     nw_lower_pool,
-        nw_lower_grad,        nw_lower_gather,  nw_lower_channels, nw_lower_move,
-        nw_lower_elementwise, nw_lower_rows,    nw_lower_rnn,      nw_lower_attention};
+        nw_lower_fakequant,      nw_lower_real_fakequant, nw_lower_dynamic, nw_lower_conv,
+        nw_lower_conv_transpose, nw_lower_outer,          nw_lower_matmul,  nw_lower_norm,
+        nw_lower_pool,           nw_lower_grad,           nw_lower_gather,  nw_lower_channels,
+        nw_lower_move,           nw_lower_elementwise,    nw_lower_rows,    nw_lower_rnn,
+        nw_lower_attention};
     bool ok = false;
     for (int i = 0; i < node->in_count; i++)
         if (node->in[i] >= 0 && p->desc[node->in[i]].format == NW_NONE) return nw_lower_eval(p, node);

@@ -253,6 +253,7 @@ nw_status nw_lower_elementwise(nw_planner *p, nw_node *node, bool *ok); /* lower
 nw_status nw_lower_channels(nw_planner *p, nw_node *node, bool *ok);  /* lower_channels.c: shuffles, slices */
 nw_status nw_lower_move(nw_planner *p, nw_node *node, bool *ok);      /* lower_move.c */
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok); /* follow.c */
+nw_status nw_lower_real_fakequant(nw_planner *p, nw_node *node, bool *ok); /* lower_fakequant.c */
 nw_status nw_lower_norm(nw_planner *p, nw_node *node,
                         bool *ok); /* lower_norm.c: of batches, and its gradient */
 nw_status nw_lower_rows(nw_planner *p, nw_node *node,

@@ -397,6 +397,61 @@ static void test_minmax_f32(const char *name, nw_minmax_f32_fn *f, nw_minmax_f32
     }
 }
 
+static void run_fake_quantize(const timed *t) {
+    ((nw_fake_quantize_f32_fn *)t->function)(t->n, t->a, 0.037f, -128, 127, t->y);
+}
+static void test_fake_quantize_f32(const char *name, nw_fake_quantize_f32_fn *f,
+                                   nw_fake_quantize_f32_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        float *x = floats(n, -9, 9, true), *y = check_alloc(n * 4), *want = check_alloc(n * 4);
+        const float scale = check_uniform(0.01f, 0.2f), lo = -(float)check_below(129),
+                    hi = (float)check_below(65536);
+        for (size_t i = 0; i < n; i++) {
+            const float q = isnan(x[i]) ? 0 : fminf(fmaxf(rintf(x[i] / scale), lo), hi);
+            want[i] = scale * (q + 0.0f);
+        }
+        f(n, x, scale, lo, hi, y);
+        same_floats("on the grid", y, want, n);
+        if (check_opt.bench)
+            bench((timed){.run = run_fake_quantize, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+    }
+}
+
+static void run_straight_through(const timed *t) {
+    ((nw_straight_through_f32_fn *)t->function)(t->n, t->a, t->b, 0.037f, -128, 127, t->y);
+}
+static void test_straight_through_f32(const char *name, nw_straight_through_f32_fn *f,
+                                      nw_straight_through_f32_fn *reference) {
+    FOR_SIZES(name) {
+        float *x = floats(n, -9, 9, true), *dy = floats(n, -2, 2, false), *dx = check_alloc(n * 4),
+              *want = check_alloc(n * 4);
+        const float scale = check_uniform(0.01f, 0.2f), lo = -(float)check_below(129),
+                    hi = (float)check_below(256);
+        double exact = 0, magnitude = 1e-30;
+        for (size_t i = 0; i < n; i++) {
+            const float v = x[i] / scale, q = isnan(v) ? 0 : fminf(fmaxf(rintf(v), lo), hi);
+            const bool inside = v >= lo && v <= hi;
+            want[i] = inside ? dy[i] : 0;
+            exact += (double)dy[i] * ((double)q - (inside ? (double)v : 0));
+            magnitude += fabs((double)dy[i]) * (fabs((double)q) + 1);
+        }
+        const float sum = f(n, x, dy, scale, lo, hi, dx);
+        same_floats("gradient", dx, want, n);
+        const float same = reference(n, x, dy, scale, lo, hi, dx);
+        same_floats("sum against plain C", &sum, &same, 1);
+        if (!check_close((double)sum, exact, (20 + (double)n / 32) * 0x1p-23 * magnitude))
+            check_fail("sum is %g, not %g", (double)sum, exact);
+        if (check_opt.bench)
+            bench((timed){.run = run_straight_through,
+                          .function = (void (*)(void))f,
+                          .n = n,
+                          .a = x,
+                          .b = dy,
+                          .y = dx});
+    }
+}
+
 static void run_sum(const timed *t) {
     *(float *)t->y = ((nw_sum_f32_fn *)t->function)(t->n, t->a);
 }
