@@ -8,24 +8,7 @@
 
 #include <immintrin.h>
 
-/* acc[i][v] += Σ_u broadcast a[i][k + u] · w[u][16v … 16v+16), u in [0,U) */
-NW_INLINE void steps_of(__m512 acc[14][2], const float *const *a, size_t k, const float *w, const int M,
-                        const int V, const int U) {
-    __m512 x[4][2];
-    NW_UNROLL
-    for (int u = 0; u < U; u++) NW_UNROLL
-    for (int v = 0; v < V; v++) x[u][v] = _mm512_load_ps(w + 16 * (u * V + v));
-    NW_UNROLL
-    for (int i = 0; i < M; i++) NW_UNROLL
-    for (int u = 0; u < U; u++) {
-        __m512 s = _mm512_set1_ps(a[i][k + (size_t)u]);
-        NW_UNROLL
-        for (int v = 0; v < V; v++) acc[i][v] = _mm512_fmadd_ps(s, x[u][v], acc[i][v]);
-    }
-}
-
-/* acc[i][v] = Σ a_t[i][k] · w[t][k][16v … 16v+16). There are more rows than registers for their addresses: with
- * one product per address loaded the loads would be the limit, so that tiles of 16 columns take four k at a time. */
+/* acc[i][v] += broadcast a_t[i][k] · w[t][k][16v … 16v+16) */
 NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
     __m512 acc[14][2];
     const float *w = tile->w;
@@ -37,17 +20,19 @@ NW_INLINE void tile_of(const nw_gemm_f32_tile *tile, const int M, const int V) {
     for (size_t t = 0; t < tile->taps; t++) {
         const void *const *rows = tile->rows + t * tile->row_stride;
         const float *a[14];
-        size_t k = 0;
         NW_UNROLL
         for (int i = 0; i < M; i++) a[i] = rows[i];
-        for (; V == 1 && k + 4 <= depth; k += 4, w += 4 * 16, next += 4 * step) {
-            NW_UNROLL
-            for (size_t u = 0; u < 4; u++) _mm_prefetch(next + u * step, _MM_HINT_T1);
-            steps_of(acc, a, k, w, M, V, 4);
-        }
-        for (; k < depth; k++, w += 16 * V, next += step) {
+        for (size_t k = 0; k < depth; k++, w += 16 * V, next += step) {
+            __m512 x[2];
             _mm_prefetch(next, _MM_HINT_T1);
-            steps_of(acc, a, k, w, M, V, 1);
+            NW_UNROLL
+            for (int v = 0; v < V; v++) x[v] = _mm512_load_ps(w + 16 * v);
+            NW_UNROLL
+            for (int i = 0; i < M; i++) {
+                __m512 s = _mm512_set1_ps(a[i][k]);
+                NW_UNROLL
+                for (int v = 0; v < V; v++) acc[i][v] = _mm512_fmadd_ps(s, x[v], acc[i][v]);
+            }
         }
     }
     const bool limited = tile->lo > -__builtin_inff() || tile->hi < __builtin_inff();

@@ -27,7 +27,8 @@ nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_op
 void nw_session_free(nw_session *session);
 
 /* Runs once. feeds name every input that has no default (order free). outputs[i] is graph output i in `arena`, in the
- * format the model declares. Plans on the first run with these shapes. */
+ * format the model declares; without an arena in the memory that outputs[i] has from an earlier run with these shapes. Plans on
+ * the first run with these shapes; later ones take no memory but late tensors'. */
 nw_status nw_session_run(nw_session *session, size_t feed_count, const nw_feed *feeds, nw_arena *arena,
                          nw_tensor *outputs);
 

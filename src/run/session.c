@@ -26,7 +26,7 @@ struct nw_session {
     void *tap_user;
     uint8_t *workspace; /* shared by the plans: one run at a time */
     size_t workspace_size;
-    nw_arena scratch;
+    nw_arena scratch, lists, kept; /* of a step; of a run: its feeds in order; its buffers */
 };
 
 nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_options *options,
@@ -37,6 +37,8 @@ nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_op
     s->options = options ? *options : (nw_run_options){.isa = nw_isa_detect()};
     s->options.isa = nw_isa_limit(s->options.isa);
     nw_arena_init(&s->scratch, ctx);
+    nw_arena_init(&s->lists, ctx);
+    nw_arena_init(&s->kept, ctx);
     nw_status status = nw_graph_copy(graph, ctx, &s->graph);
     if (status == NW_OK) status = nw_graph_resolve(s->graph);
     if (status == NW_OK) status = nw_simplify(s->graph);
@@ -67,6 +69,8 @@ void nw_session_free(nw_session *s) {
     nw_free(s->ctx, (void *)(uintptr_t)s->taps.marks);
     nw_free(s->ctx, s->workspace);
     nw_arena_free(&s->scratch);
+    nw_arena_free(&s->lists);
+    nw_arena_free(&s->kept);
     nw_graph_free(s->graph);
     nw_free(s->ctx, s);
 }
@@ -211,8 +215,13 @@ nw_tensor nw_exec_tensor(const nw_exec *e, int buffer) {
 static nw_status copy_outputs(nw_exec *e, nw_arena *arena, nw_tensor *outputs) {
     for (int i = 0; i < e->plan->graph->output_count; i++) {
         nw_tensor t = nw_exec_tensor(e, e->plan->outputs[i]), copy = t;
-        NW_TRY(nw_tensor_alloc(arena, &copy));
         size_t bytes = nw_tensor_bytes(&t);
+        if (arena)
+            NW_TRY(nw_tensor_alloc(arena, &copy));
+        else if (nw_tensor_same_shape(&t, &outputs[i]) && t.format == outputs[i].format)
+            copy.data = outputs[i].data;
+        else
+            return nw_fail(e->ctx, NW_E_INTERNAL, "output %d has another shape than in the run before", i);
         if (bytes) memcpy(copy.data, t.data, bytes);
         outputs[i] = copy;
     }
@@ -228,17 +237,16 @@ static double now_ms(void) {
 static nw_status run_plan(nw_session *s, const nw_plan *plan, const nw_tensor *inputs, nw_arena *arena,
                           nw_tensor *outputs) {
     NW_TRY(reserve_workspace(s, plan->workspace));
-    nw_arena kept;
-    nw_arena_init(&kept, s->ctx);
+    nw_arena_reset(&s->kept);
     nw_exec e = {.ctx = s->ctx,
                  .plan = plan,
                  .threads = s->threads,
                  .scratch = &s->scratch,
-                 .kept = &kept,
+                 .kept = &s->kept,
                  .tap = s->tap,
                  .tap_user = s->tap_user};
-    e.data = nw_arena_array(&kept, (size_t)plan->buffer_count + 1, sizeof *e.data);
-    e.late = nw_arena_array(&kept, (size_t)plan->buffer_count + 1, sizeof *e.late);
+    e.data = nw_arena_array(&s->kept, (size_t)plan->buffer_count + 1, sizeof *e.data);
+    e.late = nw_arena_array(&s->kept, (size_t)plan->buffer_count + 1, sizeof *e.late);
     nw_status status = e.data && e.late ? NW_OK : NW_E_MEMORY;
     if (status == NW_OK) resolve_buffers(plan, s->workspace, inputs, e.data);
     for (int i = 0; i < plan->step_count && status == NW_OK; i++) {
@@ -249,21 +257,18 @@ static nw_status run_plan(nw_session *s, const nw_plan *plan, const nw_tensor *i
         nw_arena_reset(&s->scratch);
     }
     if (status == NW_OK) status = copy_outputs(&e, arena, outputs);
-    nw_arena_free(&kept);
     return status;
 }
 
 nw_status nw_session_run(nw_session *s, size_t feed_count, const nw_feed *feeds, nw_arena *arena,
                          nw_tensor *outputs) {
-    nw_arena lists;
-    nw_arena_init(&lists, s->ctx);
-    nw_tensor *inputs = nw_arena_array(&lists, (size_t)s->graph->input_count + 1, sizeof *inputs);
+    nw_arena_reset(&s->lists);
+    nw_tensor *inputs = nw_arena_array(&s->lists, (size_t)s->graph->input_count + 1, sizeof *inputs);
     const nw_plan *plan = NULL;
     nw_status status = inputs ? order_feeds(s, feed_count, feeds, inputs) : NW_E_MEMORY;
     if (status == NW_OK) status = plan_for(s, inputs, &plan);
     if (status == NW_OK) status = run_plan(s, plan, inputs, arena, outputs);
     if (status == NW_OK) s->latest = plan;
-    nw_arena_free(&lists);
     return status;
 }
 

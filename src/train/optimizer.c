@@ -46,14 +46,14 @@ static void adam(const nw_optimizer *o, double rate, int64_t step, float shrink,
 }
 
 void nw_optimizer_step(const nw_optimizer *o, double rate, int64_t step, bool decay, size_t n, float *p,
-                       const float *g, float *state) {
+                       const float *g, float *state, size_t stride) {
     float share = decay ? o->weight_decay : 0;
     if (o->kind == NW_OPTIMIZER_SGD)
         sgd(o, (float)rate, share, n, p, g, state);
     else if (o->kind == NW_OPTIMIZER_ADAM)
-        adam(o, rate, step, 1, share, n, p, g, state, state + n);
+        adam(o, rate, step, 1, share, n, p, g, state, state + stride);
     else
-        adam(o, rate, step, (float)(1 - rate * (double)share), 0, n, p, g, state, state + n);
+        adam(o, rate, step, (float)(1 - rate * (double)share), 0, n, p, g, state, state + stride);
 }
 
 double nw_schedule_rate(const nw_schedule *s, int64_t step) {
@@ -69,8 +69,14 @@ double nw_schedule_rate(const nw_schedule *s, int64_t step) {
 
 double nw_gradient_norm(size_t count, const size_t *n, const float *const *g) {
     double sum = 0;
-    for (size_t a = 0; a < count; a++)
-        for (size_t i = 0; i < n[a]; i++) sum += (double)g[a][i] * (double)g[a][i];
+    for (size_t a = 0; a < count; a++) {
+        double part[8] = {0}; /* a sum of its own each: they do not wait for one another */
+        size_t i = 0;
+        for (; i + 8 <= n[a]; i += 8)
+            for (size_t j = 0; j < 8; j++) part[j] += (double)g[a][i + j] * (double)g[a][i + j];
+        for (; i < n[a]; i++) part[i % 8] += (double)g[a][i] * (double)g[a][i];
+        for (int j = 0; j < 8; j++) sum += part[j];
+    }
     return sqrt(sum);
 }
 

@@ -27,13 +27,14 @@ nw_optimizer nw_optimizer_default(nw_optimizer_kind kind);
  * step. */
 size_t nw_optimizer_slots(const nw_optimizer *optimizer);
 
-/* One step over n numbers p with gradient g: state [slots·n], rate the learning rate, step counted from 1.
+/* One step over n numbers p with gradient g: slot j of what it remembers is state[j·stride + i], so that a part of a
+ * parameter can be moved alone; rate the learning rate, step counted from 1.
  * decay false leaves the weight decay out (biases, normalizations). With g' = g + weight_decay·p (AdamW: g):
  *   SGD: v = momentum·v + g'; p −= rate·v, Nesterov p −= rate·(g' + momentum·v)
  *   Adam: m = β1·m + (1 − β1)·g', v = β2·v + (1 − β2)·g'²;
  *         p −= rate·(m/(1 − β1^step))/(√(v/(1 − β2^step)) + ε) */
 void nw_optimizer_step(const nw_optimizer *optimizer, double rate, int64_t step, bool decay, size_t n,
-                       float *p, const float *g, float *state);
+                       float *p, const float *g, float *state, size_t stride);
 
 typedef enum nw_schedule_kind { NW_SCHEDULE_CONSTANT, NW_SCHEDULE_STEP, NW_SCHEDULE_COSINE } nw_schedule_kind;
 
@@ -48,7 +49,7 @@ typedef struct nw_schedule {
 /* The rate of step 1, 2, … */
 double nw_schedule_rate(const nw_schedule *schedule, int64_t step);
 
-/* √Σ g² over `count` arrays of n[i] numbers, in double, in order. */
+/* √Σ g² over `count` arrays of n[i] numbers, in double: eight interleaved sums per array. */
 double nw_gradient_norm(size_t count, const size_t *n, const float *const *g);
 /* Scales the arrays so that their norm is at most `most`; returns the norm before. A norm that is no number
  * changes nothing: the caller looks at it. */

@@ -17,10 +17,16 @@
 
 #define NO_OUTPUT SIZE_MAX
 
+/* Part of a parameter: all threads move parameters, piece by piece. */
+typedef struct piece {
+    size_t parameter, first, count;
+} piece;
+#define PIECE 16384 /* numbers */
+
 struct nw_trainer {
     nw_context *ctx;
     nw_trainer_options options;
-    nw_arena arena, run; /* of everything below; of one run's outputs */
+    nw_arena arena; /* of everything below */
     nw_graph *model;
     nw_masters masters;
     nw_train_values values;
@@ -32,15 +38,18 @@ struct nw_trainer {
     nw_feed *teacher; /* [teacher_count] places of what the teacher gives */
     size_t teacher_count;
     nw_tensor *outputs;        /* [output_count] of the latest run */
+    bool ran;                  /* the outputs have their memory */
     size_t logits_at, loss_at; /* in the outputs */
     size_t *gradient_at;       /* [parameters]; NO_OUTPUT: the loss does not depend on it */
     size_t *next_at;           /* [states] */
     float **slots;             /* [parameters] what the optimizer remembers */
-    float **moving;            /* [parameters] gradients of the latest run, those that there are, … */
-    size_t *moving_size;       /* … and their elements */
-    float *change;             /* [largest list of scales] */
-    nw_prune_target *pruned;   /* weights whose zeros stay, … */
-    size_t *pruned_at;         /* … and their places among the parameters */
+    piece *pieces;             /* of the parameters that move, but for scales */
+    size_t piece_count;
+    float **moving;          /* [parameters] gradients of the latest run, those that there are, … */
+    size_t *moving_size;     /* … and their elements */
+    float *change;           /* [largest list of scales] */
+    nw_prune_target *pruned; /* weights whose zeros stay, … */
+    size_t *pruned_at;       /* … and their places among the parameters */
     size_t pruned_count;
     nw_checkpoint_array *arrays;
     size_t array_count;
@@ -341,6 +350,20 @@ static nw_status find_pruned(nw_trainer *t) {
     return kept ? NW_OK : nw_fail(t->ctx, NW_E_ARGUMENT, "the model has no weights that could be pruned");
 }
 
+static nw_status make_pieces(nw_trainer *t) {
+    size_t capacity = 0;
+    for (size_t i = 0; i < t->values.parameter_count; i++) {
+        const size_t all = nw_tensor_count(&t->values.parameters[i].tensor);
+        if (t->gradient_at[i] == NO_OUTPUT || t->values.parameters[i].kind == NW_PARAMETER_SCALE) continue;
+        for (size_t at = 0; at < all; at += PIECE) {
+            NW_TRY(
+                nw_arena_grow(&t->arena, (void **)&t->pieces, &capacity, t->piece_count, sizeof *t->pieces));
+            t->pieces[t->piece_count++] = (piece){i, at, all - at < PIECE ? all - at : PIECE};
+        }
+    }
+    return NW_OK;
+}
+
 nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_trainer_options *options,
                          nw_trainer **out) {
     nw_trainer *t = nw_calloc(ctx, 1, sizeof *t);
@@ -348,7 +371,6 @@ nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_traine
     t->ctx = ctx;
     t->options = *options;
     nw_arena_init(&t->arena, ctx);
-    nw_arena_init(&t->run, ctx);
     joining j = {.t = t};
     nw_status status = nw_graph_copy(graph, ctx, &t->model);
     if (status == NW_OK) status = nw_graph_resolve(t->model);
@@ -362,6 +384,7 @@ nw_status nw_trainer_new(nw_context *ctx, const nw_graph *graph, const nw_traine
     if (status == NW_OK) status = feed_stored_scales(t);
     if (status == NW_OK) status = make_slots(t);
     if (status == NW_OK) status = make_reals(t);
+    if (status == NW_OK) status = make_pieces(t);
     if (status == NW_OK) status = find_pruned(t);
     nw_graph_free(j.g);
     if (status != NW_OK)
@@ -375,7 +398,6 @@ void nw_trainer_free(nw_trainer *t) {
     if (!t) return;
     nw_session_free(t->session);
     nw_graph_free(t->model);
-    nw_arena_free(&t->run);
     nw_arena_free(&t->arena);
     nw_free(t->ctx, t);
 }
@@ -468,7 +490,7 @@ static void move_scales(nw_trainer *t, double rate, size_t i, float *g) {
         g[k] /= s[k];
         t->change[k] = 0;
     }
-    nw_optimizer_step(&t->options.optimizer, rate, t->steps, false, count, t->change, g, t->slots[i]);
+    nw_optimizer_step(&t->options.optimizer, rate, t->steps, false, count, t->change, g, t->slots[i], count);
     for (size_t k = 0; k < count; k++) s[k] *= expf(fminf(fmaxf(t->change[k], -SCALE_CHANGE), SCALE_CHANGE));
 }
 
@@ -501,18 +523,28 @@ static nw_status prune(nw_trainer *t) {
     return NW_OK;
 }
 
+typedef struct moving {
+    const nw_trainer *t;
+    double rate;
+} moving;
+
+static void move_piece(void *user, size_t i) {
+    const moving *m = user;
+    const nw_trainer *t = m->t;
+    const piece *at = &t->pieces[i];
+    const nw_parameter *p = &t->values.parameters[at->parameter];
+    const float *gradient = t->outputs[t->gradient_at[at->parameter]].data;
+    nw_optimizer_step(&t->options.optimizer, m->rate, t->steps, p->kind == NW_PARAMETER_WEIGHT, at->count,
+                      (float *)p->tensor.data + at->first, gradient + at->first,
+                      t->slots[at->parameter] + at->first, nw_tensor_count(&p->tensor));
+}
+
 static void move(nw_trainer *t, double rate) {
-    for (size_t i = 0; i < t->values.parameter_count; i++) {
-        const nw_parameter *p = &t->values.parameters[i];
-        if (t->gradient_at[i] == NO_OUTPUT) continue;
-        if (p->kind == NW_PARAMETER_SCALE) {
+    moving job = {t, rate};
+    nw_session_parallel(t->session, t->piece_count, move_piece, &job);
+    for (size_t i = 0; i < t->values.parameter_count; i++)
+        if (t->values.parameters[i].kind == NW_PARAMETER_SCALE && t->gradient_at[i] != NO_OUTPUT)
             move_scales(t, rate, i, t->outputs[t->gradient_at[i]].data);
-            continue;
-        }
-        nw_optimizer_step(&t->options.optimizer, rate, t->steps, p->kind == NW_PARAMETER_WEIGHT,
-                          nw_tensor_count(&p->tensor), p->tensor.data, t->outputs[t->gradient_at[i]].data,
-                          t->slots[i]);
-    }
     for (size_t i = 0; i < t->values.state_count; i++) {
         const nw_tensor *now = &t->values.states[i].tensor, *next = &t->outputs[t->next_at[i]];
         if (nw_tensor_bytes(now)) memcpy(now->data, next->data, nw_tensor_bytes(now));
@@ -522,8 +554,9 @@ static void move(nw_trainer *t, double rate) {
 nw_status nw_trainer_step(nw_trainer *t, size_t feed_count, const nw_feed *feeds, const int64_t *labels,
                           const nw_tensor *teacher, nw_trainer_result *out) {
     NW_TRY(set_feeds(t, feed_count, feeds, labels, teacher));
-    nw_arena_reset(&t->run);
-    NW_TRY(nw_session_run(t->session, t->fixed_count + feed_count, t->feeds, &t->run, t->outputs));
+    NW_TRY(nw_session_run(t->session, t->fixed_count + feed_count, t->feeds, t->ran ? NULL : &t->arena,
+                          t->outputs));
+    t->ran = true;
     size_t n = 0;
     hold_zeros(t);
     for (size_t i = 0; i < t->values.parameter_count; i++) {

@@ -11,7 +11,7 @@ static const float gradients[3][3] = {{0.5f, -0.25f, 1}, {0.1f, 0.3f, -0.5f}, {-
 static void check_steps(nw_optimizer o, bool decay, const float want[3]) {
     float p[3] = {1, -2, 0.5f}, state[6] = {0};
     for (int64_t step = 1; step <= 3; step++)
-        nw_optimizer_step(&o, 0.1, step, decay, 3, p, gradients[step - 1], state);
+        nw_optimizer_step(&o, 0.1, step, decay, 3, p, gradients[step - 1], state, 3);
     for (int i = 0; i < 3; i++) assert_float_equal(p[i], want[i], 2e-6f);
 }
 

@@ -400,7 +400,8 @@ static float learn(learner *l, const nw_optimizer *optimizer, double rate, int64
     for (size_t i = 0; i < l->values.parameter_count; i++) {
         nw_tensor *p = &l->values.parameters[i].tensor, *d = &out[l->loss_output + 1 + (int)i];
         assert_true(nw_tensor_same_shape(p, d));
-        nw_optimizer_step(optimizer, rate, step, true, nw_tensor_count(p), p->data, d->data, slots[i]);
+        nw_optimizer_step(optimizer, rate, step, true, nw_tensor_count(p), p->data, d->data, slots[i],
+                          nw_tensor_count(p));
     }
     for (size_t i = 0; i < l->values.state_count; i++) {
         int o = 0;
