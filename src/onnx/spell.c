@@ -465,6 +465,45 @@ static nw_status spell_fakequant(speller *s, int index) {
     return NW_OK;
 }
 
+/* One end of a grid as a constant for Clip. */
+static nw_status add_limit(nw_graph *g, int v, const char *suffix, float limit, int *id) {
+    const nw_tensor t = {.format = NW_F32, .data = &limit};
+    return nw_spell_named(g, base_name(g, v), suffix, &t, id);
+}
+
+/* Before opset 25 there are no codes of 2 bits: those of 4 bits take their place, and a Clip before them saturates. */
+static nw_status widen_two_bits(nw_graph *g, nw_arena *scratch, int index) {
+    nw_qparam p;
+    bool dynamic;
+    int in[3] = {g->nodes[index].in[0]}, out;
+    NW_TRY(nw_fakequant_qparam(g, &g->nodes[index], scratch, &p, &dynamic));
+    if (dynamic || nw_format_bits(p.format) != 2 || p.grain != NW_GRAIN_TENSOR) return NW_OK;
+    const int y = g->nodes[index].out[0];
+    const float scale = nw_qparam_scale(&p, 0);
+    NW_TRY(add_limit(g, y, "_min", scale * (float)(p.qmin - nw_qparam_zero(&p, 0)), &in[1]));
+    NW_TRY(add_limit(g, y, "_max", scale * (float)(p.qmax - nw_qparam_zero(&p, 0)), &in[2]));
+    const char *name = nw_arena_printf(&g->arena, "%s_clip", base_name(g, y));
+    if (!name) return NW_E_MEMORY;
+    NW_TRY(nw_graph_add_value(g, name, &out));
+    nw_node *node;
+    NW_TRY(nw_graph_add_node(g, "", "Clip", NULL, 3, in, 1, &out, &node));
+    node->op = nw_op_find("", "Clip");
+    node = &g->nodes[index];
+    node->in[0] = out;
+    return nw_node_set_string(g, node, "format", p.format == NW_S2 ? "s4" : "u4");
+}
+
+static nw_status widen_all_two_bits(nw_graph *g) {
+    nw_arena scratch;
+    nw_status status = NW_OK;
+    nw_arena_init(&scratch, g->ctx);
+    for (int n = 0, count = g->node_count; n < count && status == NW_OK; n++)
+        if (!g->nodes[n].dead && g->nodes[n].op == &nw_op_narrow_FakeQuant)
+            status = widen_two_bits(g, &scratch, n);
+    nw_arena_free(&scratch);
+    return status == NW_OK ? nw_graph_sort(g) : status;
+}
+
 /* FakeQuants, and integer operators in place of ordinary ones. */
 static nw_status spell_nodes(speller *s, int nodes) {
     nw_graph *g = s->g;
@@ -572,6 +611,7 @@ static nw_status spell_graph(nw_graph *g, nw_quant_style style) {
     nw_graph *sub;
     for (int n = 0; n < g->node_count; n++)
         for (size_t i = 0; (sub = subgraph(&g->nodes[n], i)); i++) NW_TRY(spell_graph(sub, style));
+    if (style != NW_STYLE_NATIVE && nw_graph_opset(g, "") < 25) NW_TRY(widen_all_two_bits(g));
     speller s = {.g = g, .style = style, .opset = nw_graph_opset(g, ""), .count = g->value_count};
     nw_arena_init(&s.arena, g->ctx);
     s.of = nw_arena_array(&s.arena, (size_t)s.count + 1, sizeof *s.of);

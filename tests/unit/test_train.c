@@ -1,6 +1,8 @@
 /* test_train.c: gradients through whole graphs, FakeQuant against its closed form, what becomes a parameter,
  * losses, and two networks that learn: by a plain loop over the joined graph. */
+#include "num/scheme.h"
 #include "op/op.h"
+#include "op/quantize.h"
 #include "run/run.h"
 #include "support/support.h"
 #include "support/unit.h"
@@ -229,6 +231,76 @@ static void test_fakequant(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         check_fakequant(&cases[i]);
+        tear_down(state);
+        set_up(state);
+    }
+}
+
+/* Every coding, with a learned scale per row: dscale = Σ dy·(c − v inside, c beyond) / √(n·most). */
+static void check_coding(const char *word) {
+    const int64_t shape[2] = {4, 40}, rows = 4;
+    float x[160], dy[160], y[160], scale[4], dx[160], dscale[4] = {0};
+    int32_t zeros[4];
+    nw_scheme scheme;
+    assert_ok(&ctx, nw_scheme_parse(&ctx, word, &scheme));
+    const nw_coding *c = &scheme.coding;
+    nw_qparam p = {.format = c->format, .grain = NW_GRAIN_AXIS, .groups = 4, .scales = scale};
+    bool whole = nw_format_is_integer(c->format);
+    float lo, hi;
+    assert_ok(&ctx, nw_coding_levels(&arena, c, &p.levels));
+    if (whole) {
+        p.zeros = zeros;
+        p.qmin = c->grid.qmin + c->shift;
+        p.qmax = c->grid.qmax + c->shift;
+        lo = (float)c->grid.qmin;
+        hi = (float)c->grid.qmax;
+    } else {
+        hi = p.levels.count ? p.levels.value[p.levels.count - 1] : (float)nw_format_largest(c->format);
+        lo = p.levels.count ? p.levels.value[0] : -hi;
+        p.qmax = p.levels.count - (p.levels.count > 0);
+    }
+    for (int r = 0; r < 4; r++) {
+        scale[r] = uniform(0.5f, 1) / hi; /* so that some numbers lie beyond */
+        zeros[r] = c->shift;
+    }
+    for (int i = 0; i < 160; i++) {
+        x[i] = uniform(-1.5f, 1.5f);
+        dy[i] = uniform(-1, 1);
+    }
+    nw_fake_quantize(&p, 2, shape, x, y);
+    for (int i = 0; i < 160; i++) {
+        float s = scale[i / 40], v = x[i] / s;
+        bool inside = v >= lo && v <= hi;
+        dx[i] = inside ? dy[i] : 0;
+        dscale[i / 40] += dy[i] * (inside ? y[i] / s - v : v < lo ? lo : hi) / sqrtf(40 * (hi > 1 ? hi : 1));
+    }
+    int ids[2] = {input("x", NW_F32, 2, shape), input("scale", NW_F32, 1, &rows)}, zero, gradients[2];
+    nw_tensor zero_tensor = {.format = NW_S32, .rank = 1, .dims = {4}, .data = zeros};
+    assert_ok(&ctx, nw_graph_add_constant_copy(g, "zero", &zero_tensor, &zero));
+    int out = node("FakeQuant", whole ? 3 : 2, (int[]){ids[0], ids[1], zero});
+    assert_ok(&ctx, nw_fakequant_write(g, last(), &p));
+    assert_ok(&ctx, nw_node_set_int(g, last(), "lsq", 1));
+    int loss = total(node("Mul", 2, (int[]){out, constant("dy", 2, shape, dy)}));
+    assert_ok(&ctx, nw_graph_resolve(g));
+    assert_ok(&ctx, nw_backward(g, loss, 2, ids, gradients));
+    for (int i = 0; i < 2; i++) assert_ok(&ctx, nw_graph_add_output(g, gradients[i]));
+    nw_session *s = open_session();
+    nw_tensor have[3];
+    assert_ok(&ctx,
+              nw_session_run(s, 2, (nw_feed[]){{"x", f32(2, shape, x)}, {"scale", f32(1, &rows, scale)}},
+                             &arena, have));
+    for (size_t i = 0; i < 160; i++) assert_float_equal(f(&have[1], i), dx[i], 0);
+    for (size_t i = 0; i < 4; i++)
+        assert_float_equal(f(&have[2], i), dscale[i], 2e-5f * fmaxf(1, fabsf(dscale[i])));
+    nw_session_free(s);
+}
+
+static void test_codings(void **state) {
+    static const char *const words[] = {"s8",     "u8",    "s8-asym",     "s4",       "u4",     "s2",
+                                        "u2",     "s16",   "range(-2:1)", "ternary",  "binary", "log4",
+                                        "log4/2", "sqrt4", "nf4",         "f8e4m3fn", "f8e5m2", "f4e2m1"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        check_coding(words[i]);
         tear_down(state);
         set_up(state);
     }
@@ -550,6 +622,7 @@ int main(void) {
         TEST(test_loss_is_no_scalar),
         TEST(test_loss_without_parameters),
         TEST(test_fakequant),
+        TEST(test_codings),
         TEST(test_cross_entropy),
         TEST(test_smoothing),
         TEST(test_divergence),
