@@ -12,8 +12,6 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from importlib import metadata
 
@@ -47,21 +45,13 @@ def complaint(stderr):
     return " ".join((text[at[-1]:] if at else text.rpartition("\n")[2]).split())[:300]
 
 
-def run_measured(command):
-    """(exit code, stdout, stderr, peak memory in MiB) of a process. Raises Missing when it takes too long."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-        timer = threading.Timer(TIMEOUT, process.kill)
-        timer.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        late = not timer.is_alive()
-        timer.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if late:
-            raise Missing(f"stopped after {TIMEOUT} s")
-        out.seek(0)
-        err.seek(0)
-        return process.returncode, out.read(), err.read(), usage.ru_maxrss / 1024
+def run(command):
+    """(exit code, stdout, stderr) of a process. Raises Missing when it takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise Missing(f"stopped after {TIMEOUT} s") from None
+    return done.returncode, done.stdout, done.stderr
 
 
 def time_once(runtime, model, threads, warmup, runs, statistic="median"):
@@ -71,14 +61,14 @@ def time_once(runtime, model, threads, warmup, runs, statistic="median"):
         command = [BUILD / "narrow", "bench", model, "--threads", threads, "--warmup", warmup, "--runs", runs, "--json", "-"]
     else:
         command = [sys.executable, "-B", ROOT / "bench/peer.py", runtime, model, threads, warmup, runs]
-    code, out, err, memory = run_measured(list(map(str, command)))
+    code, out, err = run(list(map(str, command)))
     if code:
         raise Missing(complaint(err) or f"exit {code}")
     answer = json.loads(out)
     if runtime == "narrow":
         one = answer["models"][0]
         ms = one["latency_ms_min" if statistic == "least" else "latency_ms_median"]
-        return ms, one["load_ms"] + one["first_run_ms"], memory
+        return ms, one["load_ms"] + one["first_run_ms"], one["process_peak_bytes"] / 2**20
     return answer[statistic], answer["ready"], answer["memory"]
 
 

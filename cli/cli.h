@@ -44,6 +44,7 @@ typedef struct settings {
     const char *reference;
     /* doctor, quantize */
     const char *target;
+    int external_data;
     /* quantize */
     const char *output, *recipe, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
         *range;

@@ -9,6 +9,8 @@
 
 static const option options_files[] = {
     {"output", 'o', OPTION_FILE, "OUT", FIELD(output), "the file to write", NULL, 0},
+    {"external-data", 0, OPTION_FLAG, NULL, FIELD(external_data),
+     "write weights into a second file, OUT.data (always done above 2 GB)", NULL, 0},
     {0},
 };
 
@@ -168,6 +170,7 @@ static int options_of(const settings *s, nw_quantize_options *o) {
         .block = (int64_t)s->block,
         .target = s->target,
         .opset = (int64_t)s->opset,
+        .external_data = s->external_data,
         .full_range = s->full_range,
         .reduce_range = s->reduce_range,
         .mse_weights = s->mse_weights,

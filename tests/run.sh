@@ -216,6 +216,7 @@ if $long; then
     for isa in scalar avx2; do suite "conformance-$isa" conformance --isa $isa; done
     suite conformance-debug env NARROW_BUILD_DIR="$PWD/$debug" "$debug/conformance" build/conformance-data --limit 600
     suite arm64-golden qemu-aarch64-static build/arm64/golden "$NARROW_DATA"
+    suite large with_python large tests/interop/large.py
     suite fuzzing tools/fuzz.sh 120
 fi
 

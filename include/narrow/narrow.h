@@ -246,6 +246,7 @@ typedef struct nw_quantize_options {
     const char *target; /* the runtime that the file is for (NW_WORDS_TARGET): forms that load there, and that it turns into
                            integer arithmetic; "any" */
     int64_t opset; /* of the written model; 0: the model's own, raised where the codes need a later one */
+    int external_data; /* weights go into a second file SAVE_AS.data, as those of models above 2 GB always do */
     int measure; /* times the layers both ways and leaves in float what integers would slow down on this machine, with the
                     environment's threads and instruction set. Not for mode "weights" */
 } nw_quantize_options;

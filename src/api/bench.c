@@ -1,5 +1,6 @@
 /* bench.c: latency and memory without data: inputs of given shapes filled with random numbers. */
 #include "api/api.h"
+#include "base/process.h"
 #include "kern/peak.h"
 
 #include <math.h>
@@ -150,6 +151,7 @@ static nw_status bench(const nw_model *model, size_t count, const nw_array *inpu
         nw_record_number(r, "speedup", "speedup", NW_UNIT_FACTOR, *first_ms / latency.median);
         nw_record_number(r, "peak_memory_bytes", "memory to run", NW_UNIT_BYTES,
                          (double)nw_runner_peak(runner));
+        nw_record_number(r, "process_peak_bytes", NULL, NW_UNIT_BYTES, (double)nw_process_peak());
     }
     if (status == NW_OK && o->profile) {
         nw_arena_init(&counted, &runner->ctx);

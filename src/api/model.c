@@ -57,7 +57,7 @@ nw_result nw_model_load(nw_env *env, const char *path, nw_model **model) {
     if (status == NW_OK) status = nw_model_of_graph(env, graph, path, &loaded);
     if (status == NW_OK && (status = nw_file_size(&env->ctx, path, &bytes)) != NW_OK) nw_model_free(loaded);
     if (status != NW_OK) return nw_result_of(status);
-    loaded->file_bytes = bytes;
+    loaded->file_bytes = bytes + graph->info->external_bytes;
     loaded->load_ms = nw_now_ms() - start;
     *model = loaded;
     return NW_SUCCESS;
@@ -65,7 +65,7 @@ nw_result nw_model_load(nw_env *env, const char *path, nw_model **model) {
 
 nw_result nw_model_save(const nw_model *model, const char *path) {
     if (!model || !path) return nw_misuse(model ? model->env : NULL, "nw_model_save: an argument is missing");
-    return nw_result_of(nw_onnx_export(model->graph, path));
+    return nw_result_of(nw_onnx_export(model->graph, path, false, NULL));
 }
 
 void nw_model_free(nw_model *model) {
@@ -110,8 +110,7 @@ nw_status nw_model_written(const nw_model *model, nw_graph *graph, nw_quant_styl
     nw_env *env = model->env;
     uint64_t bytes = 0;
     nw_status status = nw_onnx_spell_quantization(graph, style, opset);
-    if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
-    if (status == NW_OK && save_as) status = nw_file_size(&env->ctx, save_as, &bytes);
+    if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as, false, &bytes);
     if (status != NW_OK) {
         nw_graph_free(graph);
         return status;

@@ -1,5 +1,6 @@
 /* quantize.c: post-training quantization, and the report of what was done. */
 #include "api/api.h"
+#include "base/process.h"
 #include "base/words.h"
 #include "onnx/onnx.h"
 #include "onnx/target.h"
@@ -8,7 +9,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/resource.h>
 
 static void relay(void *user, size_t done, size_t total) {
     nw_env_progress(user, "calibrating", done, total);
@@ -303,10 +303,8 @@ static void write_cost(nw_record *r, const nw_model *before, const nw_model *aft
         nw_record_number(r, "compression_ratio", "compression", NW_UNIT_FACTOR,
                          (double)before->file_bytes / (double)after->file_bytes);
     }
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
     nw_record_number(r, "seconds", "time", NW_UNIT_SECONDS, (nw_now_ms() - started) / 1e3);
-    nw_record_number(r, "peak_memory_bytes", "peak memory", NW_UNIT_BYTES, (double)usage.ru_maxrss * 1024);
+    nw_record_number(r, "peak_memory_bytes", "peak memory", NW_UNIT_BYTES, (double)nw_process_peak());
 }
 
 /* ---- the work ---------------------------------------------------------------------------------------- */
@@ -429,8 +427,7 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantiz
     NW_TRY(make_graph(model, data, q, o->measure != 0, &graph, report));
     nw_status status = nw_onnx_spell_quantization(graph, style, o->opset);
     if (status == NW_OK) status = check_target(model->env, graph, o->target);
-    if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as);
-    if (status == NW_OK && save_as) status = nw_file_size(ctx, save_as, &bytes);
+    if (status == NW_OK && save_as) status = nw_onnx_export(graph, save_as, o->external_data != 0, &bytes);
     if (status != NW_OK) {
         nw_graph_free(graph);
         return status;

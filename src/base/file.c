@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/mman.h>
@@ -44,6 +45,35 @@ nw_status nw_bytes_new(nw_context *ctx, size_t size, nw_bytes **out) {
     nw_bytes *bytes = nw_alloc(ctx, total);
     if (!bytes) return NW_E_MEMORY;
     *bytes = (nw_bytes){(uint8_t *)bytes + header, size, 1, false, ctx->allocator};
+    *out = bytes;
+    return NW_OK;
+}
+
+/* A mapping of `size` bytes that nobody else can see, or NULL. */
+static void *map_nameless(size_t size) {
+    const char *dir = getenv("TMPDIR");
+    char path[4096];
+    int length = snprintf(path, sizeof path, "%s/narrow-XXXXXX", dir && *dir ? dir : "/var/tmp");
+    if (length < 0 || (size_t)length >= sizeof path) return NULL;
+    int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0) return NULL;
+    unlink(path);
+    void *data = MAP_FAILED; /* room is taken now: a full disk must not end the program later */
+    if (posix_fallocate(fd, 0, (off_t)size) == 0)
+        data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    return data == MAP_FAILED ? NULL : data;
+}
+
+nw_status nw_bytes_new_on_disk(nw_context *ctx, size_t size, nw_bytes **out) {
+    void *data = size ? map_nameless(size) : NULL;
+    if (!data) return nw_bytes_new(ctx, size, out);
+    nw_bytes *bytes = nw_alloc(ctx, sizeof *bytes);
+    if (!bytes) {
+        munmap(data, size);
+        return NW_E_MEMORY;
+    }
+    *bytes = (nw_bytes){data, size, 1, true, ctx->allocator};
     *out = bytes;
     return NW_OK;
 }

@@ -23,6 +23,12 @@ typedef struct nw_bytes {
 nw_status nw_bytes_map(nw_context *ctx, const char *path, nw_bytes **out);
 /* Heap memory of `size` bytes, uninitialised; write through (void *)b->data before sharing it. */
 nw_status nw_bytes_new(nw_context *ctx, size_t size, nw_bytes **out);
+/* The same on disk: in a mapped temporary file without a name, so that nw_bytes_forget gives its memory back. Heap memory where
+ * there is no room for the file (in TMPDIR, else /var/tmp). */
+nw_status nw_bytes_new_on_disk(nw_context *ctx, size_t size, nw_bytes **out);
+static inline bool nw_bytes_hold(const nw_bytes *bytes, const void *data) {
+    return (const uint8_t *)data >= bytes->data && (const uint8_t *)data < bytes->data + bytes->size;
+}
 nw_bytes *nw_bytes_ref(nw_bytes *bytes); /* NULL is fine */
 void nw_bytes_free(nw_bytes *bytes);     /* drops one reference; NULL is fine */
 /* Nobody will read these bytes soon (weights that were packed): of a mapped file their memory goes back to the system,

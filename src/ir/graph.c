@@ -379,7 +379,7 @@ nw_status nw_graph_rename_value(nw_graph *g, int id, const char *name) {
     return reindex(g);
 }
 
-static nw_status attach_constant(nw_graph *g, int id, const nw_tensor *tensor, nw_bytes *owner) {
+nw_status nw_graph_set_constant(nw_graph *g, int id, const nw_tensor *tensor, nw_bytes *owner) {
     nw_constant *c = nw_arena_alloc(&g->arena, sizeof *c);
     if (!c) {
         nw_bytes_free(owner);
@@ -403,7 +403,7 @@ nw_status nw_graph_add_constant(nw_graph *g, const char *name, const nw_tensor *
         nw_bytes_free(owner);
         return status;
     }
-    return attach_constant(g, *id, tensor, owner);
+    return nw_graph_set_constant(g, *id, tensor, owner);
 }
 
 nw_status nw_graph_set_constant_copy(nw_graph *g, int id, const nw_tensor *tensor) {
@@ -414,7 +414,7 @@ nw_status nw_graph_set_constant_copy(nw_graph *g, int id, const nw_tensor *tenso
     NW_TRY(nw_bytes_new(g->ctx, size, &owner));
     copy.data = (void *)(uintptr_t)owner->data;
     if (size) memcpy(copy.data, tensor->data, size);
-    return attach_constant(g, id, &copy, owner);
+    return nw_graph_set_constant(g, id, &copy, owner);
 }
 
 nw_status nw_graph_add_constant_copy(nw_graph *g, const char *name, const nw_tensor *tensor, int *id) {

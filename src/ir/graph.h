@@ -98,7 +98,8 @@ typedef struct nw_model_info {
     const char *producer_name, *producer_version, *domain, *doc;
     nw_property *properties;
     size_t property_count;
-    nw_str unknown; /* as in nw_node */
+    nw_str unknown;          /* as in nw_node */
+    uint64_t external_bytes; /* size of the files beside the model's own that hold its weights */
 } nw_model_info;
 
 struct nw_graph {
@@ -134,6 +135,8 @@ nw_status nw_graph_add_value(nw_graph *graph, const char *name, int *id);
 /* New constant that takes over a reference to owner (also on failure). tensor->data may be NULL only when empty. */
 nw_status nw_graph_add_constant(nw_graph *graph, const char *name, const nw_tensor *tensor, nw_bytes *owner,
                                 int *id);
+/* Makes an existing value constant likewise. */
+nw_status nw_graph_set_constant(nw_graph *graph, int id, const nw_tensor *tensor, nw_bytes *owner);
 /* The same, copying the tensor's data and qparam into memory of the graph's own. */
 nw_status nw_graph_add_constant_copy(nw_graph *graph, const char *name, const nw_tensor *tensor, int *id);
 /* Makes an existing value constant (folding); copies as above. */

@@ -273,10 +273,19 @@ static nw_status export_model(nw_arena *arena, const nw_graph *g, Onnx__ModelPro
 typedef struct file_buffer {
     ProtobufCBuffer base;
     nw_output *output;
+    const nw_graph *graph;
 } file_buffer;
 
-static void append_to_file(ProtobufCBuffer *buffer, size_t size, const uint8_t *data) {
-    nw_output_write(((file_buffer *)buffer)->output, data, size);
+#define LARGE_WEIGHT ((size_t)1 << 20) /* bytes */
+
+/* Large weights that lie in mapped files give their memory back as soon as they are written. */
+static void append_to_file(ProtobufCBuffer *base, size_t size, const uint8_t *data) {
+    const file_buffer *buffer = (const file_buffer *)base;
+    nw_output_write(buffer->output, data, size);
+    for (int v = 0; size >= LARGE_WEIGHT && v < buffer->graph->value_count; v++) {
+        const nw_constant *c = buffer->graph->values[v].constant;
+        if (c && c->tensor.data == data) nw_bytes_forget(c->owner, data, size);
+    }
 }
 
 /* Attributes kept as they came are the only messages not in the arena. */
@@ -301,21 +310,118 @@ static void release_raw(const nw_graph *g, Onnx__GraphProto *p) {
     }
 }
 
-nw_status nw_onnx_export(const nw_graph *g, const char *path) {
+/* ---- external data ------------------------------------------------------------------------------------------- */
+
+#define EXTERNAL_LEAST 4096               /* bytes: smaller tensors stay in the model's own file */
+#define EXTERNAL_PIECE ((size_t)64 << 20) /* written, and forgotten, at a time */
+#define MOST_IN_A_FILE INT32_MAX          /* bytes that a protobuf message can have */
+
+static bool goes_out(const nw_constant *c) {
+    return c && c->tensor.format != NW_STR && nw_tensor_bytes(&c->tensor) >= EXTERNAL_LEAST;
+}
+
+/* Where a tensor begins, at `at` or behind: a page, of large ones one that Windows can map too. */
+static uint64_t place_of(uint64_t at, const nw_constant *c) {
+    uint64_t step = nw_tensor_bytes(&c->tensor) >= ((size_t)1 << 20) ? 65536 : 4096;
+    return (at + step - 1) / step * step;
+}
+
+static nw_status add_entry(nw_arena *arena, Onnx__TensorProto *t, const char *key, const char *value) {
+    Onnx__StringStringEntryProto *entry;
+    if (!value) return NW_E_MEMORY;
+    NEW(arena, entry);
+    onnx__string_string_entry_proto__init(entry);
+    entry->key = (char *)(uintptr_t)key;
+    entry->value = (char *)(uintptr_t)value;
+    t->external_data[t->n_external_data++] = entry;
+    return NW_OK;
+}
+
+/* The initializers of p, which are g's constants in their order, say where they lie in the file `location`. */
+static nw_status move_out(nw_arena *arena, const nw_graph *g, Onnx__GraphProto *p, const char *location) {
+    uint64_t at = 0;
+    size_t i = 0;
+    for (int v = 0; v < g->value_count; v++) {
+        const nw_constant *c = g->values[v].constant;
+        if (!c) continue;
+        Onnx__TensorProto *t = p->initializer[i++];
+        if (!goes_out(c)) continue;
+        size_t size = nw_tensor_bytes(&c->tensor);
+        at = place_of(at, c);
+        t->has_raw_data = false;
+        t->has_data_location = true;
+        t->data_location = ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL;
+        NEW_ARRAY(arena, t->external_data, 3);
+        NW_TRY(add_entry(arena, t, "location", location));
+        NW_TRY(add_entry(arena, t, "offset", nw_arena_printf(arena, "%" PRIu64, at)));
+        NW_TRY(add_entry(arena, t, "length", nw_arena_printf(arena, "%zu", size)));
+        at += size;
+    }
+    return NW_OK;
+}
+
+static nw_status write_external(const nw_graph *g, nw_output *out, uint64_t *bytes) {
+    static const uint8_t zeros[4096];
+    uint64_t at = 0;
+    for (int v = 0; v < g->value_count; v++) {
+        const nw_constant *c = g->values[v].constant;
+        if (!goes_out(c)) continue;
+        uint64_t begin = place_of(at, c), step;
+        for (; at < begin; at += step) {
+            step = begin - at < sizeof zeros ? begin - at : sizeof zeros;
+            nw_output_write(out, zeros, (size_t)step);
+        }
+        const uint8_t *data = c->tensor.data;
+        size_t size = nw_tensor_bytes(&c->tensor), piece;
+        for (size_t done = 0; done < size; done += piece) {
+            piece = size - done < EXTERNAL_PIECE ? size - done : EXTERNAL_PIECE;
+            NW_TRY(nw_output_write(out, data + done, piece));
+            nw_bytes_forget(c->owner, data + done, piece);
+        }
+        at += size;
+    }
+    *bytes = at;
+    return out->status;
+}
+
+/* The second file of a model first: without it the model would be of no use. */
+static nw_status export_external(nw_arena *arena, const nw_graph *g, const char *path, Onnx__GraphProto *p,
+                                 uint64_t *bytes) {
+    const char *data_path = nw_arena_printf(arena, "%s.data", path);
+    nw_output output;
+    if (!data_path) return NW_E_MEMORY;
+    NW_TRY(move_out(arena, g, p, nw_path_base(data_path)));
+    NW_TRY(nw_output_open(g->ctx, &output, data_path));
+    nw_status status = write_external(g, &output, bytes);
+    if (status == NW_OK) return nw_output_commit(&output);
+    nw_output_abort(&output);
+    return status;
+}
+
+static nw_status write_model(const nw_graph *g, const char *path, const Onnx__ModelProto *model) {
+    nw_output output;
+    NW_TRY(nw_output_open(g->ctx, &output, path));
+    file_buffer buffer = {{append_to_file}, &output, g};
+    protobuf_c_message_pack_to_buffer(&model->base, &buffer.base);
+    return nw_output_commit(&output);
+}
+
+nw_status nw_onnx_export(const nw_graph *g, const char *path, bool external, uint64_t *bytes) {
     nw_arena arena;
     nw_arena_init(&arena, g->ctx);
     Onnx__ModelProto model = ONNX__MODEL_PROTO__INIT;
-    nw_output output;
+    uint64_t beside = 0;
     nw_status status = export_model(&arena, g, &model);
-    if (status == NW_OK && protobuf_c_message_get_packed_size(&model.base) > INT32_MAX)
+    if (status == NW_OK && (external || protobuf_c_message_get_packed_size(&model.base) > MOST_IN_A_FILE))
+        status = export_external(&arena, g, path, model.graph, &beside);
+    size_t size = status == NW_OK ? protobuf_c_message_get_packed_size(&model.base) : 0;
+    if (size > MOST_IN_A_FILE)
         status = nw_fail(g->ctx, NW_E_UNSUPPORTED,
-                         "cannot write %s: an ONNX file cannot exceed 2 GB without external data", path);
-    if (status == NW_OK) status = nw_output_open(g->ctx, &output, path);
-    if (status == NW_OK) {
-        file_buffer buffer = {{append_to_file}, &output};
-        protobuf_c_message_pack_to_buffer(&model.base, &buffer.base);
-        status = nw_output_commit(&output);
-    }
+                         "cannot write %s: without its weights the model still exceeds the 2 GB that an ONNX "
+                         "file can have",
+                         path);
+    if (status == NW_OK) status = write_model(g, path, &model);
+    if (status == NW_OK && bytes) *bytes = size + beside;
     release_raw(g, model.graph);
     nw_arena_free(&arena);
     return status;

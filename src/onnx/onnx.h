@@ -14,8 +14,9 @@ nw_status nw_onnx_import(nw_context *ctx, const char *path, bool allow_unknown, 
 nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *name, const char *dir,
                                bool allow_unknown, nw_graph **out);
 
-/* Writes a model, whole or not at all. */
-nw_status nw_onnx_export(const nw_graph *graph, const char *path);
+/* Writes a model, whole or not at all. external: initializers go into a second file "PATH.data" beside it, as they do whenever
+ * the model would exceed 2 GB, which one file cannot hold. *bytes (or NULL): what was written, both files together. */
+nw_status nw_onnx_export(const nw_graph *graph, const char *path, bool external, uint64_t *bytes);
 
 /* A serialized TensorProto (the conformance tests' input_0.pb) as a constant in `arena`. */
 nw_status nw_onnx_read_tensor(nw_context *ctx, const char *path, nw_arena *arena, nw_tensor *out);

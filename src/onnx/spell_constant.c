@@ -101,10 +101,18 @@ static nw_status add_cast(nw_graph *g, int x, const char *base, const char *suff
     return nw_node_set_int(g, node, "to", to);
 }
 
-/* Scales in `shape` as f32: an initializer, or the Cast of one. */
-static nw_status add_scale(speller *s, const char *base, const nw_qparam *p, nw_tensor shape, int *id) {
+/* Scales in `shape` as f32: an initializer, or the Cast of one. v: the value that they are of. */
+static nw_status add_scale(speller *s, int v, const nw_qparam *p, nw_tensor shape, int *id) {
+    const char *base = s->g->values[v].name;
+    nw_bytes *owner = s->g->values[v].constant->owner;
     nw_format format = scale_form(p, s->opset);
     shape.format = format;
+    if (format == nw_qparam_scale_format(p) && format == NW_F32 && owner && nw_bytes_hold(owner, p->scales)) {
+        const char *name =
+            nw_arena_printf(&s->arena, "%s_scale", base); /* the scales of large weights are large */
+        shape.data = (void *)(uintptr_t)p->scales;
+        return name ? nw_graph_add_constant(s->g, name, &shape, nw_bytes_ref(owner), id) : NW_E_MEMORY;
+    }
     NW_TRY(nw_tensor_alloc(&s->arena, &shape));
     for (size_t i = 0; i < p->groups; i++) nw_store_f64(format, shape.data, i, (double)nw_qparam_scale(p, i));
     NW_TRY(nw_spell_named(s->g, base, "_scale", &shape, id));
@@ -126,7 +134,7 @@ static nw_status spell_linear(speller *s, int v, const nw_tensor *t, const form 
     spelled sp = {codes, NW_ABSENT, NW_ABSENT, p};
     nw_tensor shape = {.format = NW_F32};
     nw_spell_scale_shape(p, t->rank, t->dims, &shape);
-    NW_TRY(add_scale(s, base, p, shape, &sp.scale));
+    NW_TRY(add_scale(s, v, p, shape, &sp.scale));
     shape.format = f->codes;
     if (nw_spell_has_zero(f->codes) && (p->grain != NW_GRAIN_BLOCK || has_zeros(p)))
         NW_TRY(nw_spell_zero(s, base, &shape, p, &sp.zero));
@@ -159,7 +167,7 @@ static nw_status scale_by_groups(speller *s, int v, const nw_tensor *t, int x, n
     nw_spell_scale_shape(p, t->rank, t->dims, &shape);
     if (p->grain == NW_GRAIN_AXIS) /* broadcasts from the last axis on */
         for (shape.rank = 1; shape.rank < t->rank - p->axis; shape.rank++) shape.dims[shape.rank] = 1;
-    NW_TRY(add_scale(s, base, p, shape, &in[1]));
+    NW_TRY(add_scale(s, v, p, shape, &in[1]));
     if (p->grain == NW_GRAIN_BLOCK && t->dims[p->axis] > p->block) {
         const char *name = nw_arena_printf(&g->arena, "%s_scales", base);
         int from[2] = {in[1]};

@@ -1,6 +1,7 @@
 /* freeze.c: carrying a plan out: weights and biases packed, FakeQuants put in. */
 #include "quant/freeze.h"
 
+#include "num/levels.h"
 #include "op/quantize.h"
 #include "quant/weights.h"
 
@@ -14,7 +15,8 @@ typedef struct pack {
     nw_weight_spec spec;
     int readers; /* inputs that read it so */
     size_t groups;
-    float *least; /* [groups] smallest scales that biases allow */
+    float *least;    /* [groups] smallest scales that biases allow; NULL: any */
+    nw_bytes *bytes; /* of the packed codes, scales and zero points */
     nw_tensor packed;
     int record; /* index into the report's weights */
 } pack;
@@ -110,18 +112,16 @@ static nw_status request(freezing *f, int value, const nw_weight_spec *spec, int
     const nw_tensor *w = &f->g->values[value].constant->tensor;
     *k = (pack){.value = value, .id = value, .spec = *spec, .readers = 1};
     k->groups = nw_qparam_group_count(spec->grain, spec->axis, spec->block, w->rank, w->dims);
-    if (!(k->least = nw_arena_array(&f->scratch, k->groups, sizeof *k->least))) return NW_E_MEMORY;
     *index = (int)f->pack_count++;
     return NW_OK;
 }
 
 /* Old models list their constants as inputs too; a packed one is an input no more. */
-static nw_status replace_constant(nw_graph *g, int id, const nw_tensor *packed) {
+static void drop_input(nw_graph *g, int id) {
     int kept = 0;
     for (int i = 0; i < g->input_count; i++)
         if (g->inputs[i] != id) g->inputs[kept++] = g->inputs[i];
     g->input_count = kept;
-    return nw_graph_set_constant_copy(g, id, packed);
 }
 
 /* ---- biases ----------------------------------------------------------------------------------- */
@@ -162,7 +162,10 @@ static nw_status pack_bias(freezing *f, int n) {
     nw_tensor packed;
     NW_TRY(nw_bias_pack(&f->scratch, f->g->values[id].name, &f->g->values[id].constant->tensor, f->shift[n],
                         b.data_scale, b.weight->packed.qparam, b.axis, &packed));
-    if (nw_uses_count(&f->plan->uses, id) == 1) return replace_constant(f->g, id, &packed);
+    if (nw_uses_count(&f->plan->uses, id) == 1) {
+        drop_input(f->g, id);
+        return nw_graph_set_constant_copy(f->g, id, &packed);
+    }
     int fresh;
     NW_TRY(nw_graph_add_constant_copy(f->g, f->g->values[id].name, &packed, &fresh));
     f->g->nodes[n].in[b.input] = fresh;
@@ -190,6 +193,9 @@ static nw_status collect(freezing *f) {
         bias_place b;
         if (!bias_of(f, n, &b)) continue;
         const nw_tensor *t = &f->g->values[f->g->nodes[n].in[b.input]].constant->tensor;
+        pack *k = b.weight;
+        if (!k->least && !(k->least = nw_arena_array(&f->scratch, k->groups, sizeof *k->least)))
+            return NW_E_MEMORY;
         NW_TRY(nw_bias_least(&f->scratch, t, b.data_scale, b.weight->groups, b.weight->least));
     }
     return NW_OK;
@@ -201,18 +207,65 @@ static nw_status add_record(nw_quant_report *r, size_t *capacity, nw_quant_weigh
     return NW_OK;
 }
 
+/* Weights of models larger than this wait on disk between packing and export: memory is needed for one layer at a time. */
+#define LARGE_MODEL ((uint64_t)1 << 30)
+
+static bool is_large(const freezing *f) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < f->pack_count; i++)
+        bytes += nw_tensor_bytes(&f->g->values[f->packs[i].value].constant->tensor);
+    return bytes > LARGE_MODEL;
+}
+
+/* k->packed ← t, with codes, scales and zero points in bytes of its own. */
+static nw_status keep(freezing *f, pack *k, const nw_tensor *t, bool on_disk) {
+    const nw_qparam *p = t->qparam;
+    nw_qparam *kept = nw_arena_alloc(&f->g->arena, sizeof *kept);
+    size_t codes = nw_tensor_bytes(t), scales = 0, zeros = p->zeros ? p->groups * sizeof *p->zeros : 0;
+    if (!kept) return NW_E_MEMORY;
+    nw_format_bytes(nw_qparam_scale_format(p), p->groups, &scales);
+    size_t scales_at = nw_align_size(codes), zeros_at = scales_at + nw_align_size(scales);
+    size_t total = zeros_at + zeros;
+    NW_TRY(on_disk ? nw_bytes_new_on_disk(f->ctx, total, &k->bytes) : nw_bytes_new(f->ctx, total, &k->bytes));
+    uint8_t *to = (uint8_t *)(uintptr_t)k->bytes->data;
+    if (codes) memcpy(to, t->data, codes);
+    if (scales) memcpy(to + scales_at, p->scales, scales);
+    if (zeros) memcpy(to + zeros_at, p->zeros, zeros);
+    *kept = *p;
+    kept->scales = to + scales_at;
+    kept->zeros = zeros ? (const int32_t *)(to + zeros_at) : NULL;
+    if (p->levels.count) NW_TRY(nw_levels_copy(&f->g->arena, &p->levels, &kept->levels));
+    k->packed = *t;
+    k->packed.data = to;
+    k->packed.qparam = kept;
+    nw_bytes_forget(k->bytes, to, total);
+    return NW_OK;
+}
+
+static nw_status pack_weight(freezing *f, pack *k, bool on_disk, nw_quant_weight *record) {
+    const char *name = f->g->values[k->value].name;
+    const nw_constant *w = f->g->values[k->value].constant;
+    nw_tensor packed;
+    nw_arena scratch; /* each weight's memory goes before the next one's comes */
+    nw_arena_init(&scratch, f->ctx);
+    nw_status status = nw_weight_pack(&scratch, name, &w->tensor, &k->spec, k->least, &packed, record);
+    if (status == NW_OK) status = keep(f, k, &packed, on_disk);
+    nw_arena_free(&scratch);
+    nw_bytes_forget(w->owner, w->tensor.data, nw_tensor_bytes(&w->tensor));
+    NW_TRY(status);
+    record->value = nw_arena_strdup(&f->report->arena, name);
+    return record->value ? NW_OK : NW_E_MEMORY;
+}
+
 static nw_status pack_weights(freezing *f) {
     size_t capacity =
         f->report->weight_count; /* of the report's array: grown here only, one graph after the other */
+    const bool on_disk = is_large(f);
     for (size_t i = 0; i < f->pack_count; i++) {
-        pack *k = &f->packs[i];
-        const char *name = f->g->values[k->value].name;
-        const nw_tensor *w = &f->g->values[k->value].constant->tensor;
         nw_quant_weight *record;
-        k->record = (int)f->report->weight_count;
+        f->packs[i].record = (int)f->report->weight_count;
         NW_TRY(add_record(f->report, &capacity, &record));
-        NW_TRY(nw_weight_pack(&f->scratch, name, w, &k->spec, k->least, &k->packed, record));
-        if (!(record->value = nw_arena_strdup(&f->report->arena, name))) return NW_E_MEMORY;
+        NW_TRY(pack_weight(f, &f->packs[i], on_disk, record));
     }
     return NW_OK;
 }
@@ -221,10 +274,13 @@ static nw_status pack_weights(freezing *f) {
 static nw_status store_weights(freezing *f) {
     for (size_t i = 0; i < f->pack_count; i++) {
         pack *k = &f->packs[i];
-        if (nw_uses_count(&f->plan->uses, k->value) == k->readers)
-            NW_TRY(replace_constant(f->g, k->value, &k->packed));
-        else
-            NW_TRY(nw_graph_add_constant_copy(f->g, f->g->values[k->value].name, &k->packed, &k->id));
+        nw_bytes *bytes = nw_bytes_ref(k->bytes);
+        if (nw_uses_count(&f->plan->uses, k->value) == k->readers) {
+            drop_input(f->g, k->value);
+            NW_TRY(nw_graph_set_constant(f->g, k->value, &k->packed, bytes));
+        } else {
+            NW_TRY(nw_graph_add_constant(f->g, f->g->values[k->value].name, &k->packed, bytes, &k->id));
+        }
     }
     for (int n = 0; n < f->plan->node_count; n++)
         for (int i = 0; i < f->g->nodes[n].in_count; i++)
@@ -518,6 +574,7 @@ nw_status nw_quant_freeze(nw_graph *graph, const nw_quant_plan *plan, nw_quant_r
     freezing f = {.ctx = report->arena.ctx, .g = graph, .plan = plan, .report = report};
     nw_arena_init(&f.scratch, f.ctx);
     nw_status status = freeze(&f);
+    for (size_t i = 0; i < f.pack_count; i++) nw_bytes_free(f.packs[i].bytes);
     nw_arena_free(&f.scratch);
     return status;
 }

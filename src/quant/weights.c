@@ -364,7 +364,8 @@ static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, cons
     k.range.lo = nw_arena_array(scratch, p->groups, sizeof *k.range.lo);
     k.range.hi = nw_arena_array(scratch, p->groups, sizeof *k.range.hi);
     k.scales = nw_arena_array(scratch, p->groups, sizeof *k.scales);
-    k.zeros = nw_arena_array(arena, p->groups, sizeof *k.zeros);
+    bool shifted = c->kind == NW_LINEAR && !(c->grid.symmetric && c->shift == 0);
+    k.zeros = nw_arena_array(shifted ? arena : scratch, p->groups, sizeof *k.zeros);
     k.room = nw_arena_data(scratch, (3 * most + 1) * sizeof *k.room);
     if (!k.range.lo || !k.range.hi || !k.scales || !k.zeros || !k.room) return NW_E_MEMORY;
     for (size_t g = 0; g < p->groups; g++) {
@@ -376,7 +377,7 @@ static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, cons
     if (!whole_range(&k.range, p->groups, &lo, &hi)) return check_finite(arena->ctx, name, x.data, count);
     choose_groups(&k, least);
     NW_TRY(nw_qparam_set_scales(arena, p, k.scales));
-    if (c->kind == NW_LINEAR && !(c->grid.symmetric && c->shift == 0)) p->zeros = k.zeros;
+    if (shifted) p->zeros = k.zeros;
     if (c->kind == NW_CODEBOOK)
         NW_TRY(make_codebook(arena, scratch, &k));
     else

@@ -69,6 +69,11 @@ works 'info as JSON' '"operators"' info "$model" --json -
 works 'info --statistics' '1 % +median +99 %' info "$model" --statistics
 works 'info --channels' '^Channels' info "$model" --channels
 fails 'missing reference' 1 'nowhere\.onnx' info "$model" --reference nowhere.onnx
+works 'quantize --external-data' 'size after' quantize "$model" -o ext.onnx --weights-only --external-data
+[ -s ext.onnx.data ] && good || bad 'quantize --external-data' 'no ext.onnx.data'
+works 'a model with external data' "$(du -cb ext.onnx ext.onnx.data | awk 'END { printf "%.2f kB", $1 / 1000 }')" info ext.onnx
+rm -f ext.onnx.data
+fails 'a model without its data' 1 'ext\.onnx\.data' info ext.onnx
 works doctor 'in float +[1-9]' doctor "$model" --target openvino
 fails 'unknown target' 2 'onnxruntime' doctor "$model" --target onnxrunt
 fails 'a form that the target refuses' 1 'narrow alone' quantize "$model" -o out/x.onnx --weights-only --weights ternary --form native --target onnxruntime

@@ -7,7 +7,7 @@
 static nw_status copy_model(nw_context *ctx, const char *from, const char *to) {
     nw_graph *g;
     NW_TRY(nw_onnx_import(ctx, from, true, &g));
-    nw_status status = nw_onnx_export(g, to);
+    nw_status status = nw_onnx_export(g, to, false, NULL);
     nw_graph_free(g);
     return status;
 }

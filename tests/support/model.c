@@ -93,7 +93,7 @@ nw_status test_model_bytes(nw_context *ctx, const nw_graph *graph, nw_bytes **ou
     int fd = mkstemp(path);
     if (fd < 0) return nw_fail(ctx, NW_E_IO, "no temporary file");
     close(fd);
-    nw_status status = nw_onnx_export(graph, path);
+    nw_status status = nw_onnx_export(graph, path, false, NULL);
     if (status == NW_OK) status = nw_bytes_map(ctx, path, out);
     unlink(path);
     return status;

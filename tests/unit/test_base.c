@@ -257,6 +257,29 @@ static void bytes_are_counted(void **state) {
     assert_int_equal(nw_bytes_new(&ctx, SIZE_MAX - 8, &bytes), NW_E_MEMORY);
 }
 
+static void bytes_on_disk_stay_when_forgotten(void **state) {
+    (void)state;
+    nw_context ctx;
+    nw_bytes *bytes;
+    nw_context_init(&ctx, NULL);
+    const size_t size = (size_t)1 << 20;
+    const size_t files = files_in_folder();
+    const char *folders[] = {folder, "/no/such/folder"}; /* the second: heap memory instead */
+    for (int i = 0; i < 2; i++) {
+        setenv("TMPDIR", folders[i], 1);
+        assert_ok(&ctx, nw_bytes_new_on_disk(&ctx, size, &bytes));
+        assert_int_equal(bytes->mapped, i == 0);
+        assert_int_equal(files_in_folder(), files);
+        memset((void *)(uintptr_t)bytes->data, 37, size);
+        nw_bytes_forget(bytes, bytes->data, size);
+        for (size_t k = 0; k < size; k++) assert_int_equal(bytes->data[k], 37);
+        assert_true(nw_bytes_hold(bytes, bytes->data + size - 1) &&
+                    !nw_bytes_hold(bytes, bytes->data + size));
+        nw_bytes_free(bytes);
+    }
+    unsetenv("TMPDIR");
+}
+
 static void paths(void **state) {
     (void)state;
     nw_context ctx;
@@ -292,6 +315,7 @@ int main(void) {
         cmocka_unit_test(output_survives_failing_memory),
         cmocka_unit_test(reading_names_the_reason),
         cmocka_unit_test(bytes_are_counted),
+        cmocka_unit_test(bytes_on_disk_stay_when_forgotten),
         cmocka_unit_test(paths),
     };
     return cmocka_run_group_tests_name("base", tests, make_folder, remove_folder);

@@ -445,7 +445,51 @@ static void unknown_operators_are_all_named(void **state) {
     assert_ok(&ctx, nw_onnx_import(&ctx, path, true, &g));
     assert_null(g->nodes[0].op);
     assert_non_null(g->nodes[1].op);
-    assert_ok(&ctx, nw_onnx_export(g, in_folder("again.onnx")));
+    assert_ok(&ctx, nw_onnx_export(g, in_folder("again.onnx"), false, NULL));
+    nw_graph_free(g);
+}
+
+static void weights_move_into_a_second_file(void **state) {
+    (void)state;
+    nw_context ctx;
+    nw_graph *g, *again;
+    nw_context_init(&ctx, NULL);
+    assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
+    assert_ok(&ctx, nw_graph_set_opset(g, "", 13));
+    const int64_t small[] = {3}, large[] = {40, 50}, larger[] = {600, 500};
+    int id, sum = NW_ABSENT;
+    assert_ok(&ctx, test_input(g, "x", 1, small, &sum));
+    const char *names[] = {"small", "large", "larger"};
+    const int64_t *dims[] = {small, large, larger};
+    for (int i = 0; i < 3; i++) {
+        assert_ok(&ctx, test_ramp(g, names[i], i ? 2 : 1, dims[i], &id));
+        assert_ok(&ctx, test_node(g, "Identity", i == 0 ? "a" : i == 1 ? "b" : "c", 1, &id, &sum));
+        assert_ok(&ctx, nw_graph_add_output(g, sum));
+    }
+    uint64_t bytes, model_bytes, data_bytes;
+    char path[256], data[256];
+    snprintf(path, sizeof path, "%s", in_folder("external.onnx"));
+    snprintf(data, sizeof data, "%s", in_folder("external.onnx.data"));
+    assert_ok(&ctx, nw_onnx_export(g, path, true, &bytes));
+    assert_ok(&ctx, nw_file_size(&ctx, path, &model_bytes));
+    assert_ok(&ctx, nw_file_size(&ctx, data, &data_bytes));
+    assert_int_equal(bytes, model_bytes + data_bytes);
+    assert_true(model_bytes < 2000); /* the small one stays */
+    assert_int_equal(data_bytes, 65536 + 600 * 500 * 4);
+    assert_ok(&ctx, nw_onnx_import(&ctx, path, false, &again));
+    assert_int_equal(again->info->external_bytes, data_bytes);
+    for (int i = 0; i < 3; i++) {
+        const nw_tensor *a = &nw_graph_constant(g, nw_graph_find(g, names[i]))->tensor;
+        const nw_tensor *b = &nw_graph_constant(again, nw_graph_find(again, names[i]))->tensor;
+        assert_true(nw_tensor_same_shape(a, b));
+        assert_memory_equal(a->data, b->data, nw_tensor_bytes(a));
+    }
+    nw_graph_free(again);
+    assert_int_equal(truncate(data, (off_t)data_bytes - 1), 0);
+    assert_fails(&ctx, NW_E_FORMAT, "larger", nw_onnx_import(&ctx, path, false, &again));
+    unlink(data);
+    assert_fails(&ctx, NW_E_IO, "external.onnx.data", nw_onnx_import(&ctx, path, false, &again));
+    unlink(path);
     nw_graph_free(g);
 }
 
@@ -515,8 +559,8 @@ static void export_fails_cleanly(void **state) {
     nw_graph *g;
     nw_context_init(&ctx, NULL);
     assert_ok(&ctx, test_small_model(&ctx, &g));
-    assert_int_equal(nw_onnx_export(g, in_folder("no/such/folder.onnx")), NW_E_IO);
-    assert_int_equal(nw_onnx_export(g, folder), NW_E_IO);
+    assert_int_equal(nw_onnx_export(g, in_folder("no/such/folder.onnx"), false, NULL), NW_E_IO);
+    assert_int_equal(nw_onnx_export(g, folder, false, NULL), NW_E_IO);
     nw_graph_free(g);
 }
 
@@ -530,6 +574,7 @@ int main(void) {
         cmocka_unit_test(cut_at_every_byte),
         cmocka_unit_test(every_byte_changed),
         cmocka_unit_test(unknown_operators_are_all_named),
+        cmocka_unit_test(weights_move_into_a_second_file),
         cmocka_unit_test(broken_graphs_are_named),
         cmocka_unit_test(deep_nesting_is_refused),
         cmocka_unit_test(export_fails_cleanly),

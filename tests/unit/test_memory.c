@@ -56,7 +56,7 @@ static nw_status whole_way(nw_context *ctx, const trial *t) {
     nw_status status = nw_onnx_fold_quantization(g);
     if (status == NW_OK) status = run_twice(ctx, t, g, &arena);
     if (status == NW_OK) status = nw_onnx_spell_quantization(g, NW_STYLE_QDQ, 0);
-    if (status == NW_OK) status = nw_onnx_export(g, path);
+    if (status == NW_OK) status = nw_onnx_export(g, path, false, NULL);
     nw_arena_free(&arena);
     nw_graph_free(g);
     return status;

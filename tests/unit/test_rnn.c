@@ -339,7 +339,7 @@ static nw_graph *through_a_file(const nw_graph *g, nw_quant_style style) {
     assert_true(fd >= 0 && close(fd) == 0);
     assert_ok(&ctx, nw_graph_copy(g, &ctx, &spelled));
     assert_ok(&ctx, nw_onnx_spell_quantization(spelled, style, 0));
-    assert_ok(&ctx, nw_onnx_export(spelled, path));
+    assert_ok(&ctx, nw_onnx_export(spelled, path, false, NULL));
     nw_graph_free(spelled);
     assert_ok(&ctx, nw_onnx_import(&ctx, path, false, &back));
     assert_int_equal(unlink(path), 0);
