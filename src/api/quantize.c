@@ -421,7 +421,6 @@ static nw_status quantize(const nw_model *model, nw_data *data, const nw_quantiz
                           const nw_quant_options *q, nw_quant_style style, nw_model **out,
                           nw_quant_report **report) {
     const char *save_as = o->save_as;
-    nw_context *ctx = &model->env->ctx;
     nw_graph *graph;
     uint64_t bytes = 0;
     NW_TRY(make_graph(model, data, q, o->measure != 0, &graph, report));
