@@ -206,6 +206,7 @@ suite formats with_python formats tests/interop/formats.py
 suite pruned with_python pruned tests/interop/pruned.py
 suite doctor with_python doctor tests/interop/doctor.py $($long && echo --all)
 suite statistics with_python statistics tests/interop/statistics.py
+suite nbits with_python nbits tests/interop/nbits.py
 suite qoperators with_python qoperators tests/interop/qoperators.py
 suite qat-interop with_python qat-interop tests/interop/qat.py
 suite interop with_python interop tests/interop/quantized.py $($long && echo --all)

@@ -4,7 +4,11 @@
 #include "onnx/fold.h"
 #include "onnx/spell.h"
 
+#include "op/quantize.h"
+
 #include <string.h>
+
+#define INT8_LEVEL 4 /* of the attribute accuracy_level: data may be rounded to 8 bits before products */
 
 typedef struct nbits {
     int64_t n, k, bits, block, blocks;
@@ -75,18 +79,34 @@ static nw_status add_operands(nw_graph *g, nw_arena *arena, int w, const nbits *
     return NW_OK;
 }
 
+/* Whether a product reads data rounded to 8 bits at run time: it says so, or a FakeQuant does it, which *x then skips. */
+static bool is_rounded(const nw_graph *g, const nw_node *product, int *x) {
+    for (int n = 0; n < g->node_count; n++) {
+        const nw_node *node = &g->nodes[n];
+        bool measured = !node->dead && node->op == &nw_op_narrow_FakeQuant && node->out[0] == *x &&
+                        nw_node_in(node, 1) < 0;
+        if (!measured || nw_format_bits(nw_format_by_name(nw_node_string(node, "format", ""))) != 8) continue;
+        *x = node->in[0];
+        return true;
+    }
+    return nw_node_string(product, NW_PRODUCT_FORMAT, NULL) != NULL;
+}
+
 static nw_status spell_product(nw_graph *g, nw_arena *arena, int index, const nbits *q) {
     int in[4] = {g->nodes[index].in[0]}, count, w = g->nodes[index].in[1];
+    const bool rounded = is_rounded(g, &g->nodes[index], &in[0]);
     const nw_qparam *p = g->values[w].constant->tensor.qparam;
     NW_TRY(add_operands(g, arena, w, q, in, &count));
     nw_node *node;
     NW_TRY(nw_graph_add_node(g, MS, "MatMulNBits", g->nodes[index].name, count, in, 1, g->nodes[index].out,
                              &node));
     nw_node_succeed(&g->nodes[index], node);
+    nw_node_remove_attr(node, NW_PRODUCT_FORMAT);
     NW_TRY(nw_node_set_int(g, node, "K", q->k));
     NW_TRY(nw_node_set_int(g, node, "N", q->n));
     NW_TRY(nw_node_set_int(g, node, "bits", q->bits));
     NW_TRY(nw_node_set_int(g, node, "block_size", q->block));
+    if (rounded) NW_TRY(nw_node_set_int(g, node, "accuracy_level", INT8_LEVEL));
     const char *text =
         nw_arena_printf(arena, "%s@%s", nw_format_name(p->format), nw_format_name(nw_qparam_scale_format(p)));
     return text ? nw_node_set_string(g, node, NW_CODES_FORMAT, text) : NW_E_MEMORY;
@@ -196,6 +216,8 @@ nw_status nw_fold_nbits(folder *f, int index, bool *ok) {
     }
     nw_node *fresh;
     NW_TRY(nw_graph_add_node(g, "", "MatMul", g->nodes[index].name, 2, in, 1, &y, &fresh));
+    if (nw_node_int(&g->nodes[index], "accuracy_level", 0) == INT8_LEVEL)
+        NW_TRY(nw_node_set_string(g, fresh, NW_PRODUCT_FORMAT, "u8"));
     g->nodes[index].dead = true;
     return bias < 0 ? NW_OK : nw_graph_add_node(g, "", "Add", NULL, 2, (int[]){y, bias}, 1, &sum, &fresh);
 }

@@ -43,6 +43,7 @@ static nw_status dequantize(nw_graph *g, bool keep_rounding, size_t *weights, si
         }
         if (keep_rounding || node->dead) continue;
         nw_node_remove_attr(node, NW_STATE_FORMAT);
+        nw_node_remove_attr(node, NW_PRODUCT_FORMAT);
         if (node->op != &nw_op_narrow_FakeQuant || node->in[0] < 0 || node->out[0] < 0) continue;
         NW_TRY(drop_rounding(g, n));
         ++*roundings;

@@ -120,7 +120,8 @@ static nw_status describe(nw_planner *p, int v, bool transposed, nw_wcodes *w, n
         s->zero_shift = s->flip;
         w->zeros = !uniform || nw_qparam_zero(q, 0) != s->zero_shift;
         w->whole = !w->zeros;
-        if (w->zeros && !q->zeros) return NW_OK; /* u8 codes with zero point 0: nothing to read it from */
+        if (w->zeros && !q->zeros && !(s->zeros = nw_arena_array(&p->scratch, q->groups, sizeof *s->zeros)))
+            return NW_E_MEMORY; /* u8 codes with zero points that are all 0 */
     } else if (w->kind == NW_WCODES_TABLE8) {
         float *levels = nw_arena_array(&p->plan->arena, 256, sizeof *levels);
         if (!levels) return NW_E_MEMORY;

@@ -42,6 +42,7 @@ nw_status nw_session_new(nw_context *ctx, const nw_graph *graph, const nw_run_op
     nw_status status = nw_graph_copy(graph, ctx, &s->graph);
     if (status == NW_OK) status = nw_graph_resolve(s->graph);
     if (status == NW_OK) status = nw_simplify(s->graph);
+    if (status == NW_OK) status = nw_round_products(s->graph);
     if (status != NW_OK) {
         nw_session_free(s);
         return status;

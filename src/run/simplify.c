@@ -186,3 +186,41 @@ nw_status nw_simplify(nw_graph *g) {
     NW_TRY(fold_batchnorms(g));
     return nw_graph_prune(g);
 }
+
+/* ---- products of rounded data ---------------------------------------------------------------------------------- */
+
+/* The FakeQuant of x made here before, or NW_ABSENT. */
+static int rounded(const nw_graph *g, int from, int x) {
+    for (int n = from; n < g->node_count; n++)
+        if (g->nodes[n].in[0] == x) return g->nodes[n].out[0];
+    return NW_ABSENT;
+}
+
+nw_status nw_round_products(nw_graph *g) {
+    const int nodes = g->node_count;
+    nw_uses uses;
+    NW_TRY(nw_uses_init(&uses, g));
+    nw_status status = NW_OK;
+    for (int n = 0; n < nodes && status == NW_OK; n++) {
+        const char *format = nw_node_string(&g->nodes[n], NW_PRODUCT_FORMAT, NULL);
+        const int x = nw_node_in(&g->nodes[n], 0), maker = x < 0 ? NW_ABSENT : uses.producer[x];
+        if (!format || g->nodes[n].dead || x < 0) continue;
+        if (maker >= 0 && g->nodes[maker].op == &nw_op_narrow_FakeQuant)
+            continue; /* it is on a grid already */
+        int y = rounded(g, nodes, x);
+        if (y < 0) {
+            nw_node *node;
+            status = nw_graph_add_value(g, NULL, &y);
+            if (status == NW_OK)
+                status = nw_graph_add_node(g, "ai.narrow", "FakeQuant", NULL, 1, &x, 1, &y, &node);
+            if (status == NW_OK) {
+                node->op = &nw_op_narrow_FakeQuant;
+                status = nw_node_set_string(g, node, "format", format);
+            }
+            if (status == NW_OK) status = nw_node_set_int(g, node, "per_row", 1);
+        }
+        g->nodes[n].in[0] = y;
+    }
+    nw_uses_free(&uses);
+    return status == NW_OK && g->node_count > nodes ? nw_graph_sort(g) : status;
+}

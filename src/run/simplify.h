@@ -11,4 +11,8 @@
  * convolution or matrix product before it, dead nodes dropped. The graph must be resolved. */
 nw_status nw_simplify(nw_graph *graph);
 
+/* Products that say of themselves that their data is rounded (NW_PRODUCT_FORMAT) get the FakeQuant that does it. For graphs that
+ * are about to run: files have no such node. */
+nw_status nw_round_products(nw_graph *graph);
+
 #endif
