@@ -44,6 +44,9 @@ typedef struct settings {
     const char *reference;
     /* doctor, quantize */
     const char *target;
+    /* tradeoffs */
+    const char *presets;
+    size_t calibration_samples;
     int external_data;
     /* quantize */
     const char *output, *recipe, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,

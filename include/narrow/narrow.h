@@ -381,6 +381,10 @@ NW_API nw_result nw_evaluate(const nw_model *model, nw_data *data, const nw_meas
  * against the first, which is usually the float one. */
 NW_API nw_result nw_compare(size_t count, const nw_model *const *models, nw_data *data,
                             const nw_measure_options *options, nw_report **report);
+/* The model quantized by several recipes ("w8a8,w4,mixed.recipe"; NULL: all presets), none of them written, and all compared as
+ * above, a row each. calibration: what recipes with measured activations need; NULL: they are left out, and say so. */
+NW_API nw_result nw_tradeoffs(const nw_model *model, nw_data *calibration, nw_data *data, const char *recipes,
+                              const nw_measure_options *options, nw_report **report);
 /* Error of every layer of `quantized` against the tensor of the same name in `reference`, worst first, and
  * statistics of its parameters. Of the options, batch counts. */
 NW_API nw_result nw_compare_layers(const nw_model *reference, const nw_model *quantized, nw_data *data,

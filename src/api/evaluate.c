@@ -235,8 +235,12 @@ static nw_status judge(contest *c, entry *e, const nw_batch *batch) {
     if (!scores_of(&e->real[c->judged], batch->count, label_count(c), &rows, &classes))
         return nw_fail(&c->env->ctx, NW_E_SHAPE, "%s: output \"%s\" changes its shape", e->model->path,
                        e->model->outputs[c->judged].name);
-    return nw_score_add(&e->score, rows, classes, e->real[c->judged].data, batch->labels,
-                        e == first ? NULL : first->real[c->judged].data);
+    const float *scores = e->real[c->judged].data;
+    NW_TRY(nw_score_add(&e->score, rows, classes, scores, batch->labels,
+                        e == first ? NULL : first->real[c->judged].data));
+    if (batch->labels && label_count(c) > 1)
+        nw_score_add_tokens(&e->score, rows, classes, scores, batch->labels);
+    return NW_OK;
 }
 
 static nw_status measure_accuracy(contest *c) {

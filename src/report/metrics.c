@@ -112,11 +112,36 @@ nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float
     return NW_OK;
 }
 
+/* −ln p(label) */
+static double surprise_of(const float *scores, size_t classes, size_t label) {
+    double most = -INFINITY, least = INFINITY, sum = 0, exponentials = 0;
+    for (size_t i = 0; i < classes; i++) {
+        most = fmax(most, (double)scores[i]);
+        least = fmin(least, (double)scores[i]);
+        sum += (double)scores[i];
+    }
+    if (least >= 0 && fabs(sum - 1) < 1e-3) return -log((double)scores[label]);
+    for (size_t i = 0; i < classes; i++) exponentials += exp((double)scores[i] - most);
+    return log(exponentials) + most - (double)scores[label];
+}
+
+void nw_score_add_tokens(nw_score *score, size_t rows, size_t classes, const float *scores,
+                         const int64_t *labels) {
+    for (size_t r = 0; r < rows; r++)
+        score->surprise += surprise_of(scores + r * classes, classes, (size_t)labels[r]);
+    score->tokens += rows;
+}
+
 static double share(uint64_t part, uint64_t whole) {
     return whole ? (double)part / (double)whole : 0;
 }
 
 void nw_score_write(const nw_score *score, nw_record *record) {
+    if (score->tokens) {
+        double each = score->surprise / (double)score->tokens;
+        nw_record_number(record, "perplexity", "perplexity", NW_UNIT_NUMBER, exp(each));
+        nw_record_number(record, "cross_entropy", NULL, NW_UNIT_NUMBER, each);
+    }
     if (score->labelled) {
         double precision = 0, recall = 0, f1 = 0;
         uint64_t seen = 0;

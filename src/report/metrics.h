@@ -41,6 +41,8 @@ typedef struct nw_score {
     uint64_t compared, agreed; /* with the reference's answers */
     size_t classes;
     nw_class_count *per_class; /* [classes], heap */
+    uint64_t tokens;           /* answers of a sequence, of which perplexity is */
+    double surprise;           /* Σ −ln p(label) over them */
 } nw_score;
 
 void nw_score_init(nw_score *score, nw_context *ctx);
@@ -55,7 +57,11 @@ size_t nw_best(const float *scores, size_t count);
 nw_status nw_score_add(nw_score *score, size_t rows, size_t classes, const float *scores,
                        const int64_t *labels, const float *reference);
 
-/* Writes top1, top5, precision_macro, recall_macro, f1_macro (labelled data only) and agreement (when
+/* Of sequences, after nw_score_add of the same: how improbable each label was. scores are taken for probabilities where they are
+ * not negative and add up to 1, else p = softmax(scores). */
+void nw_score_add_tokens(nw_score *score, size_t rows, size_t classes, const float *scores, const int64_t *labels);
+
+/* Writes perplexity = exp(Σ −ln p(label) / tokens) and cross_entropy (sequences only), top1, top5, precision_macro, recall_macro, f1_macro (labelled data only) and agreement (when
  * compared): keys and definitions in docs/json.md. Macro averages are over classes that occur among labels or
  * answers, with 0 for 0/0. */
 void nw_score_write(const nw_score *score, nw_record *record);

@@ -20,7 +20,7 @@ head -c $((size - 1)) "$model" >cut.onnx
 works version 'narrow [0-9]+\.[0-9]+\.[0-9]+' --version
 works help 'quantize' --help
 works 'help command' 'usage: narrow quantize' help quantize
-for command in info run quantize dequantize eval compare layers bench doctor prune new train; do
+for command in info run quantize dequantize eval compare layers tradeoffs bench doctor prune new train; do
     works "$command --help" "usage: narrow $command" $command --help
     grep -q Examples stdout || bad "$command --help" "no examples"
 done
@@ -69,6 +69,10 @@ works 'info as JSON' '"operators"' info "$model" --json -
 works 'info --statistics' '1 % +median +99 %' info "$model" --statistics
 works 'info --channels' '^Channels' info "$model" --channels
 fails 'missing reference' 1 'nowhere\.onnx' info "$model" --reference nowhere.onnx
+works tradeoffs 'w8 .*×.*dB' tradeoffs "$model" --data "$letters:test" --preprocess $preprocess -n 60 --runs 2 --presets w8,w4
+works 'tradeoffs with calibration' 'w8a8 .*dB' tradeoffs "$model" --data "$letters:test" --calibrate "$letters:train" --preprocess $preprocess -n 60 --no-latency --presets w8a8,w8
+works 'tradeoffs without calibration' 'w8a8 +not made: .*calibrat' tradeoffs "$model" --data "$letters:test" --preprocess $preprocess -n 60 --no-latency --presets w8a8,w8
+fails 'tradeoffs of nothing' 1 'no preset' tradeoffs "$model" --data "$letters:test" --preprocess $preprocess --presets w9
 works 'quantize --external-data' 'size after' quantize "$model" -o ext.onnx --weights-only --external-data
 [ -s ext.onnx.data ] && good || bad 'quantize --external-data' 'no ext.onnx.data'
 works 'a model with external data' "$(du -cb ext.onnx ext.onnx.data | awk 'END { printf "%.2f kB", $1 / 1000 }')" info ext.onnx
