@@ -52,7 +52,7 @@ static nw_status make(survey *s, candidate *c) {
         return c->problem ? NW_OK : NW_E_MEMORY;
     }
     /* as large as its file would be */
-    nw_status status = nw_onnx_export(c->model->graph, "/dev/null", false, &c->model->file_bytes);
+    nw_status status = nw_onnx_size(c->model->graph, &c->model->file_bytes);
     if (status == NW_OK) c->model->path = c->recipe;
     return status;
 }

@@ -426,3 +426,14 @@ nw_status nw_onnx_export(const nw_graph *g, const char *path, bool external, uin
     nw_arena_free(&arena);
     return status;
 }
+
+nw_status nw_onnx_size(const nw_graph *g, uint64_t *bytes) {
+    nw_arena arena;
+    nw_arena_init(&arena, g->ctx);
+    Onnx__ModelProto model = ONNX__MODEL_PROTO__INIT;
+    nw_status status = export_model(&arena, g, &model);
+    if (status == NW_OK) *bytes = protobuf_c_message_get_packed_size(&model.base);
+    release_raw(g, model.graph);
+    nw_arena_free(&arena);
+    return status;
+}

@@ -18,6 +18,9 @@ nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *nam
  * the model would exceed 2 GB, which one file cannot hold. *bytes (or NULL): what was written, both files together. */
 nw_status nw_onnx_export(const nw_graph *graph, const char *path, bool external, uint64_t *bytes);
 
+/* What nw_onnx_export would write, without writing it. */
+nw_status nw_onnx_size(const nw_graph *graph, uint64_t *bytes);
+
 /* A serialized TensorProto (the conformance tests' input_0.pb) as a constant in `arena`. */
 nw_status nw_onnx_read_tensor(nw_context *ctx, const char *path, nw_arena *arena, nw_tensor *out);
 

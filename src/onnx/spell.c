@@ -589,7 +589,7 @@ static int64_t needed_opset(const nw_graph *g) {
             nw_qparam p = {.format = nw_format_by_name(nw_node_string(node, "format", ""))};
             if (nw_node_int(node, "block", 0) > 0) p.grain = NW_GRAIN_BLOCK;
             if (nw_format_kind(p.format) != NW_KIND_INDEX) codes = nw_spell_constant_opset(&p);
-            if (codes < 13) codes = 13; /* what optimizers put in its place is of opsets 10 to 13 */
+            if (codes < 13 && nw_graph_opset(g, "") >= 7) codes = 13; /* older models cannot be raised */
         }
         if (codes > need) need = codes;
     }

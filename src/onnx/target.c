@@ -11,6 +11,7 @@ typedef struct judge {
     const nw_graph *g;
     nw_arena *arena;
     nw_uses uses;
+    int steps;   /* left to find a rank */
     bool failed; /* memory */
 } judge;
 
@@ -42,7 +43,8 @@ static bool is_type(const nw_node *node, const char *const *types) {
 
 static bool is_quantizer(const nw_node *node, const char *type) {
     return node && strcmp(node->op_type, type) == 0 &&
-           (!*node->domain || strcmp(node->domain, "com.microsoft") == 0);
+           (!*node->domain || strcmp(node->domain, "com.microsoft") == 0) && nw_node_in(node, 0) >= 0 &&
+           nw_node_in(node, 1) >= 0 && nw_node_out(node, 0) >= 0;
 }
 static bool is_q(const nw_node *node) {
     return is_quantizer(node, "QuantizeLinear");
@@ -126,6 +128,21 @@ static bool is_constant(const judge *j, int v) {
     for (int i = 0; i < node->in_count; i++)
         if (node->in[i] >= 0 && !nw_graph_constant(j->g, node->in[i])) return false;
     return true;
+}
+
+/* Files may leave out what an operator needs; who runs them complains. */
+static bool has_inputs(const nw_node *node, int count) {
+    for (int i = 0; i < count; i++)
+        if (nw_node_in(node, i) < 0) return false;
+    return true;
+}
+
+static bool is_whole(const nw_node *node) {
+    static const char *const two[] = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Mul", NULL};
+    return has_inputs(node, is_type(node, two)                    ? 2
+                            : strcmp(node->op_type, "Where") == 0 ? 3
+                                                                  : 1) &&
+           nw_node_out(node, 0) >= 0;
 }
 
 /* ---- onnxruntime ------------------------------------------------------------------------------------- */
@@ -305,8 +322,8 @@ static nw_verdict check_bias(judge *j, const surroundings *s, nw_verdict v) {
 /* Conv and Gemm in front of a Q get their float weight or bias quantized by onnxruntime itself. */
 static bool completes_itself(const judge *j, const nw_node *node, const surroundings *s) {
     if (!s->q || !s->dq[0] || !is_scalar(j, s->dq[0])) return false;
-    for (int i = 1; i < node->in_count; i++)
-        if (node->in[i] >= 0 && !s->dq[i] && !j->g->values[node->in[i]].constant) return false;
+    for (int i = 1; i < 3; i++)
+        if (nw_node_in(node, i) >= 0 && !s->dq[i] && !nw_graph_constant(j->g, node->in[i])) return false;
     return true;
 }
 
@@ -376,10 +393,10 @@ static bool is_integer_operator(const nw_node *node) {
     return strncmp(node->op_type, "QLinear", 7) == 0 || is_type(node, types);
 }
 
-#define LONGEST_PATH 4096 /* nodes from a value back to one of known rank */
+#define LONGEST_PATH 4096 /* nodes visited from a value back to those of known rank */
 
 /* Dimensions of v as far as its makers tell, or −1. */
-static int rank_of(const judge *j, int v, int steps) {
+static int find_rank(judge *j, int v) {
     static const char *const same[] = {"Add",
                                        "Mul",
                                        "Sub",
@@ -411,28 +428,28 @@ static int rank_of(const judge *j, int v, int steps) {
                                        NULL};
     static const char *const reductions[] = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", NULL};
     static const char *const recurrent[] = {"LSTM", "GRU", "RNN", NULL};
-    if (v < 0 || steps > LONGEST_PATH) return -1;
+    if (v < 0 || j->steps-- <= 0) return -1;
     const nw_value *value = &j->g->values[v];
     if (value->constant) return value->constant->tensor.rank;
     if (value->rank >= 0) return value->rank;
     const nw_node *node = maker(j, v);
     if (!node) return -1;
-    if (is_type(node, recurrent)) return v == node->out[0] ? 4 : 3;
+    if (is_type(node, recurrent)) return v == nw_node_out(node, 0) ? 4 : 3;
     if (nw_node_is(node, "Gemm") || nw_node_is(node, "Flatten")) return 2;
     const nw_constant *list = nw_graph_constant(j->g, nw_node_in(node, 1));
     if (nw_node_is(node, "Reshape")) return list ? (int)nw_tensor_count(&list->tensor) : -1;
     int shaping = nw_node_is(node, "Conv")          ? 1
                   : nw_node_is(node, "QLinearConv") ? 3
                                                     : 0; /* a weight has as many */
-    int rank = rank_of(j, nw_node_in(node, shaping), steps + 1);
+    int rank = find_rank(j, nw_node_in(node, shaping));
     if (is_type(node, same) ||
         is_integer_operator(node)) { /* a constant may have fewer dimensions than what it is added to */
         bool fewer = nw_graph_constant(j->g, nw_node_in(node, 0));
-        int other = fewer ? rank_of(j, nw_node_in(node, 1), steps + 1) : -1;
+        int other = fewer ? find_rank(j, nw_node_in(node, 1)) : -1;
         return other > rank ? other : rank;
     }
     if (nw_node_is(node, "Gather")) {
-        int indices = rank_of(j, nw_node_in(node, 1), steps + 1);
+        int indices = find_rank(j, nw_node_in(node, 1));
         return rank < 0 || indices < 0 ? -1 : rank - 1 + indices;
     }
     if (is_type(node, reductions) && nw_node_int(node, "keepdims", 1)) return rank;
@@ -442,6 +459,11 @@ static int rank_of(const judge *j, int v, int steps) {
     if (rank < 0 || count == 0 || count > NW_MAX_RANK) return -1;
     if (nw_node_is(node, "Unsqueeze")) return rank + (int)count;
     return nw_node_is(node, "Squeeze") || is_type(node, reductions) ? rank - (int)count : -1;
+}
+
+static int rank_of(judge *j, int v) {
+    j->steps = LONGEST_PATH;
+    return find_rank(j, v);
 }
 
 static bool has_free_dims(const nw_graph *g) {
@@ -455,14 +477,16 @@ static bool has_free_dims(const nw_graph *g) {
 
 /* A MatMul by a matrix and the Add that alone reads it become one Gemm, quantized or not: the Add, or NULL. Of two such
  * products that are added the first one does. */
-static const nw_node *becomes_gemm(const judge *j, const nw_node *node) {
-    const nw_node *add = only_reader(j, node->out[0]);
-    if (!nw_node_is(add, "Add") || rank_of(j, node->in[1], 0) != 2) return NULL;
-    int rank = rank_of(j, node->in[0], 0), other = add->in[0] == node->out[0] ? add->in[1] : add->in[0];
+static const nw_node *becomes_gemm(judge *j, const nw_node *node) {
+    const nw_node *add = only_reader(j, nw_node_out(node, 0));
+    if (!has_inputs(node, 2) || !nw_node_is(add, "Add") || !has_inputs(add, 2) ||
+        rank_of(j, node->in[1]) != 2)
+        return NULL;
+    int rank = rank_of(j, node->in[0]), other = add->in[0] == node->out[0] ? add->in[1] : add->in[0];
     if (rank < 0 || (rank != 2 && has_free_dims(j->g))) return NULL;
     const nw_node *rival = maker(j, other);
     if (nw_node_is(rival, "MatMul") && only_reader(j, other) == add && rival < node) return NULL;
-    int bias = rank_of(j, other, 0);
+    int bias = rank_of(j, other);
     return bias == 1 || (bias == 2 && rank == 2) ? add : NULL;
 }
 
@@ -472,7 +496,7 @@ static nw_verdict ort_matmul(judge *j, const nw_node *node) {
     if (add) {
         surroundings behind = look(j, add);
         int bias = add->in[0] == node->out[0] ? add->in[1] : add->in[0];
-        bool vector = rank_of(j, bias, 0) == 1;
+        bool vector = rank_of(j, bias) == 1;
         if (is_nbits(j, node, &s) && vector && !behind.q && !behind.clamp) return in_integers("MatMulNBits");
         if (s.dqs == 2 && behind.q && !behind.clamped && vector && j->g->values[bias].constant)
             return check_types(j, &(surroundings){.dq = {s.dq[0], s.dq[1]}, .q = behind.q}, "QGemm");
@@ -545,7 +569,7 @@ static nw_verdict ort_clamp(judge *j, const nw_node *node) {
                     "a grid behind it that ends where it does: u8 with zero point 0 behind a Relu");
 }
 
-static bool is_part_of_gemm(const judge *j, const nw_node *add) {
+static bool is_part_of_gemm(judge *j, const nw_node *add) {
     for (int i = 0; i < 2; i++) {
         const nw_node *product = maker(j, nw_node_in(add, i));
         if (nw_node_is(product, "MatMul") && becomes_gemm(j, product) == add) return true;
@@ -637,7 +661,7 @@ static bool is_part(const judge *j, const nw_node *node) {
 }
 
 static nw_verdict judge_node(judge *j, const nw_node *node, nw_target target) {
-    if (node->dead || is_part(j, node)) return (nw_verdict){.fate = NW_FATE_PART};
+    if (node->dead || !is_whole(node) || is_part(j, node)) return (nw_verdict){.fate = NW_FATE_PART};
     if (target == NW_TARGET_ONNXRUNTIME) return judge_ort(j, node);
     if (target == NW_TARGET_OPENVINO) return judge_openvino(j, node);
     nw_verdict a = judge_ort(j, node), b = judge_openvino(j, node);

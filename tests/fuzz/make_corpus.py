@@ -170,6 +170,10 @@ def structure():
         node("Add", "s x", "y")], {"x": [2]}, {"y": [2], "c": (I64, []), "k": None}, [ints("n", 2, 2)])
     write("cycle", [node("Add", "x b", "a"), node("Relu", "a", "b")], {"x": [2]}, {"b": [2]}, suffix="bad")
     write("unknown", [node("Frobnicate", "x", "y", domain="com.example", level=3)], {"x": [2]}, {"y": [2]}, extra=["com.example"])
+    write("short", [node("QuantizeLinear", "x", "q"), node("DequantizeLinear", "q", "d"), node("Conv", "d", "c"), node("Relu", "c", "r"),
+                    node("MatMul", "r", "m"), node("Add", "m", "a"), node("Gemm", "a", "g"), node("Where", "g", "w"),
+                    node("Concat", "", "k"), node("DequantizeLinear", "", "e"), node("MatMul", "w e", ""), node("Clip", "k - -", "y")],
+          {"x": [2, 2]}, {"y": [2, 2]})
     write("huge", [node("ConstantOfShape", "n", "y")], {}, {"y": None}, [ints("n", 1 << 20, 1 << 20, 1 << 20)])
     write("negative", [node("Conv", "x w", "y", strides=[0, 0], dilations=[-1, 1], group=0)], {"x": [1, 1, 3, 3]}, {"y": None},
           [floats("w", 1, 1, 2, 2)])
