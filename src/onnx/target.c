@@ -661,7 +661,9 @@ static bool is_part(const judge *j, const nw_node *node) {
 }
 
 static nw_verdict judge_node(judge *j, const nw_node *node, nw_target target) {
-    if (node->dead || !is_whole(node) || is_part(j, node)) return (nw_verdict){.fate = NW_FATE_PART};
+    const bool whole =
+        is_integer_operator(node) || is_whole(node); /* DynamicQuantizeLSTM may lack its first output */
+    if (node->dead || !whole || is_part(j, node)) return (nw_verdict){.fate = NW_FATE_PART};
     if (target == NW_TARGET_ONNXRUNTIME) return judge_ort(j, node);
     if (target == NW_TARGET_OPENVINO) return judge_openvino(j, node);
     nw_verdict a = judge_ort(j, node), b = judge_openvino(j, node);
