@@ -136,7 +136,8 @@ static void man_command(const command *c) {
 void help_man(void) {
     size_t count;
     const command *const *all = commands_all(&count);
-    printf(".TH NARROW 1 \"\" \"narrow %s\" \"User Commands\"\n", nw_version());
+    /* .ad l: lists of words leave lines that cannot be stretched to the margin */
+    printf(".TH NARROW 1 \"\" \"narrow %s\" \"User Commands\"\n.ad l\n", nw_version());
     puts(".SH NAME\nnarrow \\- quantize, run and measure ONNX neural networks");
     puts(".SH SYNOPSIS\n.B narrow\n.I COMMAND\n[\\fIoptions\\fR]");
     puts(".SH DESCRIPTION\nReads ONNX models, writes smaller and faster ones that other runtimes load, runs "
