@@ -49,10 +49,11 @@ typedef struct settings {
     size_t calibration_samples;
     int external_data;
     /* quantize */
-    const char *output, *recipe, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme, *observer,
-        *range;
+    const char *output, *recipe, *mode, *form, *activations, *weights, *activation_scheme, *weight_scheme,
+        *observer, *range;
     const char *elementwise, *products, *embeddings, *recurrent, *quantize_inputs, *bias_correction;
-    int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights, balanced_rounding;
+    int symmetric, asymmetric, per_tensor, per_channel, weights_only, reduce_range, full_range, mse_weights,
+        balanced_rounding;
     int float_bias, dynamic_rows, quantize_outputs, known_ranges, measure, keep_rounding;
     size_t block, opset;
     double percentile, sigma, momentum;
@@ -62,8 +63,8 @@ typedef struct settings {
     double prune_channels;
     int per_layer;
     /* new, train */
-    const char *input, *optimizer, *train_momentum, *schedule, *augment, *teacher, *test, *log, *tensorboard,
-        *checkpoint;
+    const char *input, *loss, *optimizer, *train_momentum, *schedule, *augment, *teacher, *test, *log,
+        *tensorboard, *checkpoint;
     size_t classes, seed, epochs, warmup_steps, log_every, checkpoint_every, test_samples;
     double rate, weight_decay, label_smoothing, clip, temperature, distill_weight;
     int resume;

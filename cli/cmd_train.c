@@ -29,6 +29,10 @@ static const option options_steps[] = {
      "of the learning rate; step: a tenth after each third of the epochs", NULL, NW_WORDS_SCHEDULE},
     {"warmup", 0, OPTION_COUNT, "N", FIELD(warmup_steps),
      "steps in which the learning rate grows to its value (0)", NULL, 0},
+    {"loss", 0, OPTION_LISTED, "NAME", FIELD(loss),
+     "cross-entropy of class scores, or squares: of the differences between an output and its targets, an "
+     "array of the output's name in an .npz file",
+     NULL, NW_WORDS_LOSS},
     {"label-smoothing", 0, OPTION_REAL, "X", FIELD(label_smoothing),
      "share of a label that all classes get (0)", NULL, 0},
     {"clip", 0, OPTION_REAL, "X", FIELD(clip), "the largest norm of the gradients (default: any)", NULL, 0},
@@ -140,6 +144,7 @@ static int options_of(const settings *s, nw_training_options *o) {
     *o = (nw_training_options){
         .epochs = s->epochs,
         .batch = s->batch,
+        .loss = s->loss,
         .optimizer = s->optimizer,
         .rate = s->rate,
         .momentum = momentum,

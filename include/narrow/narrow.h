@@ -67,6 +67,7 @@ typedef enum nw_word_list {
     NW_WORDS_NORM,         /* by which channels are ranked */
     NW_WORDS_ISA,          /* instruction sets, lowest first */
     NW_WORDS_ARCHITECTURE, /* of new models */
+    NW_WORDS_LOSS,         /* what training makes small */
     NW_WORDS_OPTIMIZER,    /* how training moves parameters along their gradients */
     NW_WORDS_SCHEDULE,     /* of the learning rate */
     NW_WORDS_PRESET,       /* recipes of quantization that have a name */
@@ -205,28 +206,31 @@ typedef enum nw_switch { NW_SWITCH_AUTO, NW_SWITCH_OFF, NW_SWITCH_ON } nw_switch
 
 /* Patterns name nodes ("/encoder/\*": * is any run of letters, ? one letter) or operators ("Conv"). */
 typedef struct nw_quantize_options {
-    const char *recipe; /* what the options below start from: a preset (NW_WORDS_PRESET) or the path of a recipe file
+    const char
+        *recipe; /* what the options below start from: a preset (NW_WORDS_PRESET) or the path of a recipe file
                            (docs/recipes.md); NULL: the defaults named below */
-    const char *mode;   /* "static": weights, and activations on scales measured on data; "dynamic": activations
+    const char *mode; /* "static": weights, and activations on scales measured on data; "dynamic": activations
                            on scales measured at run time; "weights": weights only; "float": nothing */
     const char *form; /* "qdq": QuantizeLinear and DequantizeLinear around ordinary operators; "qoperator":
                          QLinearConv and its like; "native": codes as they are, for narrow alone; "matmulnbits":
                          com.microsoft's operator for products with 4-bit weights in blocks */
     const char *activations; /* element type; "u8" */
-    const char *weights; /* element type ("s8", the default) or a whole scheme: "s4:32@f16", "ternary", "nf4:64", "f16" …
+    const char *
+        weights; /* element type ("s8", the default) or a whole scheme: "s4:32@f16", "ternary", "nf4:64", "f16" …
                             (docs/numerics.md has the grammar) */
     int symmetric_activations;
-    int asymmetric_weights, symmetric_weights; /* signed types are symmetric, unsigned ones not, unless said here */
-    int per_tensor;   /* one scale per weight, instead of one per output channel */
+    int asymmetric_weights,
+        symmetric_weights; /* signed types are symmetric, unsigned ones not, unless said here */
+    int per_tensor;        /* one scale per weight, instead of one per output channel */
     int64_t block;    /* > 0: one scale per so many weights of an input axis; modes "weights" and "dynamic" */
     int full_range;   /* symmetric weights use −128 too, not only −127 … 127 */
     int reduce_range; /* weights of 7 bits: no saturation in runtimes on x86 without VNNI */
     int mse_weights;  /* weight scales of the smallest squared error instead of the largest magnitude */
     int balanced_rounding; /* weights are rounded so that the sums of those that share a scale are kept */
-    const char *observer;         /* how activation ranges are chosen; "minmax" */
-    double percentile;            /* of observer "percentile": per cent of values inside; 0: 99.999 */
-    double sigmas;                /* of observer "sigma"; 0: 4 */
-    double momentum;              /* of the moving average; 0: 0.9 */
+    const char *observer;  /* how activation ranges are chosen; "minmax" */
+    double percentile;     /* of observer "percentile": per cent of values inside; 0: 99.999 */
+    double sigmas;         /* of observer "sigma"; 0: 4 */
+    double momentum;       /* of the moving average; 0: 0.9 */
     double range_low, range_high; /* of observer "absolute" */
     nw_switch elementwise;        /* layers without weights. AUTO: where their operands are integers anyway */
     nw_switch products;           /* products of two activations (attention). AUTO: on */
@@ -243,9 +247,10 @@ typedef struct nw_quantize_options {
     const char *const *only;    /* patterns: no other layer is quantized */
     size_t batch;               /* samples per calibration run; 0: chosen */
     const char *save_as; /* the quantized model is written here too; its report then has both file sizes */
-    const char *target; /* the runtime that the file is for (NW_WORDS_TARGET): forms that load there, and that it turns into
+    const char *
+        target; /* the runtime that the file is for (NW_WORDS_TARGET): forms that load there, and that it turns into
                            integer arithmetic; "any" */
-    int64_t opset; /* of the written model; 0: the model's own, raised where the codes need a later one */
+    int64_t opset;     /* of the written model; 0: the model's own, raised where the codes need a later one */
     int external_data; /* weights go into a second file SAVE_AS.data, as those of models above 2 GB always do */
     int measure; /* times the layers both ways and leaves in float what integers would slow down on this machine, with the
                     environment's threads and instruction set. Not for mode "weights" */
@@ -279,6 +284,9 @@ typedef void nw_training_fn(void *user, const nw_training_progress *progress);
 typedef struct nw_training_options {
     size_t epochs; /* passes over the data; 0: 10 */
     size_t batch;  /* samples per step; 0: 64, or the model's own. What is left of an epoch is dropped */
+    const char *
+        loss; /* "cross-entropy": of class scores with labels, a teacher's or both; "squares": mean squared error of
+                         an output, whose targets are an array of its name in the data (.npz), f32 */
     const char *optimizer; /* "sgd" */
     double rate;           /* of learning; 0: 0.01 with sgd, else 0.001 */
     double momentum;       /* of sgd; 0: 0.9; below 0: none */
@@ -286,28 +294,32 @@ typedef struct nw_training_options {
     const char
         *schedule; /* "constant"; "step": a tenth after each third of the epochs; "cosine": falls to 0 */
     size_t warmup; /* steps in which the rate grows to its value */
-    double label_smoothing;  /* 0 … below 1 */
-    double clip;             /* the largest norm of the gradients; 0: any */
-    const char *augment;     /* changes to images: "flip,crop=4,noise=0.01"; NULL: none */
-    uint64_t seed;           /* of all that is random; the same seed and threads give the same bits */
-    const nw_model *teacher; /* its class scores are learned, beside the labels or without any; NULL: none, or, when
+    double label_smoothing; /* 0 … below 1 */
+    double clip;            /* the largest norm of the gradients; 0: any */
+    const char *augment;    /* changes to images: "flip,crop=4,noise=0.01"; NULL: none */
+    uint64_t seed;          /* of all that is random; the same seed and threads give the same bits */
+    const nw_model
+        *teacher; /* its class scores are learned, beside the labels or without any; NULL: none, or, when
                                 there are no labels and `quantize` is given, the model itself */
-    double temperature;      /* that both scores are divided by; 0: 4 */
+    double temperature;    /* that both scores are divided by; 0: 4 */
     double distill_weight; /* of the teacher, 0 … 1, labels have the rest; 0: 1 without labels, else 0.5 */
-    const char *match;     /* pattern of layers whose outputs are to be as the teacher's of the same name; NULL: none */
-    double match_weight;   /* of the mean of their relative squared errors; 0: 1 */
-    const nw_quantize_options *quantize; /* quantization-aware training: the model is quantized so first, and trained as
+    const char
+        *match; /* pattern of layers whose outputs are to be as the teacher's of the same name; NULL: none */
+    double match_weight; /* of the mean of their relative squared errors; 0: 1 */
+    const nw_quantize_options
+        *quantize;          /* quantization-aware training: the model is quantized so first, and trained as
                                             it will run; scales are learned. NULL: trained as it is */
-    nw_data *calibration;  /* what that measures activations on: a hundred samples, not shuffled */
+    nw_data *calibration;   /* what that measures activations on: a hundred samples, not shuffled */
     const char *qat_stages; /* more bits in the first epochs: "float:2,8:3"; NULL: none (docs/training.md) */
     double scale_rate;      /* times the learning rate is that of scales; 0: 1; below 0: scales stay */
-    size_t freeze_scales;  /* in the last so many epochs scales stay */
-    const char *prune;     /* weights become zero while training: a share ("0.8") or a pattern ("2:4"); "zeros": those
+    size_t freeze_scales;   /* in the last so many epochs scales stay */
+    const char
+        *prune; /* weights become zero while training: a share ("0.8") or a pattern ("2:4"); "zeros": those
                               that are zero stay so; NULL: none */
-    size_t prune_epochs;   /* over which they do; 0: half of all */
-    const char *output;    /* whose class scores are trained; NULL: the first that looks like them */
-    const char *log;       /* JSON lines are written here (docs/json.md) */
-    size_t log_every;      /* a line per so many steps; 0: 50 */
+    size_t prune_epochs;      /* over which they do; 0: half of all */
+    const char *output;       /* whose class scores are trained; NULL: the first that looks like them */
+    const char *log;          /* JSON lines are written here (docs/json.md) */
+    size_t log_every;         /* a line per so many steps; 0: 50 */
     const char *tensorboard;  /* event files for TensorBoard are written to this folder */
     const char *checkpoint;   /* the state of training is kept here: at every epoch … */
     size_t checkpoint_every;  /* … and after so many steps; 0: at epochs only */
@@ -325,11 +337,12 @@ NW_API nw_result nw_model_train(const nw_model *model, nw_data *data, nw_data *t
 
 /* Patterns are those of quantization. */
 typedef struct nw_prune_settings {
-    const char *weights; /* that become zero: a share of all ("0.8"), or how many of how many neighbours along the
+    const char
+        *weights;    /* that become zero: a share of all ("0.8"), or how many of how many neighbours along the
                             inputs of a layer stay ("2:4"); NULL: none */
-    int per_layer;       /* the share holds in every layer; else the smallest weights of all layers go */
-    double channels;     /* share of each layer's output channels that leaves the graph; 0: none */
-    const char *norm;    /* of a channel's weights, "l2": the weakest channels go */
+    int per_layer;   /* the share holds in every layer; else the smallest weights of all layers go */
+    double channels; /* share of each layer's output channels that leaves the graph; 0: none */
+    const char *norm; /* of a channel's weights, "l2": the weakest channels go */
     size_t exclude_count, only_count;
     const char *const *exclude; /* patterns of layers that stay as they are */
     const char *const *only;    /* patterns: no other layer is pruned */

@@ -71,6 +71,7 @@ const char *nw_words(nw_word_list list) {
         return &("" NW_ISA_LIST(NW_ISA_WORD))[1];
 #undef NW_ISA_WORD
     case NW_WORDS_ARCHITECTURE: return NW_ZOO_WORDS;
+    case NW_WORDS_LOSS: return "cross-entropy|squares";
     case NW_WORDS_OPTIMIZER: return "sgd|adam|adamw";
     case NW_WORDS_PRESET: return nw_preset_words();
     case NW_WORDS_SCHEDULE: return "constant|step|cosine";

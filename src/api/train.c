@@ -42,7 +42,8 @@ typedef struct training {
     const nw_model *teacher_model; /* NULL: none */
     nw_session *teacher;           /* gives class scores, and what is matched; NULL: none */
     nw_feed *teacher_feeds;        /* [model->input_count] */
-    nw_tensor *taught;             /* [1 + options.match_count] the teacher's latest */
+    nw_tensor *taught;             /* [1 + options.match_count] the teacher's latest; or the targets */
+    size_t target_at;              /* with the loss of squares: which of the data's arrays they are */
     nw_arena arena, run;           /* of everything; of one step */
     nw_log log;
     nw_checkpoint at;
@@ -97,8 +98,42 @@ static nw_status check_numbers(training *t) {
     return NW_OK;
 }
 
+/* Targets are the array of the data that is named like an output: `--scores`, or the first there is one for. */
+static nw_status find_targets(training *t) {
+    const nw_dataset *ds = t->data->dataset;
+    if (t->o->teacher || t->o->match || t->o->label_smoothing > 0)
+        return nw_fail(&t->env->ctx, NW_E_ARGUMENT,
+                       "the loss of squares learns targets alone, without teacher and labels");
+    if (t->test)
+        return nw_fail(&t->env->ctx, NW_E_ARGUMENT,
+                       "tests measure answers to labels, which the loss of squares does not learn: train "
+                       "without test data");
+    if (!(t->taught = nw_arena_array(&t->arena, 1, sizeof *t->taught))) return NW_E_MEMORY;
+    for (size_t o = 0; o < t->model->output_count; o++)
+        for (size_t i = 0; i < nw_dataset_input_count(ds) && !t->options.squares; i++) {
+            const nw_dataset_input *in = nw_dataset_input_at(ds, i);
+            const char *name = t->model->outputs[o].name;
+            if (!in->name || strcmp(in->name, name) != 0 || (t->o->output && strcmp(t->o->output, name) != 0))
+                continue;
+            if (in->format != NW_F32)
+                return nw_fail(&t->env->ctx, NW_E_TYPE, "targets \"%s\" are %s: they must be f32", name,
+                               nw_format_name(in->format));
+            t->options.squares = true;
+            t->options.output = name;
+            t->target_at = i;
+        }
+    if (t->options.squares) return NW_OK;
+    return nw_fail(&t->env->ctx, NW_E_DATA,
+                   "the loss of squares takes an .npz file with an array that is named like the output to be "
+                   "trained%s%s, beside those of the inputs",
+                   t->o->output ? ", " : "", t->o->output ? t->o->output : "");
+}
+
 /* How much of the loss the labels are and how much the teacher. */
 static nw_status choose_losses(training *t) {
+    int loss;
+    NW_TRY(nw_env_word(t->env, "loss", t->o->loss, NW_WORDS_LOSS, &loss));
+    if (loss == 1) return find_targets(t);
     const nw_dataset *ds = t->data->dataset;
     bool labels = nw_dataset_has_labels(ds);
     t->teacher_model = t->o->teacher ? t->o->teacher : !labels && t->o->quantize ? t->model : NULL;
@@ -152,7 +187,7 @@ static nw_status choose_options(training *t) {
     p->match_weight = (float)(o->match_weight > 0 ? o->match_weight : 1);
     p->batch = (int64_t)t->batch;
     p->seed = o->seed;
-    p->output = o->output;
+    if (!p->squares) p->output = o->output;
     p->run = (nw_run_options){.threads = t->env->threads, .isa = t->env->isa};
     p->clip = o->clip;
     p->optimizer = nw_optimizer_default(optimizers[optimizer]);
@@ -283,7 +318,8 @@ static uint64_t identity_of(const training *t) {
                         p->prune_steps,
                         p->prune.keep,
                         p->prune.of,
-                        p->hold_zeros};
+                        p->hold_zeros,
+                        p->squares ? (int64_t)t->target_at : -1};
     double numbers[] = {p->schedule.rate,
                         p->clip,
                         (double)p->optimizer.momentum,
@@ -390,8 +426,9 @@ static nw_status step(training *t, nw_trainer_result *result, size_t *right) {
     uint64_t first = (t->at.epoch * t->batches + t->at.batch) * t->batch;
     NW_TRY(nw_augment(&t->env->ctx, &t->augmentation, ~t->o->seed, first, &t->feeds[0].tensor));
     NW_TRY(ask_teacher(t));
+    if (t->options.squares) t->taught[0] = batch.inputs[t->target_at];
     NW_TRY(nw_trainer_step(t->trainer, t->model->input_count, t->feeds, batch.labels, t->taught, result));
-    *right = count_right(&result->logits, batch.labels);
+    *right = t->options.squares ? 0 : count_right(&result->logits, batch.labels);
     t->at.batch++;
     t->at.step++;
     t->at.loss += result->loss;
@@ -404,7 +441,8 @@ static nw_status step(training *t, nw_trainer_result *result, size_t *right) {
 /* ---- what is said of it ------------------------------------------------------------------------------------- */
 
 static double accuracy_of(const training *t, uint64_t right, uint64_t batches) {
-    return nw_dataset_has_labels(t->data->dataset) ? (double)right / (double)(batches * t->batch) : NAN;
+    const bool judged = nw_dataset_has_labels(t->data->dataset) && !t->options.squares;
+    return judged ? (double)right / (double)(batches * t->batch) : NAN;
 }
 
 static void show(const training *t, const nw_trainer_result *result, bool epoch_done) {

@@ -32,11 +32,13 @@ struct nw_trainer {
     nw_train_values values;
     nw_session *session;
     int64_t classes, steps;
-    nw_feed *feeds; /* parameters, states, step, labels, teacher: fixed; then room for the model's inputs */
+    nw_feed *
+        feeds; /* parameters, states, step, labels, what is taught: fixed; then room for the model's inputs */
     size_t fixed_count, input_count;
-    nw_feed *labels;  /* place in feeds; NULL: not used */
-    nw_feed *teacher; /* [teacher_count] places of what the teacher gives */
-    size_t teacher_count;
+    nw_feed *labels; /* place in feeds; NULL: not used */
+    nw_feed *taught; /* [taught_count] places of what the teacher gives, and of targets */
+    size_t taught_count;
+    nw_tensor target;          /* their shape */
     nw_tensor *outputs;        /* [output_count] of the latest run */
     bool ran;                  /* the outputs have their memory */
     size_t logits_at, loss_at; /* in the outputs */
@@ -105,26 +107,40 @@ typedef struct joining {
     nw_trainer *t;
     nw_graph *g; /* the joined graph */
     int logits, loss;
-    int labels;   /* input, NW_ABSENT: none */
-    int *teacher; /* [t->teacher_count] inputs */
+    nw_tensor desc; /* of the logits */
+    int labels;     /* input, NW_ABSENT: none */
+    int *taught;    /* [t->taught_count] inputs */
 } joining;
 
-/* Finds the class scores, as [batch, classes]; the graph puts out nothing else but the next running statistics. */
+/* The output that is to be as targets. */
+static nw_status find_output(const nw_graph *g, const nw_tensor *desc, const char *name, int *value) {
+    for (int i = 0; i < g->output_count; i++) {
+        *value = g->outputs[i];
+        if (strcmp(g->values[*value].name, name) != 0) continue;
+        if (desc[*value].format == NW_F32 && desc[*value].rank > 0) return NW_OK;
+        return nw_fail(g->ctx, NW_E_TYPE, "output \"%s\" has no numbers of f32 for each sample", name);
+    }
+    return nw_fail(g->ctx, NW_E_ARGUMENT, "the model has no output \"%s\"", name);
+}
+
+/* Finds what is trained: class scores, as [batch, classes], or the output of squares; the graph puts out nothing else but the
+ * next running statistics. */
 static nw_status choose_logits(joining *j) {
     nw_trainer *t = j->t;
+    const bool squares = t->options.squares;
     nw_binding binding;
     NW_TRY(nw_bind(j->g, NULL, &binding));
-    nw_status status = nw_find_logits(j->g, binding.desc, t->options.output, &j->logits);
-    nw_tensor shape = {0};
-    if (status == NW_OK) shape = binding.desc[j->logits];
+    nw_status status = squares ? find_output(j->g, binding.desc, t->options.output, &j->logits)
+                               : nw_find_logits(j->g, binding.desc, t->options.output, &j->logits);
+    if (status == NW_OK) j->desc = binding.desc[j->logits];
     nw_binding_free(&binding);
     NW_TRY(status);
-    if (shape.dims[0] != t->options.batch)
+    if (j->desc.dims[0] != t->options.batch)
         return nw_fail(j->g->ctx, NW_E_SHAPE,
-                       "the model gives class scores of %" PRId64 " samples for a batch of %" PRId64,
-                       shape.dims[0], t->options.batch);
-    t->classes = shape.dims[1];
-    if (shape.rank > 2) {
+                       "the model gives %s of %" PRId64 " samples for a batch of %" PRId64,
+                       squares ? "answers" : "class scores", j->desc.dims[0], t->options.batch);
+    t->classes = squares ? 0 : j->desc.dims[1];
+    if (!squares && j->desc.rank > 2) {
         int flat, scores = j->logits;
         nw_node *node;
         NW_TRY(nw_graph_add_value(j->g, "train/logits", &flat));
@@ -146,7 +162,7 @@ static nw_status add_matches(joining *j, int *terms) {
     NW_TRY(nw_bind(j->g, NULL, &binding));
     nw_status status = NW_OK;
     for (size_t i = 0; i < o->match_count && status == NW_OK; i++) {
-        int v = nw_graph_find(j->g, o->matches[i]), *target = &j->teacher[j->t->teacher_count++];
+        int v = nw_graph_find(j->g, o->matches[i]), *target = &j->taught[j->t->taught_count++];
         const nw_tensor *t = v >= 0 && v < binding.desc_count ? &binding.desc[v] : NULL;
         if (!t || t->format != NW_F32)
             status = nw_fail(j->g->ctx, NW_E_ARGUMENT,
@@ -163,12 +179,12 @@ static nw_status add_matches(joining *j, int *terms) {
 static nw_status add_loss(joining *j) {
     const nw_trainer_options *o = &j->t->options;
     int64_t shape[2] = {j->t->options.batch, j->t->classes};
-    int count = 0, *terms = nw_arena_array(&j->t->arena, o->match_count + 2, sizeof *terms);
-    float *weights = nw_arena_array(&j->t->arena, o->match_count + 2, sizeof *weights);
+    int count = 0, *terms = nw_arena_array(&j->t->arena, o->match_count + 3, sizeof *terms);
+    float *weights = nw_arena_array(&j->t->arena, o->match_count + 3, sizeof *weights);
     j->labels = NW_ABSENT;
-    j->teacher = nw_arena_array(&j->t->arena, o->match_count + 1, sizeof *j->teacher);
-    if (!terms || !weights || !j->teacher) return NW_E_MEMORY;
-    int *scores = o->teacher_weight > 0 ? &j->teacher[j->t->teacher_count++] : NULL;
+    j->taught = nw_arena_array(&j->t->arena, o->match_count + 2, sizeof *j->taught);
+    if (!terms || !weights || !j->taught) return NW_E_MEMORY;
+    int *scores = o->teacher_weight > 0 ? &j->taught[j->t->taught_count++] : NULL;
     if (o->match_count) NW_TRY(add_matches(j, terms));
     for (size_t i = 0; i < o->match_count; i++) weights[count++] = o->match_weight / (float)o->match_count;
     if (o->label_weight > 0) {
@@ -180,6 +196,13 @@ static nw_status add_loss(joining *j) {
         NW_TRY(nw_loss_target(j->g, "train/teacher", NW_F32, 2, shape, scores));
         weights[count] = o->teacher_weight;
         NW_TRY(nw_loss_divergence(j->g, j->logits, *scores, o->temperature, &terms[count++]));
+    }
+    if (o->squares) {
+        int *target = &j->taught[j->t->taught_count++];
+        nw_tensor_set_shape(&j->t->target, j->desc.rank, j->desc.dims);
+        NW_TRY(nw_loss_target(j->g, "train/target", NW_F32, j->desc.rank, j->desc.dims, target));
+        weights[count] = 1;
+        NW_TRY(nw_loss_squares(j->g, j->logits, *target, &terms[count++]));
     }
     if (count == 0)
         return nw_fail(j->g->ctx, NW_E_ARGUMENT,
@@ -257,8 +280,8 @@ static nw_status make_feeds(nw_trainer *t, const joining *j) {
         t->labels->tensor = (nw_tensor){.format = NW_S64, .rank = 1, .dims = {t->options.batch}};
         NW_TRY(name_of(t, j, j->labels, &t->labels->name));
     }
-    t->teacher = &t->feeds[n];
-    for (size_t i = 0; i < t->teacher_count; i++) NW_TRY(name_of(t, j, j->teacher[i], &t->feeds[n++].name));
+    t->taught = &t->feeds[n];
+    for (size_t i = 0; i < t->taught_count; i++) NW_TRY(name_of(t, j, j->taught[i], &t->feeds[n++].name));
     t->fixed_count = n;
     for (int i = 0; i < j->g->input_count; i++) t->input_count += !j->g->values[j->g->inputs[i]].constant;
     t->input_count -= n;
@@ -455,7 +478,7 @@ void nw_trainer_inherit(nw_trainer *t, const nw_trainer *before) {
 /* ---- a step ------------------------------------------------------------------------------------------------ */
 
 static nw_status set_feeds(nw_trainer *t, size_t count, const nw_feed *feeds, const int64_t *labels,
-                           const nw_tensor *teacher) {
+                           const nw_tensor *taught) {
     if (count != t->input_count)
         return nw_fail(t->ctx, NW_E_ARGUMENT, "the model takes %zu inputs, %zu were given", t->input_count,
                        count);
@@ -472,7 +495,10 @@ static nw_status set_feeds(nw_trainer *t, size_t count, const nw_feed *feeds, co
                            "there is a label %" PRId64 ", but the model has %" PRId64 " classes", labels[i],
                            t->classes);
     if (t->labels) t->labels->tensor.data = (void *)(uintptr_t)labels;
-    for (size_t i = 0; i < t->teacher_count; i++) t->teacher[i].tensor = teacher[i];
+    if (t->options.squares && !nw_tensor_same_shape(&taught[t->taught_count - 1], &t->target))
+        return nw_fail(t->ctx, NW_E_SHAPE, "targets have another shape than output \"%s\"",
+                       t->options.output);
+    for (size_t i = 0; i < t->taught_count; i++) t->taught[i].tensor = taught[i];
     return NW_OK;
 }
 
@@ -552,8 +578,8 @@ static void move(nw_trainer *t, double rate) {
 }
 
 nw_status nw_trainer_step(nw_trainer *t, size_t feed_count, const nw_feed *feeds, const int64_t *labels,
-                          const nw_tensor *teacher, nw_trainer_result *out) {
-    NW_TRY(set_feeds(t, feed_count, feeds, labels, teacher));
+                          const nw_tensor *taught, nw_trainer_result *out) {
+    NW_TRY(set_feeds(t, feed_count, feeds, labels, taught));
     NW_TRY(nw_session_run(t->session, t->fixed_count + feed_count, t->feeds, t->ran ? NULL : &t->arena,
                           t->outputs));
     t->ran = true;

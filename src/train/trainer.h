@@ -13,6 +13,7 @@ typedef struct nw_trainer_options {
     int64_t batch;      /* samples per step; of a model with a fixed batch size that */
     uint64_t seed;      /* of Dropout */
     const char *output; /* whose class scores are trained; NULL: the first that has the shape of scores */
+    bool squares; /* `output` is to be as targets, numbers of its shape: the loss is the mean squared error */
     nw_run_options run;
     nw_optimizer optimizer;
     nw_schedule schedule;
@@ -29,7 +30,7 @@ typedef struct nw_trainer_options {
     const nw_graph *real; /* that it was made from: packed weights start with its numbers; or NULL */
     bool learn_scales;    /* of weights and activations; biases become float then: their scales follow */
     double scale_rate;    /* times the learning rate is that of scales; 0: they stay */
-    int64_t scale_steps; /* scales move in so many steps only; 0: in all */
+    int64_t scale_steps;  /* scales move in so many steps only; 0: in all */
 
     bool hold_zeros;        /* what is zero in layers' weights stays so, */
     nw_prune_options prune; /* and more of them become zero (sparsity or pattern) … */
@@ -40,7 +41,7 @@ typedef struct nw_trainer nw_trainer;
 
 typedef struct nw_trainer_result {
     double loss, rate, norm; /* norm: of the gradients, before clipping */
-    nw_tensor logits;        /* f32 [batch, classes], until the next step */
+    nw_tensor logits;        /* f32 [batch, classes] (with `squares` the output), until the next step */
 } nw_trainer_result;
 
 /* `graph` is resolved, its quantization folded (onnx/onnx.h); it is copied. Fails when no output has class
@@ -56,10 +57,10 @@ int64_t nw_trainer_steps(const nw_trainer *trainer);          /* made so far, ov
 double nw_trainer_sparsity(const nw_trainer *trainer);
 
 /* Forward, backward, and one step of the optimizer. feeds: the model's inputs; where the options ask for them labels [batch],
- * and of the teacher its scores, f32 [batch, classes], and behind them (or, without a weight, first) the values to match. Fails, and changes nothing, when the loss or a gradient is
- * no finite number. */
+ * and tensors to learn from, f32, in this order: with a teacher's weight its scores [batch, classes]; the values to match; with
+ * `squares` the targets. Fails, and changes nothing, when the loss or a gradient is no finite number. */
 nw_status nw_trainer_step(nw_trainer *trainer, size_t feed_count, const nw_feed *feeds, const int64_t *labels,
-                          const nw_tensor *teacher, nw_trainer_result *out);
+                          const nw_tensor *taught, nw_trainer_result *out);
 
 /* The graph that was given with what was learned so far: the caller's. */
 nw_status nw_trainer_graph(const nw_trainer *trainer, nw_graph **out);

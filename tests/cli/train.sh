@@ -111,6 +111,30 @@ else
     skip 'TensorBoard' 'not in the Python environment (the frames are checked in test_trainer)'
 fi
 
+# ---- numbers instead of classes
+if "$python" - <<'END' 2>/dev/null; then
+import numpy as np
+x = np.random.default_rng(5).standard_normal((640, 1, 4, 4)).astype(np.float32)
+y = np.stack([x.mean((1, 2, 3)), np.abs(x[:, 0, 0, 0])], 1).astype(np.float32)
+np.savez("pairs.npz", input=x, logits=y)
+np.savez("wide.npz", input=x, logits=np.concatenate([y, y], 1))
+np.savez("double.npz", input=x, logits=y.astype(np.float64))
+np.savez("alone.npz", input=x)
+END
+    "$narrow" new mlp --input 1x4x4 --classes 2 -o numbers.onnx -q
+    works 'squares' '' train numbers.onnx --data pairs.npz --loss squares --epochs 30 --optimizer adam --lr 0.005 -o learned.onnx \
+        --log squares.jsonl
+    at_least 'squares are learned' "$("$python" -c 'import json
+print(0.03 / [json.loads(line)["loss"] for line in open("squares.jsonl")][-1])')" 1 # the targets have a variance of 0.2
+    fails 'targets of another shape' 1 'another shape than output "logits"' train numbers.onnx --data wide.npz --loss squares -o out/x.onnx
+    fails 'targets of another type' 1 'f64.*f32' train numbers.onnx --data double.npz --loss squares -o out/x.onnx
+    fails 'no targets' 1 'named like the output' train numbers.onnx --data alone.npz --loss squares -o out/x.onnx
+    fails 'squares and a teacher' 1 'alone' train numbers.onnx --data pairs.npz --loss squares --teacher numbers.onnx -o out/x.onnx
+    fails 'unknown loss' 2 'cross-entropy' train numbers.onnx --data pairs.npz --loss hinge -o out/x.onnx
+else
+    skip 'squares' 'no Python with numpy'
+fi
+
 # ---- what is refused
 fails 'no data' 2 'data' train mlp.onnx -o out/x.onnx
 fails 'no output' 2 '[-]o' train mlp.onnx "${data[@]}"
