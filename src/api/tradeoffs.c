@@ -2,6 +2,7 @@
  * row. */
 #include "api/api.h"
 #include "onnx/onnx.h"
+#include "quant/recipe.h"
 
 #include <math.h>
 #include <string.h>
@@ -31,7 +32,9 @@ static nw_status split(survey *s, const char *recipes) {
             void **list = (void **)&s->candidates;
             NW_TRY(nw_arena_grow(&s->arena, list, &capacity, s->count, sizeof *s->candidates));
             const char *word = nw_arena_strndup(&s->arena, at, length);
+            nw_quant_options read = nw_quant_options_default();
             if (!word) return NW_E_MEMORY;
+            NW_TRY(nw_recipe_load(&s->arena, word, &read)); /* a misspelled name is no row */
             s->candidates[s->count++] = (candidate){.recipe = word};
         }
         at += length + (at[length] != 0);

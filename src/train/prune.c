@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char nw_prune_quantized[] = "its weights are quantized: prune the float model";
+
 /* ---- options --------------------------------------------------------------------------------------------- */
 
 nw_status nw_prune_parse(nw_context *ctx, const char *word, nw_prune_options *o) {
@@ -96,7 +98,7 @@ static nw_status choose(choosing *c, int n, int i, int channel_axis, const char 
     if (!*reason && c->o->only_count && !nw_node_first_match(c->o->only_count, c->o->only, c->g, node))
         *reason = "not among the layers asked for";
     if (!*reason && lacks_zero(c->g, c->uses, node->in[i])) *reason = "its codes have no zero";
-    if (!*reason && w->qparam) *reason = "its weights are quantized: prune the float model";
+    if (!*reason && w->qparam) *reason = nw_prune_quantized;
     if (!*reason && (w->format != NW_F32 || w->rank < 2)) *reason = "its weights are no f32 matrix";
     if (*reason) return NW_OK;
     for (size_t t = 0; t < c->count; t++)

@@ -151,6 +151,7 @@ works 'quantize sparse weights' '9 of 9' quantize out/sparse.onnx -o out/sparse8
     --preprocess $preprocess
 works 'prune to a pattern' 'conv13.* 50\.00 %' prune "$model" -o out/pattern.onnx --sparsity 2:4 --only conv13 --norm l1
 works 'prune a quantized model' 'quantized: prune the float model' prune out/int8.onnx -o out/x.onnx --sparsity 0.5
+works 'prune channels of a quantized model' 'quantized: prune the float model' prune out/int8.onnx -o out/x.onnx --channels 0.5
 works dequantize 'made float' dequantize out/int8.onnx -o out/float.onnx
 works 'a dequantized model' '^quantized +no$' info out/float.onnx
 works 'dequantize weights' 'made float' dequantize out/weights.onnx -o out/real.onnx
