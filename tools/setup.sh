@@ -7,7 +7,7 @@ set -eu
 build="cmake ninja-build gcc libc6-dev make pkg-config protobuf-c-compiler libprotobuf-c-dev libonnx-dev
        libspng-dev libturbojpeg0-dev libzip-dev libcjson-dev zlib1g-dev"
 test="$build libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev lcov python3 python3-venv xz-utils
-      zsh fish"
+      zsh fish groff-base"
 arm="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static libprotobuf-c-dev:arm64 libspng-dev:arm64
      libturbojpeg0-dev:arm64 libzip-dev:arm64 libcjson-dev:arm64 zlib1g-dev:arm64 libcmocka-dev:arm64"
 

@@ -1,11 +1,15 @@
-/* conv.h: what files that lower convolutions share. Private to run/. */
+/* conv.h: what files that lower convolutions and pools share. Private to run/. */
 #ifndef NW_RUN_CONV_H
 #define NW_RUN_CONV_H
 
 #include "op/conv.h"
 #include "run/plan.h"
 
-/* The window over a channels-last image with `pixel` bytes from a pixel to the next. Two dimensions at most. */
+/* Two dimensions at most: a plane of pixels per image. */
+static inline bool nw_conv_is_planar(const nw_conv_geometry *g) {
+    return g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1;
+}
+/* The window over a channels-last image with `pixel` bytes from a pixel to the next. Planar. */
 nw_window nw_plan_window(const nw_conv_geometry *g, size_t pixel);
 /* lower_bits.c: takes a convolution whose weights and input both are {−1, 1} times a scale. bias [out_channels] or NULL. */
 nw_status nw_lower_bits_conv(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, const float *bias,

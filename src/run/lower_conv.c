@@ -171,10 +171,6 @@ typedef struct conv {
     size_t size;       /* bytes of an input element */
 } conv;
 
-static bool planar(const nw_conv_geometry *g) {
-    return g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1;
-}
-
 nw_window nw_plan_window(const nw_conv_geometry *g, size_t pixel) {
     return (nw_window){.in_h = (size_t)g->in[1],
                        .in_w = (size_t)g->in[2],
@@ -365,7 +361,7 @@ static nw_status examine(nw_planner *p, const nw_node *node, conv *c, bool *ok) 
     NW_TRY(nw_plan_call(p, node, &call));
     NW_TRY(nw_conv_geometry_of(&call, &p->desc[x], wt, &c->g));
     const nw_conv_geometry *g = &c->g;
-    if (!planar(g) || g->pad_begin[1] < 0 || g->pad_begin[2] < 0) return NW_OK;
+    if (!nw_conv_is_planar(g) || g->pad_begin[1] < 0 || g->pad_begin[2] < 0) return NW_OK;
     if (nw_tensor_count(&p->desc[x]) == 0 || nw_tensor_count(&p->desc[node->out[0]]) == 0) return NW_OK;
     size_t count;
     if (b >= 0) {

@@ -5,9 +5,8 @@
  * t·dilation ≡ (o + pad) mod s at i = (o + pad − t·dilation)/s: a convolution of stride 1 whose taps go backwards.
  * Each pair of phases, of lines and of columns, has weights of its own and makes every s-th pixel of every s-th
  * line. */
+#include "run/conv.h"
 #include "run/pack.h"
-
-#include "op/conv.h"
 
 #include <math.h>
 #include <string.h>
@@ -271,10 +270,6 @@ static nw_status make_phases(nw_planner *p, const nw_node *node, const nw_conv_g
     return NW_OK;
 }
 
-static bool planar(const nw_conv_geometry *g) {
-    return g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1;
-}
-
 static nw_status examine(nw_planner *p, const nw_node *node, nw_conv_geometry *g, bool *ok) {
     *ok = false;
     if (!nw_node_is(node, "ConvTranspose")) return NW_OK;
@@ -285,7 +280,7 @@ static nw_status examine(nw_planner *p, const nw_node *node, nw_conv_geometry *g
     nw_op_call call;
     NW_TRY(nw_plan_call(p, node, &call));
     NW_TRY(nw_conv_transpose_geometry_of(&call, x, w, g));
-    *ok = planar(g) && nw_tensor_count(x) > 0 && nw_tensor_count(&p->desc[node->out[0]]) > 0 &&
+    *ok = nw_conv_is_planar(g) && nw_tensor_count(x) > 0 && nw_tensor_count(&p->desc[node->out[0]]) > 0 &&
           g->stride[1] * g->stride[2] <= MOST_PHASES && g->kernel[1] * g->kernel[2] <= NW_DWCONV_MAX_TAPS;
     return NW_OK;
 }

@@ -1,11 +1,10 @@
 /* lower_grad.c: what gradients are made of beside products and normalizations, on all threads and in the layout that
  * their inputs have: slopes of functions element by element, gradients of pools, sums over all but the channels, and
  * one pixel repeated. */
-#include "run/plan.h"
+#include "run/conv.h"
 
 #include "kern/channels.h"
 #include "kern/stats.h"
-#include "op/conv.h"
 #include "op/index.h"
 #include "op/slope.h"
 
@@ -113,22 +112,7 @@ static nw_status examine_pool(nw_planner *p, const nw_node *node, pool_state *s,
     if (g.spatial > 2 || (s->include_pad && nw_node_int(node, "ceil_mode", 0)) || g.pad_begin[1] < 0 ||
         g.pad_begin[2] < 0 || g.kernel[1] * g.kernel[2] > NW_POOL_MAX_TAPS)
         return NW_OK;
-    const size_t pixel = (size_t)g.in_channels * sizeof(float);
-    s->window = (nw_window){.in_h = (size_t)g.in[1],
-                            .in_w = (size_t)g.in[2],
-                            .out_h = (size_t)g.out[1],
-                            .out_w = (size_t)g.out[2],
-                            .kernel_h = (size_t)g.kernel[1],
-                            .kernel_w = (size_t)g.kernel[2],
-                            .stride_h = (size_t)g.stride[1],
-                            .stride_w = (size_t)g.stride[2],
-                            .dilation_h = (size_t)g.dilation[1],
-                            .dilation_w = (size_t)g.dilation[2],
-                            .pad_top = (size_t)g.pad_begin[1],
-                            .pad_left = (size_t)g.pad_begin[2],
-                            .pixel_stride = pixel,
-                            .line_stride = pixel * (size_t)g.in[2],
-                            .image_stride = pixel * (size_t)(g.in[1] * g.in[2])};
+    s->window = nw_plan_window(&g, (size_t)g.in_channels * sizeof(float));
     s->batch = (size_t)g.batch;
     s->channels = (size_t)g.in_channels;
     s->image = (size_t)(g.in[1] * g.in[2]) * s->channels;

@@ -2,11 +2,10 @@
  * dimensions, channels-last, and Gemm with a transposed left-hand side, on f32. The sum runs over all pixels or rows
  * of the batch: it is cut into parts whose size depends on the shape only and which are added in order, so that the
  * same bits come out on any number of threads. */
-#include "run/plan.h"
+#include "run/conv.h"
 
 #include "kern/channels.h"
 #include "kern/outer.h"
-#include "op/conv.h"
 #include "op/matmul.h"
 
 #include <string.h>
@@ -139,25 +138,6 @@ static void cut(weight_state *s) {
     s->strips = (columns + s->strip - 1) / s->strip;
 }
 
-static nw_window window_of(const nw_conv_geometry *g) {
-    const size_t pixel = (size_t)g->in_channels * sizeof(float);
-    return (nw_window){.in_h = (size_t)g->in[1],
-                       .in_w = (size_t)g->in[2],
-                       .out_h = (size_t)g->out[1],
-                       .out_w = (size_t)g->out[2],
-                       .kernel_h = (size_t)g->kernel[1],
-                       .kernel_w = (size_t)g->kernel[2],
-                       .stride_h = (size_t)g->stride[1],
-                       .stride_w = (size_t)g->stride[2],
-                       .dilation_h = (size_t)g->dilation[1],
-                       .dilation_w = (size_t)g->dilation[2],
-                       .pad_top = (size_t)g->pad_begin[1],
-                       .pad_left = (size_t)g->pad_begin[2],
-                       .pixel_stride = pixel,
-                       .line_stride = pixel * (size_t)g->in[2],
-                       .image_stride = pixel * (size_t)(g->in[1] * g->in[2])};
-}
-
 /* Fills *s but for the kernels and the cut. */
 static nw_status examine_conv(nw_planner *p, const nw_node *node, weight_state *s, bool *ok) {
     const nw_tensor *x = &p->desc[node->in[0]], *dy = &p->desc[node->in[1]], *dw = &p->desc[node->out[0]];
@@ -166,16 +146,15 @@ static nw_status examine_conv(nw_planner *p, const nw_node *node, weight_state *
     if (x->format != NW_F32 || dy->format != NW_F32 || dw->format != NW_F32) return NW_OK;
     NW_TRY(nw_plan_call(p, node, &call));
     NW_TRY(nw_conv_geometry_of(&call, x, dw, &g));
-    *ok = g.spatial <= 2 && g.in[0] == 1 && g.out[0] == 1 && g.kernel[0] == 1 && g.pad_begin[1] >= 0 &&
-          g.pad_begin[2] >= 0 && nw_tensor_count(x) > 0 && nw_tensor_count(dy) > 0 &&
-          g.kernel[1] * g.kernel[2] <= NW_DWCONV_MAX_TAPS;
+    *ok = nw_conv_is_planar(&g) && g.pad_begin[1] >= 0 && g.pad_begin[2] >= 0 && nw_tensor_count(x) > 0 &&
+          nw_tensor_count(dy) > 0 && g.kernel[1] * g.kernel[2] <= NW_DWCONV_MAX_TAPS;
     if (!*ok) return NW_OK;
-    const size_t pad_bytes = (size_t)g.in_channels * sizeof(float);
+    const size_t pixel = (size_t)g.in_channels * sizeof(float);
     void *pad;
-    NW_TRY(nw_plan_constant(p, pad_bytes, &pad));
-    memset(pad, 0, pad_bytes);
+    NW_TRY(nw_plan_constant(p, pixel, &pad));
+    memset(pad, 0, pixel);
     s->windowed = true;
-    s->window = window_of(&g);
+    s->window = nw_plan_window(&g, pixel);
     s->pad = pad;
     s->rows = (size_t)(g.batch * g.out[1] * g.out[2]);
     s->groups = (size_t)g.groups;

@@ -1,7 +1,6 @@
 /* lower_pool.c: pooling of one or two dimensions, channels-last, on f32 or codes. */
-#include "run/plan.h"
+#include "run/conv.h"
 
-#include "op/conv.h"
 #include "op/index.h"
 
 #include <math.h>
@@ -121,18 +120,7 @@ static nw_status examine(nw_planner *p, const nw_node *node, pool_state *s, bool
     if (taps > NW_POOL_MAX_TAPS || g.out[1] * g.out[2] == 0) return NW_OK;
     s->m = (size_t)(g.batch * g.out[1] * g.out[2]);
     s->pixels = taps;
-    s->window = (nw_window){.in_h = (size_t)g.in[1],
-                            .in_w = (size_t)g.in[2],
-                            .out_h = (size_t)g.out[1],
-                            .out_w = (size_t)g.out[2],
-                            .kernel_h = (size_t)g.kernel[1],
-                            .kernel_w = (size_t)g.kernel[2],
-                            .stride_h = (size_t)g.stride[1],
-                            .stride_w = (size_t)g.stride[2],
-                            .dilation_h = (size_t)g.dilation[1],
-                            .dilation_w = (size_t)g.dilation[2],
-                            .pad_top = (size_t)g.pad_begin[1],
-                            .pad_left = (size_t)g.pad_begin[2]};
+    s->window = nw_plan_window(&g, 0); /* the strides follow with the form */
     *ok = true;
     return NW_OK;
 }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char nw_prune_quantized[] = "its weights are quantized: prune the float model";
+static const char quantized[] = "its weights are quantized: prune the float model";
 
 /* ---- options --------------------------------------------------------------------------------------------- */
 
@@ -98,7 +98,7 @@ static nw_status choose(choosing *c, int n, int i, int channel_axis, const char 
     if (!*reason && c->o->only_count && !nw_node_first_match(c->o->only_count, c->o->only, c->g, node))
         *reason = "not among the layers asked for";
     if (!*reason && lacks_zero(c->g, c->uses, node->in[i])) *reason = "its codes have no zero";
-    if (!*reason && w->qparam) *reason = nw_prune_quantized;
+    if (!*reason && w->qparam) *reason = quantized;
     if (!*reason && (w->format != NW_F32 || w->rank < 2)) *reason = "its weights are no f32 matrix";
     if (*reason) return NW_OK;
     for (size_t t = 0; t < c->count; t++)
@@ -293,6 +293,7 @@ typedef struct census {
     uint64_t weights, nonzero;
     int64_t channels;
     double positions;
+    bool codes; /* weights are stored as codes */
 } census;
 
 static void count_weights(const nw_tensor *w, census *c) {
@@ -318,6 +319,7 @@ static census count_layer(const nw_graph *g, const nw_uses *uses, const nw_tenso
         int v = nw_roles_of(&roles, i) == NW_ROLE_WEIGHT ? constant_behind(g, uses, node->in[i]) : NW_ABSENT;
         if (v >= 0 && g->values[v].constant->tensor.rank >= 2)
             count_weights(&g->values[v].constant->tensor, &c);
+        c.codes |= v >= 0 && g->values[v].constant->tensor.qparam;
     }
     const nw_tensor *y = &shapes[out];
     bool conv = nw_node_is(node, "Conv") || nw_node_is(node, "ConvTranspose");
@@ -362,7 +364,8 @@ static nw_status take_census(recording *r, bool done, const char *const *reasons
                               .macs_nonzero = now.positions * (double)now.nonzero};
         l->name = nw_arena_strdup(&report->arena, nw_node_label(r->g, node));
         l->op = nw_arena_strdup(&report->arena, node->op_type);
-        l->reason = nw_arena_strdup(&report->arena, reasons[n] ? reasons[n] : "");
+        const char *reason = reasons[n] ? reasons[n] : now.codes ? quantized : "";
+        l->reason = nw_arena_strdup(&report->arena, reason);
         if (!l->name || !l->op || !l->reason) status = NW_E_MEMORY;
     }
     nw_uses_free(&uses);

@@ -68,9 +68,6 @@ nw_status nw_prune_weights(nw_context *ctx, const nw_prune_options *options, dou
 
 /* ---- channels (prune_channels.c) ------------------------------------------------------------------------- */
 
-/* The reason of layers whose weights are codes. */
-extern const char nw_prune_quantized[];
-
 /* Removes channels; reasons as above, of layers whose channels all stay. */
 nw_status nw_prune_channels(nw_graph *graph, const nw_prune_options *options, nw_arena *arena,
                             const char **reasons);

@@ -576,15 +576,6 @@ static nw_status remove_channels(following *f) {
     return NW_OK;
 }
 
-static bool reads_codes(const nw_graph *g, const nw_node *node) {
-    nw_roles roles = nw_node_roles(node);
-    for (int i = 0; i < node->in_count; i++) {
-        const nw_constant *c = nw_graph_constant(g, node->in[i]);
-        if (c && c->tensor.qparam && nw_roles_of(&roles, i) == NW_ROLE_WEIGHT) return true;
-    }
-    return false;
-}
-
 static nw_status explain(following *f, const char **reasons) {
     for (size_t m = 0; m < f->maker_count; m++) {
         int y = f->g->nodes[f->makers[m].node].out[0];
@@ -594,8 +585,6 @@ static nw_status explain(following *f, const char **reasons) {
             frozen = f->elements[find(f, f->first[y] + (int)i)].frozen;
         reasons[f->makers[m].node] = frozen ? frozen : "too few channels for one to go";
     }
-    for (int n = 0; n < f->g->node_count; n++)
-        if (!reasons[n] && reads_codes(f->g, &f->g->nodes[n])) reasons[n] = nw_prune_quantized;
     return f->status;
 }
 
