@@ -120,8 +120,10 @@ static nw_status match_gelu(matcher *m, int index) {
         m->count = 0;
         m->nodes[m->count++] = index;
         nw_node *product = number(m, a, &half) && half == 0.5f ? maker(m, b, "Mul") : NULL;
-        for (int k = 0; product && k < 2 && x < 0; k++)
+        for (int k = 0; product && k < 2 && x < 0; k++) {
+            m->count = 2; /* without what was tried on the other side, such as the Add that makes x */
             if (erf_term(m, product->in[k]) == product->in[1 - k]) x = product->in[1 - k];
+        }
     }
     if (x < 0 || m->desc[x].format != NW_F32 || !closed(m, last->out[0])) return NW_OK;
     return collapse(m, last, "Gelu", 1, &x);

@@ -168,7 +168,8 @@ static void check(const char *what, const char *op, const char *kernel, int want
 typedef struct gelu {
     int order; /* of the factors */
     bool tanh, multiplied, swap;
-    float half, root; /* 0.5, √2 */
+    float half, root;   /* 0.5, √2 */
+    const char *before; /* operator that makes x, with a constant; NULL: x is an input */
 } gelu;
 
 static int gelu_gate(const gelu *s, int x) { /* 1 + erf(x/√2), or 1 + tanh(√(2/π)·(x + 0.044715·x³)) */
@@ -185,6 +186,7 @@ static int gelu_gate(const gelu *s, int x) { /* 1 + erf(x/√2), or 1 + tanh(√
 static int gelu_graph(const gelu *s, int *gate) {
     begin();
     int x = input("x", 3, (int64_t[]){2, 7, 37});
+    if (s->before) x = two(s->before, x, row(37, 0.5f, 1.5f));
     *gate = gelu_gate(s, x);
     int half = number(s->half);
     if (s->order == 0) return swapped("Mul", s->swap, swapped("Mul", s->swap, x, half), *gate);
@@ -194,14 +196,17 @@ static int gelu_graph(const gelu *s, int *gate) {
 
 static void gelu_in_all_orders(void **state) {
     (void)state;
+    /* What makes x is of the form's own operators, and no part of it. */
+    static const char *const before[] = {NULL, "Add", "Mul", "Div"};
     int gate;
-    for (int k = 0; k < 24; k++) {
+    for (int k = 0; k < 96; k++) {
         gelu s = {.order = k / 2 % 3,
-                  .tanh = k >= 12,
+                  .tanh = k / 12 % 2,
                   .multiplied = k / 6 % 2,
                   .swap = k % 2,
                   .half = 0.5f,
-                  .root = 1.41421356f};
+                  .root = 1.41421356f,
+                  .before = before[k / 24]};
         if (s.tanh && (s.order || s.multiplied)) continue; /* exporters write one order */
         output(gelu_graph(&s, &gate));
         check("Gelu", "Gelu", "vector function", 1, 2e-6f);
