@@ -82,6 +82,8 @@ typedef enum option_kind {
     OPTION_REAL,   /* double */
     OPTION_TEXT,   /* const char * */
     OPTION_FILE,   /* const char *, completed as a path */
+    OPTION_OUTPUT, /* the same, of a file to write */
+    OPTION_REPORT, /* the same, or - for standard output */
     OPTION_WORD,   /* const char *, one of `words` */
     OPTION_LISTED, /* const char *, one of nw_words(list) */
     OPTION_NAMED,  /* const char *, one of nw_words(list) or a path */
@@ -129,10 +131,16 @@ const command *command_find(const char *name); /* NULL when unknown */
 
 /* ---- options.c: tables shared by commands, and parsing ----------------------------------------------- */
 
+static inline bool option_is_path(const option *o) {
+    return o->kind == OPTION_FILE || o->kind == OPTION_OUTPUT || o->kind == OPTION_REPORT;
+}
+
 extern const option options_common[], options_data[], options_measure[];
 
 /* Fills *s from the arguments after the command's name. false: it is wrong, and has been said on stderr. */
 bool options_parse(const command *c, int argc, char **argv, settings *s);
+/* Before any work: files that cannot be written are said now and not hours later. One of EXIT_… */
+int options_check_outputs(const command *c, const settings *s);
 void settings_free(settings *s);
 const char *option_words(const option *o); /* "a|b|c", or NULL */
 /* The word of a list "a|b|c" that `typed` was probably meant to be, in buffer; NULL when none is near. */

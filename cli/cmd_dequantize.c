@@ -4,7 +4,7 @@
 #define FIELD(name) offsetof(settings, name)
 
 static const option options_dequantize[] = {
-    {"output", 'o', OPTION_FILE, "OUT", FIELD(output), "the file to write", NULL, 0},
+    {"output", 'o', OPTION_OUTPUT, "OUT", FIELD(output), "the file to write", NULL, 0},
     {"keep-rounding", 0, OPTION_FLAG, NULL, FIELD(keep_rounding),
      "activations stay restricted to their grids; only the weights become float", NULL, 0},
     {0},

@@ -11,7 +11,7 @@ static const option options_model[] = {
      "channels, height and width of one image, such as 1x28x28", NULL, 0},
     {"classes", 0, OPTION_COUNT, "N", FIELD(classes), "how many classes it tells apart", NULL, 0},
     {"seed", 0, OPTION_COUNT, "N", FIELD(seed), "of its random weights (0)", NULL, 0},
-    {"output", 'o', OPTION_FILE, "OUT", FIELD(output), "the file to write", NULL, 0},
+    {"output", 'o', OPTION_OUTPUT, "OUT", FIELD(output), "the file to write", NULL, 0},
     {0},
 };
 

@@ -4,7 +4,7 @@
 #define FIELD(name) offsetof(settings, name)
 
 static const option options_prune[] = {
-    {"output", 'o', OPTION_FILE, "OUT", FIELD(output), "the file to write", NULL, 0},
+    {"output", 'o', OPTION_OUTPUT, "OUT", FIELD(output), "the file to write", NULL, 0},
     {"sparsity", 0, OPTION_TEXT, "WHAT", FIELD(prune),
      "the weights that become zero: the share of all (0.8), or of every 4 neighbours along the inputs 2 stay "
      "(2:4)",

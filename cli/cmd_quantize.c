@@ -8,7 +8,7 @@
 #define FIELD(name) offsetof(settings, name)
 
 static const option options_files[] = {
-    {"output", 'o', OPTION_FILE, "OUT", FIELD(output), "the file to write", NULL, 0},
+    {"output", 'o', OPTION_OUTPUT, "OUT", FIELD(output), "the file to write", NULL, 0},
     {"external-data", 0, OPTION_FLAG, NULL, FIELD(external_data),
      "write weights into a second file, OUT.data (always done above 2 GB)", NULL, 0},
     {0},

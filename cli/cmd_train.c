@@ -9,7 +9,7 @@
 #define FIELD(name) offsetof(settings, name)
 
 static const option options_files[] = {
-    {"output", 'o', OPTION_FILE, "OUT", FIELD(output), "the file to write", NULL, 0},
+    {"output", 'o', OPTION_OUTPUT, "OUT", FIELD(output), "the file to write", NULL, 0},
     {"test", 0, OPTION_FILE, "PATH", FIELD(test),
      "samples to measure on after every epoch (default: the test part of --data, where it has one)", NULL, 0},
     {"test-samples", 0, OPTION_COUNT, "N", FIELD(test_samples), "measure on at most N samples", NULL, 0},
@@ -93,11 +93,11 @@ static const option options_pruning[] = {
 };
 
 static const option options_record[] = {
-    {"log", 0, OPTION_FILE, "FILE", FIELD(log), "write the course of training as JSON lines", NULL, 0},
+    {"log", 0, OPTION_OUTPUT, "FILE", FIELD(log), "write the course of training as JSON lines", NULL, 0},
     {"log-every", 0, OPTION_COUNT, "N", FIELD(log_every), "a line per N steps (50)", NULL, 0},
     {"tensorboard", 0, OPTION_FILE, "FOLDER", FIELD(tensorboard), "write event files for TensorBoard", NULL,
      0},
-    {"checkpoint", 0, OPTION_FILE, "FILE", FIELD(checkpoint),
+    {"checkpoint", 0, OPTION_OUTPUT, "FILE", FIELD(checkpoint),
      "keep the state of training here, at every epoch", NULL, 0},
     {"checkpoint-every", 0, OPTION_COUNT, "N", FIELD(checkpoint_every), "and after every N steps", NULL, 0},
     {"resume", 0, OPTION_FLAG, NULL, FIELD(resume),

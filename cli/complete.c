@@ -85,7 +85,7 @@ static void zsh_option(const command *c, const option *o) {
                   stdout);
             put_words(words, " ");
             fputs(o->kind == OPTION_NAMED ? ")\"}" : ")", stdout);
-        } else if (o->kind == OPTION_FILE || o->kind == OPTION_LIST) {
+        } else if (option_is_path(o) || o->kind == OPTION_LIST) {
             fputs("_files", stdout);
         }
     }
@@ -133,7 +133,7 @@ static void fish_option(const command *c, const option *o) {
         fputs(o->kind == OPTION_NAMED ? " -r -a '" : " -x -a '", stdout);
         put_words(words, " ");
         putchar('\'');
-    } else if (o->kind == OPTION_FILE || o->kind == OPTION_LIST) {
+    } else if (option_is_path(o) || o->kind == OPTION_LIST) {
         fputs(" -r", stdout);
     } else if (o->value) {
         fputs(" -x", stdout);

@@ -55,7 +55,8 @@ static int set_up(nw_env *env, const settings *s) {
 static int run(const command *c, const settings *s) {
     nw_env *env;
     if (nw_env_new(NULL, &env) != NW_SUCCESS) return say_failed("out of memory");
-    int code = set_up(env, s);
+    int code = options_check_outputs(c, s);
+    if (code == EXIT_DONE) code = set_up(env, s);
     if (code == EXIT_DONE) code = c->run(env, s);
     if (code == EXIT_FAILED) say_failed("%s", nw_env_message(env));
     nw_env_free(env);

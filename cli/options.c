@@ -2,15 +2,18 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define FIELD(name) offsetof(settings, name)
 
 const option options_common[] = {
-    {"json", 0, OPTION_FILE, "FILE", FIELD(json),
+    {"json", 0, OPTION_REPORT, "FILE", FIELD(json),
      "write the results as JSON too; - for standard output, instead of text", NULL, 0},
     {"threads", 0, OPTION_COUNT, "N", FIELD(threads), "threads to run with (default: one per core)", NULL, 0},
     {"isa", 0, OPTION_LISTED, "NAME", FIELD(isa), "highest instruction set to use", NULL, NW_WORDS_ISA},
@@ -183,6 +186,8 @@ static bool set(const command *c, const option *o, const char *value, settings *
     case OPTION_LIST: return append(field, value);
     case OPTION_TEXT:
     case OPTION_FILE:
+    case OPTION_OUTPUT:
+    case OPTION_REPORT:
     case OPTION_WORD:
     case OPTION_LISTED:
     case OPTION_NAMED: *(const char **)field = value; return true;
@@ -234,6 +239,38 @@ bool options_parse(const command *c, int argc, char **argv, settings *s) {
         if (!set(c, o, value, s)) return false;
     }
     return true;
+}
+
+/* Whether a file can be made or replaced at this path; if not, it has been said. */
+static bool can_write(const char *path) {
+    struct stat st;
+    char folder[PATH_MAX] = ".";
+    const char *slash = strrchr(path, '/');
+    size_t length = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
+    if (length >= sizeof folder) return true; /* whoever opens it says what is wrong */
+    if (slash) memcpy(folder, path, length);
+    if (slash) folder[length] = 0;
+    bool exists = stat(path, &st) == 0;
+    if (exists && S_ISDIR(st.st_mode))
+        say_failed("cannot write %s: it is a folder", path);
+    else if (access(exists && !S_ISREG(st.st_mode) ? path : folder, W_OK) != 0)
+        say_failed("cannot write %s: %s", path, strerror(errno));
+    else
+        return true;
+    return false;
+}
+
+int options_check_outputs(const command *c, const settings *s) {
+    for (const option_group *g = c->groups; g < c->groups + MAX_GROUPS && g->title; g++)
+        for (const option *o = g->options; o->name; o++) {
+            if (o->kind != OPTION_OUTPUT && o->kind != OPTION_REPORT) continue;
+            const char *path = *(const char *const *)((const char *)s + o->offset);
+            if (!path || (o->kind == OPTION_REPORT && strcmp(path, "-") == 0)) continue;
+            if (strcmp(path, "-") == 0 || !*path)
+                return say_usage(c, "--%s takes a file's name, not \"%s\"", o->name, path);
+            if (!can_write(path)) return EXIT_SAID;
+        }
+    return EXIT_DONE;
 }
 
 void settings_free(settings *s) {

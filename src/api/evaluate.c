@@ -213,7 +213,11 @@ static void choose_judged(contest *c, size_t samples) {
         c->judged = c->output = (int)i;
         return;
     }
-    if (nw_dataset_has_labels(c->data->dataset))
+    if (nw_dataset_has_labels(c->data->dataset) && label_count(c) > 1)
+        nw_warn(&c->env->ctx,
+                "%s: no output looks like class scores for %zu labels a sample: the labels are not used",
+                e->model->path, label_count(c));
+    else if (nw_dataset_has_labels(c->data->dataset))
         nw_warn(&c->env->ctx, "%s: no output looks like class scores [N, classes]: the labels are not used",
                 e->model->path);
 }

@@ -33,12 +33,6 @@ static bool fits(const nw_array *port, const nw_array *data) {
     return true;
 }
 
-static bool convertible(nw_format from, nw_format to) {
-    nw_kind a = nw_format_kind(from), b = nw_format_kind(to);
-    bool numbers = a != NW_KIND_STRING && a != NW_KIND_COMPLEX && b != NW_KIND_STRING && b != NW_KIND_COMPLEX;
-    return from == to || to == NW_NONE || (numbers && (b == NW_KIND_FLOAT || a != NW_KIND_FLOAT));
-}
-
 static nw_status bind_input(nw_feeder *feeder, const nw_model *model, const nw_data *data, size_t i) {
     nw_context *ctx = &model->env->ctx;
     const nw_array *port = &model->inputs[i];
@@ -64,7 +58,7 @@ static nw_status bind_input(nw_feeder *feeder, const nw_model *model, const nw_d
                        "(resize, crop, color, layout) decides the shape",
                        model->path, port->name, shape_text(port, a, sizeof a),
                        shape_text(&have, b, sizeof b));
-    if (!convertible(in->format, (nw_format)port->type))
+    if (port->type != NW_TYPE_NONE && !nw_format_converts(in->format, (nw_format)port->type))
         return nw_fail(ctx, NW_E_DATA, "%s: input \"%s\" wants %s, but the data set gives %s", model->path,
                        port->name, shape_text(port, a, sizeof a), shape_text(&have, b, sizeof b));
     if (port->rank > 0 && port->dims[0] > 0) {
@@ -142,6 +136,23 @@ size_t nw_feeder_batch(const nw_feeder *feeder, const nw_data *data, size_t want
 
 /* ---- made-up inputs ---------------------------------------------------------------------------------- */
 
+/* What is given must be an input's. */
+static nw_status check_names(const nw_model *model, size_t count, const nw_array *inputs) {
+    for (size_t k = 0; k < count; k++) {
+        bool found = !inputs[k].name && model->input_count == 1;
+        for (size_t i = 0; inputs[k].name && i < model->input_count; i++)
+            found |= strcmp(inputs[k].name, model->inputs[i].name) == 0;
+        if (!found && inputs[k].name)
+            return nw_fail(&model->env->ctx, NW_E_ARGUMENT, "%s: the model has no input \"%s\"", model->path,
+                           inputs[k].name);
+        if (!found)
+            return nw_fail(&model->env->ctx, NW_E_ARGUMENT,
+                           "%s: the model has %zu inputs: say which one a shape is for", model->path,
+                           model->input_count);
+    }
+    return NW_OK;
+}
+
 /* The shape and, when given, the data of input i. */
 static nw_status input_of(const nw_model *model, size_t i, size_t count, const nw_array *inputs, size_t batch,
                           nw_tensor *t) {
@@ -188,6 +199,7 @@ static void fill(nw_tensor *t) {
 
 nw_status nw_feeds_made_up(const nw_model *model, size_t count, const nw_array *inputs, size_t batch,
                            nw_arena *arena, nw_feed *feeds) {
+    NW_TRY(check_names(model, count, inputs));
     for (size_t i = 0; i < model->input_count; i++) {
         nw_tensor t;
         NW_TRY(input_of(model, i, count, inputs, batch, &t));

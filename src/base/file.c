@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -98,41 +99,75 @@ void nw_bytes_forget(const nw_bytes *bytes, const void *data, size_t size) {
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
+#define PROC_FD "/proc/self/fd"
+
+/* A file in the target's folder without a name, so that nothing is left of it however the program ends; where the file system
+ * has none, or a name could not be given to it later, the temporary one. -1: errno says why. */
+static int open_temporary(nw_output *out, const char *folder) {
+    int fd = access(PROC_FD, X_OK) == 0 ? open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666) : -1;
+    if (fd >= 0) return fd;
+    fd = open(out->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    out->named = fd >= 0;
+    return fd;
+}
+
+/* Gives the nameless file its temporary name; 0, or −1 and errno. */
+static int name_temporary(nw_output *out) {
+    char proc[64];
+    snprintf(proc, sizeof proc, PROC_FD "/%d", fileno(out->file));
+    unlink(out->temporary); /* of a process of this number that was killed */
+    if (linkat(AT_FDCWD, proc, AT_FDCWD, out->temporary, AT_SYMLINK_FOLLOW) != 0) return -1;
+    out->named = true;
+    return 0;
+}
+
+/* dir/narrow-PROCESS-OUTPUT.tmp: short, however long the target's name is. */
+static char *temporary_name(const nw_output *out, const char *folder) {
+    char name[64];
+    snprintf(name, sizeof name, "narrow-%ld-%" PRIxPTR ".tmp", (long)getpid(), (uintptr_t)out);
+    return nw_path_join(out->ctx, folder, name);
+}
+
+static nw_status cannot_write(nw_output *out) {
+    return out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+}
+
+static nw_status open_beside(nw_output *out, const char *path) {
+    char *folder = nw_path_dir(out->ctx, path);
+    out->temporary = folder ? temporary_name(out, folder) : NULL;
+    if (!out->temporary) {
+        out->status = NW_E_MEMORY;
+    } else {
+        int fd = open_temporary(out, folder);
+        if (fd >= 0 && !(out->file = fdopen(fd, "wb"))) close(fd);
+        if (!out->file) cannot_write(out);
+    }
+    nw_free(out->ctx, folder);
+    return out->status;
+}
+
 nw_status nw_output_open(nw_context *ctx, nw_output *out, const char *path) {
     *out = (nw_output){.ctx = ctx};
     size_t length = strlen(path);
     out->path = nw_alloc(ctx, length + 1);
-    out->temporary = nw_alloc(ctx, length + 32);
-    if (!out->path || !out->temporary) {
-        nw_output_abort(out);
-        return out->status = NW_E_MEMORY;
-    }
+    if (!out->path) return out->status = NW_E_MEMORY;
     memcpy(out->path, path, length + 1);
-    snprintf(out->temporary, length + 32, "%s.%ld.tmp", path, (long)getpid());
     struct stat st;
     bool exists = stat(path, &st) == 0;
-    if (exists && !S_ISREG(st.st_mode) &&
-        !S_ISDIR(st.st_mode)) { /* a device or pipe is written to, never replaced */
-        nw_free(ctx, out->temporary);
-        out->temporary = NULL;
-    }
-    if (exists && S_ISDIR(st.st_mode)) {
+    if (exists && S_ISDIR(st.st_mode))
         out->status = nw_fail(ctx, NW_E_IO, "cannot write %s: it is a folder", path);
-    } else if (!(out->file = fopen(out->temporary ? out->temporary : path, "wb"))) {
-        out->status = nw_fail(ctx, NW_E_IO, "cannot write %s: %s", path, strerror(errno));
-    }
-    if (!out->file) {
-        nw_status status = out->status;
-        nw_output_abort(out);
-        return out->status = status;
-    }
-    return NW_OK;
+    else if (!exists || S_ISREG(st.st_mode))
+        open_beside(out, path);
+    else if (!(out->file = fopen(path, "wb"))) /* a device or pipe is written to, never replaced */
+        cannot_write(out);
+    if (out->status == NW_OK) return NW_OK;
+    nw_status status = out->status;
+    nw_output_abort(out);
+    return status;
 }
 
 nw_status nw_output_write(nw_output *out, const void *data, size_t size) {
-    if (out->status != NW_OK || size == 0) return out->status;
-    if (fwrite(data, 1, size, out->file) != size)
-        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    if (out->status == NW_OK && size > 0 && fwrite(data, 1, size, out->file) != size) cannot_write(out);
     return out->status;
 }
 
@@ -140,37 +175,37 @@ nw_status nw_output_printf(nw_output *out, const char *format, ...) {
     if (out->status != NW_OK) return out->status;
     va_list args;
     va_start(args, format);
-    int written = vfprintf(out->file, format, args);
+    if (vfprintf(out->file, format, args) < 0) cannot_write(out);
     va_end(args);
-    if (written < 0)
-        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
     return out->status;
 }
 
 nw_status nw_output_commit(nw_output *out) {
-    if (out->status == NW_OK && (fflush(out->file) != 0 || (out->temporary && fsync(fileno(out->file)) != 0)))
-        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
-    if (out->file && fclose(out->file) != 0 && out->status == NW_OK)
-        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
+    const bool replaces = out->temporary != NULL;
+    if (out->status == NW_OK && (fflush(out->file) != 0 || (replaces && fsync(fileno(out->file)) != 0) ||
+                                 (replaces && !out->named && name_temporary(out) != 0)))
+        cannot_write(out);
+    if (out->file && fclose(out->file) != 0 && out->status == NW_OK) cannot_write(out);
     out->file = NULL;
-    if (out->status == NW_OK && out->temporary && rename(out->temporary, out->path) != 0)
-        out->status = nw_fail(out->ctx, NW_E_IO, "cannot write %s: %s", out->path, strerror(errno));
-    nw_status status = out->status;
-    if (status == NW_OK) { /* nothing temporary is left to remove */
-        nw_free(out->ctx, out->temporary);
-        out->temporary = NULL;
+    if (out->status == NW_OK && replaces) {
+        if (rename(out->temporary, out->path) == 0)
+            out->named = false;
+        else
+            cannot_write(out);
     }
+    nw_status status = out->status;
     nw_output_abort(out);
     return status;
 }
 
 void nw_output_abort(nw_output *out) {
     if (out->file) fclose(out->file);
-    if (out->temporary) unlink(out->temporary);
+    if (out->named) unlink(out->temporary);
     nw_free(out->ctx, out->path);
     nw_free(out->ctx, out->temporary);
     out->file = NULL;
     out->path = out->temporary = NULL;
+    out->named = false;
 }
 
 char *nw_path_join(nw_context *ctx, const char *dir, const char *name) {

@@ -1,5 +1,5 @@
-/* file.h: whole files in, whole files out. Reading maps where it can; writing goes to a temporary file in the same
- * folder that replaces the target only when it is complete, so no failure leaves half a file.
+/* file.h: whole files in, whole files out. Reading maps where it can; writing goes to a nameless file in the same folder
+ * that replaces the target only when it is complete, so no failure leaves half a file, and no interruption a temporary one.
  * Must not include anything but base/. */
 #ifndef NW_BASE_FILE_H
 #define NW_BASE_FILE_H
@@ -37,9 +37,10 @@ void nw_bytes_forget(const nw_bytes *bytes, const void *data, size_t size);
 
 typedef struct nw_output {
     nw_context *ctx;
-    FILE *file; /* write here with nw_output_write */
-    char *path, *temporary;
-    nw_status status; /* sticky: after the first failure writes do nothing */
+    FILE *file;             /* write here with nw_output_write */
+    char *path, *temporary; /* temporary NULL: a device or pipe */
+    bool named;             /* a file of the temporary name exists */
+    nw_status status;       /* sticky: after the first failure writes do nothing */
 } nw_output;
 
 nw_status nw_output_open(nw_context *ctx, nw_output *out, const char *path);

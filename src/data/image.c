@@ -30,7 +30,9 @@ void nw_image_free(nw_context *ctx, nw_image *image) {
 
 static nw_status new_decoded(nw_context *ctx, const char *name, size_t file, uint64_t width, uint64_t height,
                              int channels, nw_image *out) {
-    if (width == 0 || height == 0 || width > NW_IMAGE_MAX_PIXELS || height > NW_IMAGE_MAX_PIXELS / width)
+    if (width == 0 || height == 0)
+        return nw_fail(ctx, NW_E_DATA, "%s: damaged image: it has no pixels", name);
+    if (width > NW_IMAGE_MAX_PIXELS || height > NW_IMAGE_MAX_PIXELS / width)
         return nw_fail(ctx, NW_E_UNSUPPORTED, "%s: an image of %llu×%llu pixels is too large", name,
                        (unsigned long long)width, (unsigned long long)height);
     if (width * height / MOST_PIXELS_PER_BYTE > file)

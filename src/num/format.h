@@ -49,6 +49,14 @@ static inline bool nw_format_is_float(nw_format f) {
 static inline bool nw_format_is_integer(nw_format f) {
     return nw_format_kind(f) == NW_KIND_SINT || nw_format_kind(f) == NW_KIND_UINT;
 }
+/* Whether numbers of one format are given to a reader of another: floats never become whole numbers, and complex numbers and
+ * strings nothing else. */
+static inline bool nw_format_converts(nw_format from, nw_format to) {
+    const nw_kind a = nw_format_kind(from), b = nw_format_kind(to);
+    const bool numbers =
+        a != NW_KIND_STRING && a != NW_KIND_COMPLEX && b != NW_KIND_STRING && b != NW_KIND_COMPLEX;
+    return from == to || (numbers && (b == NW_KIND_FLOAT || a != NW_KIND_FLOAT));
+}
 /* Formats that scales of grids are stored in. */
 static inline bool nw_format_is_scale(nw_format f) {
     return f == NW_F32 || f == NW_F16 || f == NW_BF16 || f == NW_F8E8M0;

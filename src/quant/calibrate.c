@@ -206,6 +206,9 @@ static nw_status plan_feeding(feeder *f, nw_arena *arena, size_t wanted) {
         NW_TRY(find_input(f, i));
         const nw_dataset_input *in = nw_dataset_input_at(f->dataset, i);
         const nw_value *v = &f->graph->values[f->input[i]];
+        if (v->format != NW_NONE && !nw_format_converts(in->format, v->format))
+            return nw_fail(f->ctx, NW_E_DATA, "input \"%s\" wants %s, but the data set gives %s", v->name,
+                           nw_format_name(v->format), nw_format_name(in->format));
         f->unbatched[i] = v->rank == in->rank;
         size_t fixed = f->unbatched[i] ? 1 : v->rank > 0 && v->dims[0] > 0 ? (size_t)v->dims[0] : 0;
         if (fixed && f->fixed && f->batch != fixed)
@@ -319,15 +322,41 @@ static nw_status watch_model(nw_context *ctx, nw_quant_plan *plan, nw_dataset *d
 
 /* ---- scales ----------------------------------------------------------------------------------- */
 
-static nw_status check_seen(nw_quant_plan *plan, const nw_quant_point *point, const nw_observer *seen) {
-    const char *name = plan->graph->values[point->value].name;
-    if (needs_data(point) && seen->count == 0)
-        return nw_fail(plan->arena.ctx, NW_E_DATA, "calibration saw no finite value of \"%s\"%s", name,
-                       seen->rejected ? ": all are NaN or infinite" : "");
-    if (seen->rejected)
-        nw_warn(plan->arena.ctx, "calibration: %llu values of \"%s\" are NaN or infinite and were left out",
-                (unsigned long long)seen->rejected, name);
+/* Weights are examined when they are packed; where nothing finite comes out of the model, they are the likeliest cause. */
+static nw_status check_weights(const nw_quant_plan *plan) {
+    const nw_graph *g = plan->graph;
+    for (int v = 0; v < g->value_count; v++) {
+        nw_tensor t = {0};
+        if (!nw_quant_is_weight(g, v)) continue;
+        nw_arena scratch;
+        nw_arena_init(&scratch, plan->arena.ctx);
+        nw_status status = nw_tensor_to_f32(&scratch, &nw_graph_constant(g, v)->tensor, &t);
+        if (status == NW_OK)
+            status = nw_weight_check(plan->arena.ctx, g->values[v].name, t.data, nw_tensor_count(&t));
+        nw_arena_free(&scratch);
+        NW_TRY(status);
+    }
     return NW_OK;
+}
+
+static nw_status check_seen(const nw_quant_plan *plan, const nw_quant_point *point, const nw_observer *seen) {
+    if (!needs_data(point) || seen->count) return NW_OK;
+    if (seen->rejected) NW_TRY(check_weights(plan));
+    return nw_fail(plan->arena.ctx, NW_E_DATA, "calibration saw no finite value of \"%s\"%s",
+                   plan->graph->values[point->value].name, seen->rejected ? ": all are NaN or infinite" : "");
+}
+
+/* One warning: what is computed from such values is no better. */
+static void warn_of_rejected(const nw_quant_plan *plan, const nw_calibration *seen) {
+    for (int i = 0; i < plan->point_count; i++) {
+        if (!is_decided(&plan->points[i]) || !seen->observers[i].rejected) continue;
+        nw_warn(
+            plan->arena.ctx,
+            "calibration: %llu value%s of \"%s\", and what is computed from it, NaN or infinite and left out",
+            (unsigned long long)seen->observers[i].rejected, seen->observers[i].rejected > 1 ? "s" : "",
+            plan->graph->values[plan->points[i].value].name);
+        return;
+    }
 }
 
 static nw_status set_binary_scale(nw_quant_point *point, const nw_observer *seen) {
@@ -423,6 +452,7 @@ static nw_status calibrate(nw_context *ctx, nw_quant_plan *plan, nw_dataset *dat
     if (count && dataset) NW_TRY(watch_model(ctx, plan, dataset, taps, count, arena, seen));
     for (int i = 0; i < plan->point_count; i++)
         if (is_decided(&plan->points[i])) NW_TRY(set_scale(plan, &plan->points[i], &seen->observers[i]));
+    warn_of_rejected(plan, seen);
     return NW_OK;
 }
 

@@ -481,9 +481,8 @@ static nw_status restrict_states(freezing *f) {
 
 /* ---- layers of the report --------------------------------------------------------------------- */
 
-static bool is_layer(const nw_quant_plan *plan, int n, const nw_node *node) {
-    return plan->reason[n] || plan->mode[n] == NW_NODE_INTEGER || plan->mode[n] == NW_NODE_WEIGHTS ||
-           nw_node_roles(node).compute;
+static bool is_layer(const nw_quant_plan *plan, int n) {
+    return plan->reason[n] || plan->mode[n] == NW_NODE_INTEGER || plan->mode[n] == NW_NODE_WEIGHTS;
 }
 
 static int activation_of(const nw_quant_plan *plan, int value) {
@@ -526,7 +525,7 @@ static nw_status describe_layers(freezing *f) {
     nw_quant_report *r = f->report;
     size_t capacity = r->layer_count;
     for (int n = 0; n < f->plan->node_count; n++) {
-        if (!is_layer(f->plan, n, &f->g->nodes[n])) continue;
+        if (!is_layer(f->plan, n)) continue;
         NW_TRY(nw_arena_grow(&r->arena, (void **)&r->layers, &capacity, r->layer_count, sizeof *r->layers));
         NW_TRY(describe_layer(f, n, &r->layers[r->layer_count]));
         r->layer_count++;

@@ -91,6 +91,8 @@ typedef struct offer {
     nw_roles roles;
     bool weighted;  /* a constant weight that can be packed, or is */
     bool product;   /* a weight input that is computed */
+    bool captured;  /* or stands in the graph around this subgraph */
+    bool other;     /* a weight of other numbers than f32 */
     int data;       /* data inputs that are computed */
     bool all_whole; /* all of them come from integer layers */
     bool real;      /* all of them are real numbers */
@@ -106,10 +108,13 @@ static offer offer_of(const placing *p, const nw_node *node) {
         const nw_constant *c = nw_graph_constant(p->g, v);
         if (c) {
             f.weighted |= role == NW_ROLE_WEIGHT && (c->tensor.qparam || nw_quant_is_weight(p->g, v));
+            f.other |= role == NW_ROLE_WEIGHT && !c->tensor.qparam && c->tensor.format != NW_F32 &&
+                       nw_format_is_float(c->tensor.format);
             f.real &= c->tensor.qparam || c->tensor.format == NW_F32;
             continue;
         }
         f.product |= role == NW_ROLE_WEIGHT;
+        f.captured |= role == NW_ROLE_WEIGHT && p->g->values[v].outer >= 0;
         f.data++;
         f.all_whole &= p->whole[v];
         f.real &= is_real(p->g, v);
@@ -117,6 +122,18 @@ static offer offer_of(const placing *p, const nw_node *node) {
         f.fed |= p->fed[v];
     }
     return f;
+}
+
+/* An operator without an integer form, that computes with a matrix or more of constant numbers. */
+static bool is_foreign(const placing *p, const nw_node *node) {
+    for (int i = 0; i < node->in_count; i++) {
+        if (node->in[i] < 0 || !nw_quant_is_weight(p->g, node->in[i])) continue;
+        const nw_tensor *t = &nw_graph_constant(p->g, node->in[i])->tensor;
+        int wide = 0;
+        for (int d = 0; d < t->rank; d++) wide += t->dims[d] > 1;
+        if (wide > 1) return true;
+    }
+    return false;
 }
 
 static bool is_slow(const placing *p, const nw_node *node) {
@@ -139,7 +156,10 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
     offer f = offer_of(p, node);
     bool layer = f.roles.compute || f.weighted, table = f.weighted && f.roles.same_grid; /* Gather */
     *reason = NULL;
-    if (!layer && !f.roles.same_grid) return NW_NODE_FLOAT;
+    if (!layer && !f.roles.same_grid) {
+        if (is_foreign(p, node)) *reason = "an operator without an integer form";
+        return NW_NODE_FLOAT;
+    }
     *choice = nw_quant_choose(&o->choice, o->rule_count, o->rules, p->g, node, &rule);
     if (o->weights_at_most && choice->mode != NW_QUANT_FLOAT) choice->mode = NW_QUANT_WEIGHTS;
     const nw_quant_mode mode = choice->mode;
@@ -153,7 +173,7 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
         return NW_NODE_FLOAT;
     }
     if (!f.real) { /* without weights it is shape arithmetic: no layer at all */
-        *reason = f.weighted ? "computes on other numbers than f32" : NULL;
+        *reason = f.weighted || f.other ? "computes on other numbers than f32" : NULL;
         return NW_NODE_FLOAT;
     }
     if (f.weighted && !f.roles.compute) { /* embeddings and recurrent layers */
@@ -167,6 +187,7 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
     if ((f.raw && mode == NW_QUANT_STATIC) || (f.fed && mode == NW_QUANT_DYNAMIC && recurrent))
         *reason = "its input is left in float";
     if (f.weighted) return *reason || mode == NW_QUANT_WEIGHTS ? NW_NODE_WEIGHTS : NW_NODE_INTEGER;
+    if (!*reason && f.captured) *reason = "its weights stand outside of its subgraph";
     if (*reason) return NW_NODE_FLOAT;
     const bool asked = o->products == NW_YES || (rule && !rule->others);
     if (mode == NW_QUANT_DYNAMIC && f.product)

@@ -44,7 +44,7 @@ static const float *gather(const float *x, group at, float *room, size_t *count)
 
 /* ---- ranges ----------------------------------------------------------------------------------- */
 
-static nw_status check_finite(nw_context *ctx, const char *name, const float *x, size_t count) {
+nw_status nw_weight_check(nw_context *ctx, const char *name, const float *x, size_t count) {
     for (size_t i = 0; i < count; i++)
         if (!isfinite(x[i]))
             return nw_fail(
@@ -374,7 +374,7 @@ static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, cons
     }
     nw_walk_groups(p, x.rank, x.dims, measure_run, &k.range);
     float lo, hi;
-    if (!whole_range(&k.range, p->groups, &lo, &hi)) return check_finite(arena->ctx, name, x.data, count);
+    if (!whole_range(&k.range, p->groups, &lo, &hi)) return nw_weight_check(arena->ctx, name, x.data, count);
     choose_groups(&k, least);
     NW_TRY(nw_qparam_set_scales(arena, p, k.scales));
     if (shifted) p->zeros = k.zeros;
@@ -430,7 +430,7 @@ nw_status nw_bias_pack(nw_arena *arena, const char *name, const nw_tensor *bias,
     nw_tensor b;
     NW_TRY(nw_tensor_to_f32(arena, bias, &b));
     size_t count = nw_tensor_count(&b);
-    NW_TRY(check_finite(arena->ctx, name, b.data, count));
+    NW_TRY(nw_weight_check(arena->ctx, name, b.data, count));
     if (shift) {
         const float *plain = b.data;
         NW_TRY(nw_tensor_alloc(arena, &b)); /* the constant itself may be shared */

@@ -23,6 +23,9 @@ typedef struct nw_weight_spec {
 
 bool nw_weight_spec_equal(const nw_weight_spec *a, const nw_weight_spec *b);
 
+/* NW_E_DATA naming `name` and the place where x [count] has infinities or NaN. */
+nw_status nw_weight_check(nw_context *ctx, const char *name, const float *x, size_t count);
+
 /* *out ← w packed, its data and qparam in `arena`; w is float of any width, all finite, else NW_E_DATA naming
  * `name` and the place. least [groups] or NULL: scales are at least these. Floats of 16 bits have one scale
  * whatever the grain. record gets everything but `value`; its strings none. */

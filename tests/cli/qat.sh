@@ -45,7 +45,6 @@ killed_and_resumed 'training in stages' "${staged[@]}"
 works 'other stages' '' "${staged[@]}" --qat-stages 8:2 -o other.onnx
 if cmp -s first.onnx other.onnx; then bad 'other stages' 'the same weights'; else good; fi
 fails 'resume other stages' 1 'another training' "${staged[@]}" --qat-stages 8:2 -o out/x.onnx --checkpoint state --resume
-rm -f state.*.tmp
 
 # ---- what is refused
 fails 'rising stages' 1 'falling' train "$model" "${data[@]}" --qat w4a4 --qat-stages 4,8 -o out/x.onnx

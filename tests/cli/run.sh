@@ -52,6 +52,7 @@ fails 'unknown word' 2 'minmax' quantize "$model" -o out/x.onnx --calibrate "$le
 fails 'bad number' 2 'number' eval "$model" --data "$letters" --samples many
 fails 'missing value' 2 'needs a value' eval "$model" --data
 fails 'missing argument' 2 'model' info
+fails 'standard output as output' 2 "file's name" quantize "$model" -o - --weights-only
 fails 'missing -o' 2 '[-]o OUT' quantize "$model" --calibrate "$letters:train"
 
 # ---- models that cannot be read
@@ -95,6 +96,7 @@ fails 'missing array' 1 'nowhere\.npy' run "$model" --input input=nowhere.npy --
 fails 'short array' 1 'short\.npy' run "$model" --input input=short.npy --output-dir out
 fails 'text as array' 1 'text\.txt' run "$model" --input input=text.txt --output-dir out
 fails 'file as folder' 1 'text\.txt' run "$model" --input input=one.npy --output-dir text.txt/x
+fails 'a shape for no input' 1 'no input "photo"' bench "$model" --shape photo=1,1,28,28
 
 # ---- data
 fails 'missing data' 1 'nowhere' eval "$model" --data nowhere --preprocess $preprocess
@@ -106,6 +108,11 @@ fails 'missing image' 1 'nothere\.jpg' eval "$model" --data list.csv --preproces
 printf 'file,label\ntext.txt,3\n' >list.csv
 fails 'text as image' 1 'text\.txt' eval "$model" --data list.csv --preprocess $gray
 npy labels.npy '<i8' '(5,)' 40
+printf 'file,label\nbroken.jpg,3\n' >list.csv
+printf '\xff\xd8\xff\xe0garbage' >broken.jpg
+fails 'a damaged image' 1 'broken\.jpg.*damaged' eval "$model" --data list.csv --preprocess $gray
+npy complex.npy '<c8' '(2, 1, 28, 28)' 12544
+fails 'calibrate on complex numbers' 1 'f32.*c64' quantize "$model" -o out/x.onnx --calibrate complex.npy
 fails 'labels do not fit' 1 'label' eval "$model" --data three.npy --labels labels.npy
 fails 'wrong sample shape' 1 '28' eval "$model" --data wide.npy
 fails 'no samples left' 1 'skip|sample' eval "$model" --data "$letters:test" --preprocess $preprocess --skip 99999
@@ -206,6 +213,10 @@ fails 'prune to a wrong pattern' 1 '2:4' prune "$model" -o out/x.onnx --sparsity
 fails 'dequantize without -o' 2 '[-]o OUT' dequantize "$model"
 fails 'folder as output' 1 'folder' quantize "$model" -o out --weights-only
 fails 'output in no folder' 1 'No such file|folder' quantize "$model" -o out/no/where.onnx --weights-only
+# Said before any work: the model and the data are not even looked for.
+fails 'train into no folder' 1 'out/no/where.*No such file' train nowhere.onnx --data nowhere -o out/no/where.onnx
+fails 'report into no folder' 1 'out/no/where.*No such file' tradeoffs nowhere.onnx --data nowhere --json out/no/where.json
+fails 'folder as report' 1 'folder' bench nowhere.onnx --json out
 (
     trap '' XFSZ # a write beyond the limit fails, as on a full disk
     ulimit -f 64

@@ -42,7 +42,6 @@ killed_and_resumed 'a small network' "${small[@]}"
 fails 'resume another training' 1 'another training' "${small[@]}" --seed 2 -o out/x.onnx --checkpoint state --resume
 printf 'x' | dd of=state bs=1 seek=5000 conv=notrunc 2>/dev/null
 fails 'a damaged checkpoint' 1 'damaged' "${small[@]}" -o out/x.onnx --checkpoint state --resume
-rm -f state.*.tmp
 
 # ---- quantized models, teachers
 works 'quantize' '' quantize "$model" -o int8.onnx --calibrate "$letters:train" --samples 200 --preprocess $preprocess
@@ -79,7 +78,6 @@ all=(train "$model" "${data[@]}" --samples 320 --epochs 4 --batch 32 --prune 0.5
 killed_and_resumed 'prune, teacher and 4 bits' "${all[@]}"
 works 'sparse and 4 bits' '"QuantizeLinear"' info first.onnx --json -
 fails 'resume other pruning' 1 'another training' "${all[@]}" --prune 0.6 -o out/x.onnx --checkpoint state --resume
-rm -f state.*.tmp
 fails 'match nothing' 1 'no such layer' train mlp.onnx "${data[@]}" --teacher "$model" --match nowhere -o out/x.onnx
 fails 'match without a teacher' 1 'no teacher' train mlp.onnx "${data[@]}" --match Gemm -o out/x.onnx
 fails 'an unknown recipe' 1 'w8a8' train mlp.onnx "${data[@]}" --qat w5a5 -o out/x.onnx

@@ -138,7 +138,7 @@ static void arena_refuses_what_overflows(void **state) {
 static char folder[] = "/tmp/narrow-test-XXXXXX";
 
 static const char *in_folder(const char *name) {
-    static char path[256];
+    static char path[512];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     return path;
 }
@@ -187,6 +187,8 @@ static void output_replaces_whole_or_not_at_all(void **state) {
     assert_ok(&ctx, nw_output_open(&ctx, &out, path));
     assert_ok(&ctx, nw_output_printf(&out, "%s %d", "second", 2));
     assert_content(&ctx, path, "first"); /* until the commit */
+    /* And would be all there is, were the program killed now, where the file system knows nameless files. */
+    assert_int_equal(files_in_folder(), out.named ? 2 : 1);
     nw_output_abort(&out);
     nw_output_abort(&out);
     assert_content(&ctx, path, "first");
@@ -211,9 +213,25 @@ static void output_says_why_it_cannot(void **state) {
     assert_int_equal(nw_output_commit(&out), NW_E_IO);
 }
 
+static void output_takes_the_longest_name(void **state) {
+    (void)state;
+    nw_context ctx;
+    nw_output out;
+    nw_context_init(&ctx, NULL);
+    char name[256], path[512];
+    memset(name, 'n', 255);
+    name[255] = 0;
+    snprintf(path, sizeof path, "%s", in_folder(name));
+    assert_ok(&ctx, nw_output_open(&ctx, &out, path));
+    assert_ok(&ctx, nw_output_write(&out, "long", 4));
+    assert_ok(&ctx, nw_output_commit(&out));
+    assert_content(&ctx, path, "long");
+    assert_int_equal(unlink(path), 0);
+}
+
 static void output_survives_failing_memory(void **state) {
     (void)state;
-    for (long k = 0; k < 2; k++) {
+    for (long k = 0; k < 3; k++) {
         test_memory memory = {.fail_at = k};
         nw_allocator allocator = test_allocator(&memory);
         nw_context ctx;
@@ -312,6 +330,7 @@ int main(void) {
         cmocka_unit_test(arena_refuses_what_overflows),
         cmocka_unit_test(output_replaces_whole_or_not_at_all),
         cmocka_unit_test(output_says_why_it_cannot),
+        cmocka_unit_test(output_takes_the_longest_name),
         cmocka_unit_test(output_survives_failing_memory),
         cmocka_unit_test(reading_names_the_reason),
         cmocka_unit_test(bytes_are_counted),

@@ -183,6 +183,39 @@ static void test_exclude_and_only(void **state) {
     expect_points("block/c1");
 }
 
+/* Whatever a user might expect on integers and does not find there has a reason. */
+static void test_reasons(void **state) {
+    (void)state;
+    const float ones[4] = {1, 1, 1, 1};
+    const double wide[4] = {1, 2, 3, 4};
+    constant("w", 2, (int64_t[]){2, 2}, ones);
+    constant("row", 2, (int64_t[]){1, 2}, ones);
+    nw_tensor t = {.format = NW_F64, .rank = 2, .dims = {2, 2}, .data = (void *)(uintptr_t)wide};
+    int id;
+    assert_ok(nw_graph_add_constant_copy(g, "doubles", &t, &id));
+    input("x");
+    input("i");
+    g->values[value("i")].format = NW_S64;
+    node("MatMul", "x doubles", "other numbers");
+    g->values[value("other numbers")].format = NW_F64;
+    node("Einsum", "x w", "foreign");
+    node("Max", "x row", "small");
+    node("Add", "i i", "indices");
+    g->values[value("indices")].format = NW_S64;
+    output("other numbers");
+    output("foreign");
+    output("small");
+    output("indices");
+    place();
+    assert_non_null(strstr(plan->reason[0], "other numbers than f32"));
+    assert_non_null(strstr(plan->reason[1], "without an integer form"));
+    assert_null(plan->reason[2]);
+    assert_null(plan->reason[3]);
+    for (int i = 0; i < 4; i++) assert_int_equal(plan->mode[i], NW_NODE_FLOAT);
+    freeze(1, 0);
+    assert_int_equal(report->layer_count, 2); /* arithmetic on indices is no layer */
+}
+
 static void test_patterns(void **state) {
     (void)state;
     input("x");
@@ -328,6 +361,43 @@ static void test_calibration(void **state) {
     nw_dataset_free(ds);
 }
 
+static size_t warnings;
+static char warning[256];
+static void count_warning(void *user, const char *line) {
+    (void)user;
+    warnings++;
+    snprintf(warning, sizeof warning, "%s", line);
+}
+
+/* What is wrong with the numbers is said of where it is wrong: of a weight, or of the data and not of all behind it. */
+static void test_calibration_on_nan(void **state) {
+    (void)state;
+    float data[100 * 4], broken[4] = {NAN, -1.0f, 0.77f, NAN};
+    one_conv();
+    nw_dataset *ds = dataset(100, 0, data);
+    data[5] = data[17] = NAN;
+    ctx.warn = count_warning;
+    warnings = 0;
+    assert_ok(nw_quantize_graph(&ctx, g, ds, &options, &report));
+    assert_int_equal(warnings, 1);
+    assert_non_null(strstr(warning, "2 values of \"x\""));
+    nw_dataset_free(ds);
+
+    nw_graph_free(g);
+    assert_ok(nw_graph_new(&ctx, NULL, &g));
+    assert_ok(nw_graph_set_opset(g, "", 21));
+    conv_weight("w", 2, 2);
+    constant("broken", 4, (int64_t[]){2, 2, 1, 1}, broken);
+    input("x");
+    node("Conv", "x broken", "c");
+    node("Conv", "c w", "d");
+    output("d");
+    ds = dataset(100, 0, data);
+    assert_int_equal(nw_quantize_graph(&ctx, g, ds, &options, NULL), NW_E_DATA);
+    assert_non_null(strstr(ctx.message, "weight \"broken\": element 0"));
+    nw_dataset_free(ds);
+}
+
 /* An input whose channels lie far apart leaves its small one no codes: the first layer stays in float. */
 static void test_coarse_inputs_are_spared(void **state) {
     (void)state;
@@ -388,12 +458,14 @@ int main(void) {
         TEST(test_transformer_block),
         TEST(test_products_and_known_ranges),
         TEST(test_exclude_and_only),
+        TEST(test_reasons),
         TEST(test_patterns),
         TEST(test_dynamic_and_weights_only),
         TEST(test_inputs_left_in_float),
         TEST(test_options),
         TEST(test_needs_data),
         TEST(test_calibration),
+        TEST(test_calibration_on_nan),
         TEST(test_coarse_inputs_are_spared),
         TEST(test_bias_correction),
     };
