@@ -85,17 +85,21 @@ static void load_codes(int bits, const void *codes, size_t first, size_t count, 
 /* codes[i][j] ← code of W[n0 + j][k0 + i], i < count, j < columns; the rest of `nr` stays. */
 static void load_span(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t k0,
                       size_t count, size_t nr, uint16_t *codes) {
-    if (s->stride_k == 1)
+    const bool one_tap = s->depth == w->k;
+    n0 += s->first_n;
+    if (s->stride_k == 1 && one_tap)
         for (size_t j = 0; j < columns; j++)
             load_codes(w->bits, s->codes, (n0 + j) * s->stride_n + k0, count, nr, codes + j);
-    else if (s->stride_n == 1)
+    else if (s->stride_n == 1 && one_tap)
         for (size_t i = 0; i < count; i++)
             load_codes(w->bits, s->codes, (k0 + i) * s->stride_k + n0, columns, 1, codes + i * nr);
     else
-        for (size_t i = 0; i < count; i++)
+        for (size_t i = 0; i < count; i++) {
+            const size_t tap = (k0 + i) / s->depth, at = (k0 + i) % s->depth;
             for (size_t j = 0; j < columns; j++)
-                load_codes(w->bits, s->codes, (n0 + j) * s->stride_n + (k0 + i) * s->stride_k, 1, 1,
-                           codes + i * nr + j);
+                load_codes(w->bits, s->codes, (n0 + j) * s->stride_n + tap * s->stride_tap + at * s->stride_k,
+                           1, 1, codes + i * nr + j);
+        }
     if (s->flip)
         for (size_t i = 0; i < count * nr; i++) codes[i] ^= s->flip;
 }
@@ -130,12 +134,13 @@ nw_format nw_wcodes_scale_format(nw_format source) {
     return source == NW_F8E8M0 ? NW_BF16 : source; /* which holds every power of two of it */
 }
 
-/* Scales and zero points of block b, columns n0 …; those of padding columns are 0. The values also go to scale[], zero[]. */
-static char *store_head(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t b,
+/* Scales and zero points of the block that begins at k0, columns n0 …; those of padding columns are 0. The values also go to scale[], zero[]. */
+static char *store_head(const nw_wcodes *w, const nw_wcodes_source *s, size_t n0, size_t columns, size_t k0,
                         size_t nr, float *scale, int32_t *zero, char *out) {
+    const size_t block = k0 / s->depth * s->scale_tap + k0 % s->depth / s->block * s->scale_b;
     int8_t zeros[NW_WGEMM_MAX_NR] = {0};
     for (size_t j = 0; j < nr; j++) {
-        const size_t at = (n0 + j) * s->scale_n + b * s->scale_b;
+        const size_t at = (s->first_n + n0 + j) * s->scale_n + block;
         scale[j] = j < columns ? scale_at(s->scale_format, s->scales, at) : 0;
         zero[j] = w->zeros && j < columns ? s->zeros[at] - s->zero_shift : 0;
         zeros[j] = (int8_t)zero[j];
@@ -161,10 +166,10 @@ void nw_wcodes_pack(size_t nr, const nw_wcodes *w, const nw_wcodes_source *sourc
         const size_t columns = least(nr, w->n - n0);
         double total[NW_WGEMM_MAX_NR] = {0};
         if (columns < nr) memset(codes, 0, sizeof codes); /* padding columns */
-        for (size_t b = 0, k0 = 0; k0 < w->k; b++) {
+        for (size_t k0 = 0; k0 < w->k;) {
             const size_t end = least(k0 + w->block, w->k);
             int64_t steps[NW_WGEMM_MAX_NR] = {0};
-            out = store_head(w, source, n0, columns, b, nr, scale, zero, out);
+            out = store_head(w, source, n0, columns, k0, nr, scale, zero, out);
             for (; k0 < end; k0 += SPAN) {
                 const size_t count = least(SPAN, end - k0);
                 load_span(w, source, n0, columns, k0, count, nr, codes);
@@ -180,6 +185,17 @@ void nw_wcodes_pack(size_t nr, const nw_wcodes *w, const nw_wcodes_source *sourc
         }
         for (size_t j = 0; w->whole && j < columns; j++) sums[n0 + j] = (float)total[j];
     }
+}
+
+/* Columns of a panel as the f32 kernel has them. */
+static size_t panel_width(const nw_gemm_f32_kernel *f32, size_t columns) {
+    return columns < f32->nr ? (columns + f32->half - 1) / f32->half * f32->half : f32->nr;
+}
+
+void nw_wgemm_decode(const nw_wgemm_kernel *kernel, const nw_wcodes *w, size_t n0, float *out) {
+    const nw_gemm_f32_kernel *f32 = nw_gemm_f32_select(kernel->isa);
+    kernel->decode(w, (const char *)w->packed + n0 / kernel->nr * panel_bytes(w, kernel->nr), 0, w->k,
+                   panel_width(f32, w->n - n0), out);
 }
 
 /* ---- f32 ----------------------------------------------------------------------------------------------- */
@@ -243,7 +259,7 @@ static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args
         tile.n = least(kernel->nr, n1 - j);
         tile.bias = first && args->bias ? args->bias + j : NULL;
         kernel->decode(args->w, (const char *)args->w->packed + j / kernel->nr * bytes, k0, k1,
-                       (tile.n + f32->half - 1) / f32->half * f32->half, panel);
+                       panel_width(f32, tile.n), panel);
         for (size_t i = 0; i < count; i += tile.m) {
             tile.m = least(tile_rows, count - i);
             tile.rows = rows + i;

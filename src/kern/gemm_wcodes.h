@@ -42,15 +42,20 @@ typedef struct nw_wcodes {
     const float *sums;   /* [n], if whole: Σ_b scale · Σ_k (step − zero) */
 } nw_wcodes;
 
-/* Codes, scales and zero points where they come from; strides in elements. */
+/* Codes, scales and zero points where they come from; strides in elements. The weights of a convolution have an image's
+ * channels at several taps: k = tap·depth + i. */
 typedef struct nw_wcodes_source {
-    const void *
-        codes; /* code of W[n][k] is element n·stride_n + k·stride_k; below 8 bits the low bits of a byte come first */
-    size_t stride_n, stride_k;
-    uint8_t flip;       /* XORed to 8-bit codes: 128 makes u8 codes s8 */
-    const void *scales; /* of block b of column n: element n·scale_n + b·scale_b, F32, F16, BF16 or F8E8M0 */
+    /* code of W[n][k] is element (first_n + n)·stride_n + tap·stride_tap + i·stride_k; below 8 bits the low bits of a byte come
+     * first */
+    const void *codes;
+    size_t depth; /* k, where there is one tap */
+    size_t first_n, stride_n, stride_tap, stride_k;
+    uint8_t flip; /* XORed to 8-bit codes: 128 makes u8 codes s8 */
+    /* its scale is element (first_n + n)·scale_n + tap·scale_tap + i/block·scale_b: F32, F16, BF16 or F8E8M0. Blocks of W are
+     * parts of these, and of taps, where there are several. */
+    const void *scales;
     nw_format scale_format;
-    size_t scale_n, scale_b;
+    size_t block, scale_n, scale_tap, scale_b;
     const int32_t *zeros; /* like scales, or NULL; needed if w->zeros */
     int32_t zero_shift;   /* subtracted from them: zero points must then fit into s8 */
 } nw_wcodes_source;
@@ -177,6 +182,10 @@ const nw_wgemm_bf16_kernel *nw_wgemm_bf16_select(nw_isa ceiling);
 size_t nw_wcodes_bytes(size_t nr, const nw_wcodes *w);
 /* Permutes codes and scales into `packed`; sums [n] if w->whole. */
 void nw_wcodes_pack(size_t nr, const nw_wcodes *w, const nw_wcodes_source *source, void *packed, float *sums);
+
+/* Decodes the panel of columns n0 … (n0 a multiple of kernel->nr) as nw_gemm_f32_pack makes it for the f32 kernel of
+ * kernel->isa: out [k][columns rounded up to its half]. */
+void nw_wgemm_decode(const nw_wgemm_kernel *kernel, const nw_wcodes *w, size_t n0, float *out);
 
 /* ---- products ------------------------------------------------------------------------------------------ */
 

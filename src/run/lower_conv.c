@@ -1,5 +1,6 @@
 /* lower_conv.c: convolutions of one or two dimensions, channels-last, on f32 or on 8-bit codes: as matrix products over the
  * pixels under a window, depthwise ones by their own kernel. */
+#include "run/coded.h"
 #include "run/conv.h"
 #include "run/pack.h"
 
@@ -24,6 +25,7 @@ typedef struct conv_state {
     /* Float weights and biases that are no constants are inputs 1 and 2 of the step, and packed in every run. */
     bool dynamic;
     nw_weight_order order; /* of float weights; of depthwise ones only the taps */
+    const nw_coded *coded; /* weights that are decoded part by part in every run, or NULL */
     double work;           /* nanoseconds */
     /* Few input channels: the image is copied with its padding, so that a line of the kernel is one long tap. */
     bool padded;
@@ -39,6 +41,7 @@ typedef struct conv_job {
     const float *bias;
     const void *pad;
     nw_epilogue epilogue; /* of integers */
+    nw_coded_part part;   /* whose weights `packed` are */
 } conv_job;
 
 static nw_rows rows_of(const conv_job *j, const char *x) {
@@ -73,11 +76,11 @@ static void depthwise_range(void *user, size_t begin, size_t end) {
     }
 }
 
-/* Pixels [m0, m1) and, of each group, output channels [n0, n1). */
+/* Pixels [m0, m1) and, of each group of the part, output channels [n0, n1) of it. */
 static void conv_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
     const conv_job *j = user;
     const conv_state *s = j->s;
-    for (size_t g = 0; g < s->groups; g++) {
+    for (size_t g = j->part.g0; g < j->part.g1; g++) {
         const char *x = j->x + g * s->group_x;
         char *y = j->y + g * s->group_y;
         if (s->integer) {
@@ -91,9 +94,9 @@ static void conv_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
         } else {
             nw_gemm_f32_args a = s->f32_args;
             a.rows = rows_of(j, x);
-            a.packed = (const char *)j->packed + g * s->group_packed;
-            a.c = (float *)y;
-            a.bias = j->bias ? j->bias + g * a.n : NULL;
+            a.packed = (const char *)j->packed + (g - j->part.g0) * s->group_packed;
+            a.c = (float *)y + j->part.n0;
+            a.bias = j->bias ? j->bias + g * a.n + j->part.n0 : NULL;
             nw_gemm_f32_run(s->f32, &a, m0, m1, n0, n1);
         }
     }
@@ -119,6 +122,17 @@ static void take_measured(const nw_exec *e, const nw_step *step, conv_job *j, ui
     nw_epilogue_take_grid(&j->epilogue, n, room);
     memset(pad, *pad_byte, s->pad_bytes);
     j->pad = pad;
+}
+
+/* All pixels times the weights of job->part. */
+static void run_product(const nw_exec *e, conv_job *job) {
+    const conv_state *s = job->s;
+    const nw_coded_part *part = &job->part;
+    const size_t n = part->n1 - part->n0, all = s->groups * (s->integer ? s->u8s8_args.n : s->f32_args.n);
+    const nw_product_split split = {s->m, s->integer ? s->u8s8->mr : s->f32->mr, n,
+                                    s->integer ? s->u8s8->nr : s->f32->nr,
+                                    s->work * (double)((part->g1 - part->g0) * n) / (double)all};
+    nw_exec_product(e, &split, conv_part, job);
 }
 
 static nw_status run_conv(nw_exec *e, const nw_step *step) {
@@ -151,10 +165,17 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
         nw_exec_parallel(e, s->m, 4 * s->window.out_w, s->work, depthwise_range, &job);
         return NW_OK;
     }
-    const nw_product_split split = {s->m, s->integer ? s->u8s8->mr : s->f32->mr,
-                                    s->integer ? s->u8s8_args.n : s->f32_args.n,
-                                    s->integer ? s->u8s8->nr : s->f32->nr, s->work};
-    nw_exec_product(e, &split, conv_part, &job);
+    if (s->coded) {
+        void *decoded = nw_exec_data(e, step->out[2]);
+        job.packed = decoded;
+        while (nw_coded_next(s->coded, &job.part)) {
+            nw_coded_decode(e, s->coded, &job.part, decoded);
+            run_product(e, &job);
+        }
+    } else {
+        job.part = (nw_coded_part){.g1 = s->groups, .n1 = s->integer ? s->u8s8_args.n : s->f32_args.n};
+        run_product(e, &job);
+    }
     return NW_OK;
 }
 
@@ -165,7 +186,6 @@ typedef struct conv {
     size_t taps, k, n; /* per group: input channels k, output channels n */
     bool depthwise, integer, measured;
     nw_weights w;      /* integer */
-    const float *real; /* float weights, ONNX order; NULL: known when running */
     bool dynamic_bias; /* not in `bias` */
     const float *bias; /* [out_channels] or NULL */
     size_t size;       /* bytes of an input element */
@@ -297,13 +317,26 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
     return NW_OK;
 }
 
-/* Float weights: packed now, or, when they are no constants, in every run into *bytes of memory. */
+static nw_status keep_codes(nw_planner *p, const nw_node *node, conv_state *s, size_t *bytes) {
+    nw_coded *coded = nw_arena_array(&p->plan->arena, 1, sizeof *coded);
+    bool ok;
+    size_t scratch;
+    if (!coded) return NW_E_MEMORY;
+    NW_TRY(nw_plan_coded(p, node, node->in[1], s->groups, coded, &scratch, &ok));
+    if (!ok) return NW_OK;
+    s->coded = coded;
+    s->group_packed = coded->group_bytes;
+    *bytes = scratch;
+    return NW_OK;
+}
+
+/* Float weights: packed now, or, when they are no constants or stay codes, in every run into *bytes of memory. */
 static nw_status pack_float(nw_planner *p, const nw_node *node, conv *c, conv_state *s,
                             const nw_follow *follow, size_t ldc, size_t *bytes) {
     size_t all = (size_t)c->g.out_channels, taps = (size_t)(c->g.kernel[1] * c->g.kernel[2]),
            k = (size_t)(c->g.in_channels / c->g.groups);
     void *packed = NULL;
-    s->dynamic = !c->real;
+    s->dynamic = !nw_graph_constant(p->graph, node->in[1]);
     s->order =
         (nw_weight_order){.kernel = s->f32, /* a kernel line as one long tap has the order of its taps */
                           .groups = s->groups,
@@ -319,12 +352,15 @@ static nw_status pack_float(nw_planner *p, const nw_node *node, conv *c, conv_st
     else
         NW_TRY(nw_weight_order_bytes(p, node, &s->order, bytes));
     s->group_packed = s->order.group_bytes;
-    if (c->real) {
+    if (!c->depthwise && nw_graph_constant(p->graph, node->in[1])) NW_TRY(keep_codes(p, node, s, bytes));
+    if (!s->coded && !s->dynamic) {
+        nw_tensor real;
+        NW_TRY(nw_tensor_to_f32(&p->scratch, &nw_graph_constant(p->graph, node->in[1])->tensor, &real));
         NW_TRY(nw_plan_constant(p, *bytes, &packed));
         if (c->depthwise)
-            nw_dwconv_f32_pack(all, taps, c->real, taps, s->order.tap_at, packed);
+            nw_dwconv_f32_pack(all, taps, real.data, taps, s->order.tap_at, packed);
         else
-            nw_weight_order_pack(NULL, &s->order, c->real, packed);
+            nw_weight_order_pack(NULL, &s->order, real.data, packed);
     }
     if (c->depthwise)
         s->dw_f32_args = (nw_dwconv_f32_args){.m = s->m,
@@ -410,12 +446,6 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     c.measured = p->row_grid[x][0] >= 0;
     if (c.measured || nw_plan_on_grid(p, x)) NW_TRY(integer_weights(p, node, &c));
     c.size = c.integer ? 1 : sizeof(float);
-    const nw_constant *w = nw_graph_constant(p->graph, node->in[1]);
-    if (!c.integer && w) {
-        nw_tensor real;
-        NW_TRY(nw_tensor_to_f32(&p->scratch, &w->tensor, &real));
-        c.real = real.data;
-    }
     nw_follow follow;
     NW_TRY(nw_plan_follow(p, node->out[0], c.integer && !c.measured, &follow));
     conv_state s = {.integer = c.integer,
@@ -473,7 +503,7 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     nw_plan_fuse(p, &follow);
     out[0] = place.buffer;
     if (out[0] < 0) NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
-    if (s.dynamic) NW_TRY(nw_plan_temporary(p, bytes, &out[2]));
+    if (s.dynamic || s.coded) NW_TRY(nw_plan_temporary(p, bytes, &out[2]));
     if (s.padded) NW_TRY(nw_plan_temporary(p, s.batch * s.padded_h * s.padded_w * s.pixel, &out[1]));
     if (c.measured)
         NW_TRY(nw_plan_temporary(

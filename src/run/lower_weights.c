@@ -1,141 +1,18 @@
 /* lower_weights.c: constants that stay packed while running: matrix products decode them in registers, Gather decodes the rows
  * that it reads. */
+#include "run/coded.h"
 #include "run/matmul.h"
 
-#include "kern/gemm_wcodes.h"
 #include "op/index.h"
 #include "op/quantize.h"
 
 #include <math.h>
 #include <string.h>
 
-/* ---- constants as kernels take them ------------------------------------------------------------------------------ */
-
-static nw_wcodes_kind kind_of(nw_format f) {
-    if (f == NW_F16) return NW_WCODES_F16;
-    if (f == NW_BF16) return NW_WCODES_BF16;
-    if (nw_format_bits(f) < 8) return NW_WCODES_TABLE;
-    return nw_format_is_integer(f) ? NW_WCODES_S8 : NW_WCODES_TABLE8;
-}
-
-/* levels[code] for all codes of a format of at most 8 bits: those beyond a table mean its last. */
-static void decode_all(const nw_qparam *q, int count, float *levels) {
-    uint8_t code;
-    for (int i = 0; i < count; i++) {
-        code = (uint8_t)i; /* alone in its byte, it is the first */
-        if (q->levels.count)
-            levels[i] = q->levels.value[i < q->levels.count ? i : q->levels.count - 1];
-        else
-            nw_decode_f32(q->format, &code, 0, 1, &levels[i]);
-    }
-}
-
-/* Levels as unit·step with the smallest magnitude as the unit, if all of them are such: then w->whole. */
-static void find_steps(nw_wcodes *w, int count) {
-    float unit = 0;
-    for (int i = 0; i < count; i++) {
-        float a = fabsf(w->level[i]);
-        if (a > 0 && (unit == 0 || a < unit)) unit = a;
-    }
-    w->unit = unit > 0 ? unit : 1;
-    w->whole = true;
-    for (int i = 0; i < count; i++) {
-        float step = rintf(w->level[i] / w->unit);
-        if (!(fabsf(step) <= 63) || step * w->unit != w->level[i]) w->whole = false;
-        w->step[i] = (int8_t)(w->whole ? (int)step : 0);
-    }
-}
-
-/* Zero points: one that all groups share goes into the levels; others stay, relative to the middle of the codes. */
-static void set_levels(nw_wcodes *w, nw_wcodes_source *s, const nw_qparam *q, bool uniform) {
-    const int count = 1 << w->bits;
-    decode_all(q, count, w->level);
-    if (nw_format_is_integer(q->format)) {
-        const int32_t middle = nw_format_kind(q->format) == NW_KIND_UINT ? count / 2 : 0;
-        s->zero_shift = uniform ? nw_qparam_zero(q, 0) : middle;
-        w->zeros = !uniform;
-        w->unit = 1;
-        w->whole = true;
-        for (int i = 0; i < count; i++) {
-            w->level[i] -= (float)s->zero_shift;
-            w->step[i] = (int8_t)w->level[i];
-        }
-    } else {
-        find_steps(w, count);
-    }
-    for (int i = count; i < 16; i++) {
-        w->level[i] = w->level[i % count];
-        w->step[i] = w->step[i % count];
-    }
-}
-
-static bool same_zeros(const nw_qparam *q) {
-    for (size_t g = 1; q->zeros && g < q->groups; g++)
-        if (q->zeros[g] != q->zeros[0]) return false;
-    return true;
-}
-
-#define LEAST_BLOCK 16 /* shorter ones would have more scales than codes */
-
-/* Where the scale of block b of column n is; false for other grains. */
-static bool find_scales(const nw_qparam *q, int n_axis, nw_wcodes *w, nw_wcodes_source *s) {
-    const size_t blocks = q->grain == NW_GRAIN_BLOCK ? (w->k - 1) / (size_t)q->block + 1 : 1;
-    w->block = w->k;
-    if (q->grain == NW_GRAIN_TENSOR) return true;
-    s->scale_n = n_axis == 0 ? blocks : 1;
-    if (q->grain == NW_GRAIN_AXIS) return q->axis == n_axis;
-    s->scale_b = n_axis == 0 ? 1 : w->n;
-    if ((size_t)q->block < w->k) w->block = (size_t)q->block;
-    return q->axis != n_axis && w->block >= LEAST_BLOCK;
-}
-
-/* Describes constant v [k,n], or [n,k] when transposed, without packing it. Tables of 256 levels are in the plan's arena. */
-static nw_status describe(nw_planner *p, int v, bool transposed, nw_wcodes *w, nw_wcodes_source *s,
-                          bool *ok) {
-    const nw_constant *c = nw_graph_constant(p->graph, v);
-    *ok = false;
-    if (!c || !c->tensor.qparam || c->tensor.rank != 2) return NW_OK;
-    const nw_tensor *t = &c->tensor;
-    const nw_qparam *q = t->qparam;
-    const int n_axis = transposed ? 0 : 1, bits = nw_format_bits(q->format);
-    const bool uniform = same_zeros(q);
-    if (bits < 1 || bits > 16 || (bits == 16 && !nw_format_is_float(q->format))) return NW_OK;
-    *w = (nw_wcodes){.kind = kind_of(q->format),
-                     .bits = bits,
-                     .n = (size_t)t->dims[n_axis],
-                     .k = (size_t)t->dims[1 - n_axis],
-                     .scale_format = nw_wcodes_scale_format(nw_qparam_scale_format(q)),
-                     .unit = 1};
-    *s = (nw_wcodes_source){.codes = t->data,
-                            .stride_n = transposed ? w->k : 1,
-                            .stride_k = transposed ? 1 : w->n,
-                            .scales = q->scales,
-                            .scale_format = nw_qparam_scale_format(q),
-                            .zeros = q->zeros};
-    if (w->n == 0 || w->k == 0 || !find_scales(q, n_axis, w, s)) return NW_OK;
-    if (w->kind == NW_WCODES_TABLE) {
-        set_levels(w, s, q, uniform);
-    } else if (w->kind == NW_WCODES_S8) {
-        s->flip = q->format == NW_U8 ? 128 : 0;
-        s->zero_shift = s->flip;
-        w->zeros = !uniform || nw_qparam_zero(q, 0) != s->zero_shift;
-        w->whole = !w->zeros;
-        if (w->zeros && !q->zeros && !(s->zeros = nw_arena_array(&p->scratch, q->groups, sizeof *s->zeros)))
-            return NW_E_MEMORY; /* u8 codes with zero points that are all 0 */
-    } else if (w->kind == NW_WCODES_TABLE8) {
-        float *levels = nw_arena_array(&p->plan->arena, 256, sizeof *levels);
-        if (!levels) return NW_E_MEMORY;
-        decode_all(q, 256, levels);
-        w->levels = levels;
-    }
-    *ok = true;
-    return NW_OK;
-}
-
 nw_status nw_plan_wcodes_whole(nw_planner *p, int v, bool transposed, bool *ok) {
     nw_wcodes w;
     nw_wcodes_source s;
-    NW_TRY(describe(p, v, transposed, &w, &s, ok));
+    NW_TRY(nw_plan_wcodes(p, v, transposed ? 0 : 1, &w, &s, ok));
     *ok = *ok && w.whole && w.k <= 65536;
     return NW_OK;
 }
@@ -214,7 +91,8 @@ nw_status nw_lower_wcodes(nw_planner *p, const nw_node *node, const nw_plan_prod
     void *packed;
     *ok = false;
     if (pr->g.batch != 1) return NW_OK;
-    NW_TRY(describe(p, b, pr->g.trans_b, &s.w, &source, ok));
+    if (p->desc[b].rank != 2) return NW_OK;
+    NW_TRY(nw_plan_wcodes(p, b, pr->g.trans_b ? 0 : 1, &s.w, &source, ok));
     if (!*ok) return NW_OK;
     s.codes = (nw_plan_on_grid(p, a) || by_row) && s.w.whole && s.w.k <= 65536;
     s.by_row = s.codes && by_row;

@@ -127,6 +127,8 @@ static void make_codes(matrix *mat) {
     size_t bytes;
     static const nw_format formats[] = {
         [1] = NW_INDEX1, [2] = NW_U2, [4] = NW_U4, [8] = NW_U8, [16] = NW_U16};
+    mat->source.depth = k;
+    mat->source.block = w->block;
     mat->source.stride_n = order ? k * gap : 1;
     mat->source.stride_k = order ? gap : n;
     nw_format_bytes(formats[w->bits], n * k * gap - gap + 1, &bytes);

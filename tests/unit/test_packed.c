@@ -1,5 +1,5 @@
-/* test_packed.c: constants that stay codes while running: matrix products and Gather on every format and grain against the
- * reference, and the memory that they take. */
+/* test_packed.c: constants that stay codes while running: matrix products, convolutions and Gather on every format and grain
+ * against the reference, and the memory that they take. */
 #include "num/levels.h"
 #include "op/op.h"
 #include "run/run.h"
@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MOST = 20000 };
+enum { MOST = 150000 };
 static nw_context ctx;
 static nw_arena arena;
 static uint32_t seed = 1;
@@ -37,9 +37,10 @@ static void levels_of(nw_format format, nw_levels *levels) {
     if (format == NW_INDEX8) assert_ok(&ctx, nw_levels_log(&arena, 201, 8, levels));
 }
 
-/* A random matrix, quantized. */
-static int packed(nw_graph *g, const char *name, int64_t rows, int64_t columns, const storage *s) {
-    const int64_t dims[2] = {rows, columns};
+/* Random numbers of this shape, quantized; decoded: as the real numbers that the codes mean. */
+static int packed(nw_graph *g, const char *name, int rank, const int64_t *dims, const storage *s,
+                  bool decoded) {
+    const size_t count = nw_dims_product(dims, 0, rank);
     static float x[MOST], scales[MOST];
     static int32_t zeros[MOST];
     static uint8_t codes[2 * MOST];
@@ -51,8 +52,8 @@ static int packed(nw_graph *g, const char *name, int64_t rows, int64_t columns, 
     nw_tensor t = {.format = s->format, .data = codes, .qparam = &q};
     const bool whole = nw_format_is_integer(s->format), alone = s->format == NW_U2 || s->format == NW_S2;
     int id;
-    q.groups = nw_qparam_group_count(q.grain, q.axis, q.block, 2, dims);
-    assert_true(rows * columns <= MOST && q.groups <= MOST);
+    q.groups = nw_qparam_group_count(q.grain, q.axis, q.block, rank, dims);
+    assert_true(count <= MOST && q.groups <= MOST);
     levels_of(s->format, &q.levels);
     if (whole) q.qmin = (int32_t)nw_format_min(s->format), q.qmax = (int32_t)nw_format_max(s->format);
     for (size_t i = 0; i < q.groups; i++) {
@@ -64,10 +65,11 @@ static int packed(nw_graph *g, const char *name, int64_t rows, int64_t columns, 
     }
     if (s->zeros) q.zeros = zeros;
     assert_ok(&ctx, nw_qparam_set_scales(&arena, &q, scales));
-    for (int64_t i = 0; i < rows * columns; i++) x[i] = random_float();
-    nw_tensor_set_shape(&t, 2, dims);
+    for (size_t i = 0; i < count; i++) x[i] = random_float();
+    nw_tensor_set_shape(&t, rank, dims);
     memset(codes, 0, sizeof codes);
-    nw_quantize(&q, 2, dims, x, codes);
+    nw_quantize(&q, rank, dims, x, codes);
+    if (decoded) assert_ok(&ctx, nw_tensor_to_f32(&arena, &t, &t));
     assert_ok(&ctx, nw_graph_add_constant_copy(g, name, &t, &id));
     return id;
 }
@@ -123,29 +125,50 @@ static int restricted(nw_graph *g, int x, left how) {
     return out;
 }
 
-/* x [m,k] · W, W stored [k,n] or [n,k]. */
-static void product(const storage *s, bool transposed, int64_t m, int64_t n, int64_t k, left how) {
-    const int64_t dims[2] = {m, k};
-    static float x[MOST];
+/* A graph of opset 21 with a random input "x" of this shape, restricted as `how` says: value *x, and its feed. */
+static nw_graph *graph_of_x(int rank, const int64_t *dims, left how, int *x, nw_feed *feed) {
+    static float data[MOST];
     nw_graph *g;
-    nw_node *node;
-    int in[2], y;
-    nw_memory_use memory;
-    nw_feed feed = {"x", {.format = NW_F32, .data = x}};
-    nw_tensor_set_shape(&feed.tensor, 2, dims);
-    for (int64_t i = 0; i < m * k; i++) x[i] = random_float();
+    *feed = (nw_feed){"x", {.format = NW_F32, .data = data}};
+    nw_tensor_set_shape(&feed->tensor, rank, dims);
+    assert_true(nw_tensor_count(&feed->tensor) <= MOST);
+    for (size_t i = 0; i < nw_tensor_count(&feed->tensor); i++) data[i] = random_float();
     assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
     assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
     assert_ok(&ctx, nw_graph_set_opset(g, "ai.narrow", 1));
-    assert_ok(&ctx, test_input(g, "x", 2, dims, &in[0]));
-    if (how != REAL) in[0] = restricted(g, in[0], how);
-    in[1] = packed(g, "w", transposed ? n : k, transposed ? k : n, s);
+    assert_ok(&ctx, test_input(g, "x", rank, dims, x));
+    if (how != REAL) *x = restricted(g, *x, how);
+    return g;
+}
+
+/* The node of two inputs that makes the graph's output. */
+static nw_node *output_of(nw_graph *g, const char *op, const int *in) {
+    nw_node *node;
+    int y;
     assert_ok(&ctx, nw_graph_add_value(g, "y", &y));
-    assert_ok(&ctx, nw_graph_add_node(g, "", transposed ? "Gemm" : "MatMul", "", 2, in, 1, &y, &node));
-    if (transposed) assert_ok(&ctx, nw_node_set_int(g, node, "transB", 1));
+    assert_ok(&ctx, nw_graph_add_node(g, "", op, "", 2, in, 1, &y, &node));
     assert_ok(&ctx, nw_graph_add_output(g, y));
+    return node;
+}
+
+/* x [m,k] · W, W stored [k,n] or [n,k]. */
+static nw_step_info product(const storage *s, bool transposed, int64_t m, int64_t n, int64_t k, left how,
+                            nw_memory_use *memory) {
+    nw_feed feed;
+    int in[2];
+    nw_graph *g = graph_of_x(2, (const int64_t[]){m, k}, how, &in[0], &feed);
+    in[1] = packed(g, "w", 2, transposed ? (const int64_t[]){n, k} : (const int64_t[]){k, n}, s, false);
+    nw_node *node = output_of(g, transposed ? "Gemm" : "MatMul", in);
+    if (transposed) assert_ok(&ctx, nw_node_set_int(g, node, "transB", 1));
     assert_ok(&ctx, nw_graph_resolve(g));
-    nw_step_info step = same_as_reference(g, &feed, 2e-4, &memory);
+    nw_step_info step = same_as_reference(g, &feed, 2e-4, memory);
+    nw_graph_free(g);
+    return step;
+}
+
+static void check_product(const storage *s, bool transposed, int64_t m, int64_t n, int64_t k, left how) {
+    nw_memory_use memory;
+    const nw_step_info step = product(s, transposed, m, n, k, how, &memory);
     const bool integer = strncmp(step.kernel, "gemm_u8", 7) == 0;
     const bool exact = nw_format_is_integer(s->format) || nw_format_kind(s->format) == NW_KIND_INDEX;
     if (how == REAL || s->grain == NW_GRAIN_BLOCK) assert_non_null(strstr(step.kernel, "wcodes"));
@@ -158,7 +181,6 @@ static void product(const storage *s, bool transposed, int64_t m, int64_t n, int
     if (strstr(step.kernel, "wcodes"))
         assert_true(memory.weights <=
                     columns * (words * (size_t)nw_format_bits(s->format) / 8 + per_group * 13 + 4) + 64);
-    nw_graph_free(g);
 }
 
 static void test_products(void **state) {
@@ -175,7 +197,7 @@ static void test_products(void **state) {
                             continue; /* nobody makes these: half the range is lost */
                         s.axis = grain == NW_GRAIN_BLOCK ? transposed : !transposed;
                         if (grain == NW_GRAIN_TENSOR) s.axis = 0;
-                        product(&s, transposed, 1 + (int64_t)(f % 11), 37, 83, (left)how);
+                        check_product(&s, transposed, 1 + (int64_t)(f % 11), 37, 83, (left)how);
                     }
 }
 
@@ -185,38 +207,89 @@ static void test_other_grains(void **state) {
     for (int transposed = 0; transposed < 2; transposed++) {
         const storage across = {NW_S4, NW_F32, NW_GRAIN_AXIS, transposed, 0, false};
         const storage blocks = {NW_S4, NW_F32, NW_GRAIN_BLOCK, !transposed, 16, false};
-        for (int i = 0; i < 2; i++) {
-            const int64_t dims[2] = {3, 48};
-            static float x[3 * 48];
-            nw_graph *g;
-            nw_node *node;
-            int in[2], y;
-            nw_memory_use memory;
-            nw_feed feed = {"x", {.format = NW_F32, .data = x}};
-            nw_tensor_set_shape(&feed.tensor, 2, dims);
-            for (size_t j = 0; j < 3 * 48; j++) x[j] = random_float();
-            assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
-            assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
-            assert_ok(&ctx, test_input(g, "x", 2, dims, &in[0]));
-            in[1] = packed(g, "w", transposed ? 20 : 48, transposed ? 48 : 20, i ? &blocks : &across);
-            assert_ok(&ctx, nw_graph_add_value(g, "y", &y));
-            assert_ok(&ctx,
-                      nw_graph_add_node(g, "", transposed ? "Gemm" : "MatMul", "", 2, in, 1, &y, &node));
-            if (transposed) assert_ok(&ctx, nw_node_set_int(g, node, "transB", 1));
-            assert_ok(&ctx, nw_graph_add_output(g, y));
-            assert_ok(&ctx, nw_graph_resolve(g));
-            assert_null(strstr(same_as_reference(g, &feed, 1e-4, &memory).kernel, "wcodes"));
-            nw_graph_free(g);
-        }
+        nw_memory_use memory;
+        assert_null(strstr(product(&across, transposed, 3, 20, 48, REAL, &memory).kernel, "wcodes"));
+        assert_null(strstr(product(&blocks, transposed, 3, 20, 48, REAL, &memory).kernel, "wcodes"));
     }
+}
+
+/* Of a convolution over x [2, channels, 9, 7], padded by 1 where the kernel is larger. */
+typedef struct image {
+    int64_t channels, out, groups, kernel;
+} image;
+
+static nw_graph *convolution(const image *c, const storage *s, bool decoded, left how, nw_feed *feed) {
+    const int64_t dims[4] = {2, c->channels, 9, 7};
+    const int64_t weights[4] = {c->out, c->channels / c->groups, c->kernel, c->kernel};
+    const int64_t pads[4] = {c->kernel / 2, c->kernel / 2, c->kernel / 2, c->kernel / 2};
+    int in[2];
+    nw_graph *g = graph_of_x(4, dims, how, &in[0], feed);
+    in[1] = packed(g, "w", 4, weights, s, decoded);
+    nw_node *node = output_of(g, "Conv", in);
+    assert_ok(&ctx, nw_node_set_ints(g, node, "pads", pads, 4));
+    assert_ok(&ctx, nw_node_set_int(g, node, "group", c->groups));
+    assert_ok(&ctx, nw_graph_resolve(g));
+    return g;
+}
+
+/* Weights that stay codes give what decoded ones give, bit for bit, in as much memory as their codes take. */
+static void check_convolution(const image *c, const storage *s) {
+    nw_feed feed;
+    nw_tensor out[2];
+    const uint32_t same = seed;
+    for (int decoded = 0; decoded < 2; decoded++) {
+        const nw_run_options options = {.threads = 2, .isa = NW_ISA_COUNT};
+        nw_session *session;
+        seed = same;
+        nw_graph *g = convolution(c, s, decoded, REAL, &feed);
+        assert_ok(&ctx, nw_session_new(&ctx, g, &options, &session));
+        assert_ok(&ctx, nw_session_run(session, 1, &feed, &arena, &out[decoded]));
+        nw_session_free(session);
+        if (!decoded) {
+            nw_memory_use memory;
+            const size_t k = (size_t)(c->channels / c->groups * c->kernel * c->kernel),
+                         columns = ((size_t)(c->out / c->groups) + 31) / 32 * 32,
+                         blocks = s->grain == NW_GRAIN_BLOCK ? k / 16 : 1;
+            const nw_step_info step = same_as_reference(g, &feed, 2e-4, &memory);
+            assert_memory_equal(step.kernel, "gemm_f32", 8);
+            assert_true(
+                memory.weights <=
+                (size_t)c->groups * columns *
+                        ((k + 31) / 32 * 32 * (size_t)nw_format_bits(s->format) / 8 + blocks * 9 + 36) +
+                    (size_t)(c->channels + 4) * sizeof(float) + 64);
+        }
+        nw_graph_free(g);
+    }
+    assert_memory_equal(out[0].data, out[1].data, nw_tensor_bytes(&out[0]));
+}
+
+static void test_convolutions(void **state) {
+    (void)state;
+    static const image shapes[] = {{32, 40, 1, 1}, {48, 20, 1, 3}, {3, 17, 1, 3},
+                                   {64, 36, 2, 3}, {64, 64, 4, 1}, {20, 256, 1, 1}};
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++)
+        for (int grain = NW_GRAIN_TENSOR; grain <= NW_GRAIN_BLOCK; grain++)
+            for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+                storage s = {formats[f],
+                             NW_F16,
+                             (nw_grain)grain,
+                             grain == NW_GRAIN_BLOCK,
+                             32,
+                             formats[f] == NW_U4 || formats[f] == NW_U8};
+                if (s.grain == NW_GRAIN_BLOCK && shapes[i].channels / shapes[i].groups < 16) continue;
+                check_convolution(&shapes[i], &s);
+            }
+    const storage s = {NW_S4, NW_F32, NW_GRAIN_BLOCK, 1, 32, false};
+    check_convolution(&(image){64, 256, 1, 3}, &s); /* too much to be decoded at a time */
+    check_convolution(&(image){256, 256, 16, 3}, &s);
+    check_convolution(&(image){512, 100, 2, 1}, &s);
 }
 
 static void gather(const storage *s, int64_t rows, int64_t columns, bool direct) {
     const int64_t dims[1] = {5};
     int64_t indices[5] = {0, rows - 1, -1, -rows, rows / 2};
     nw_graph *g;
-    nw_node *node;
-    int in[2], y;
+    int in[2];
     nw_memory_use memory;
     nw_feed feed = {"i", {.format = NW_S64, .data = indices}};
     nw_tensor_set_shape(&feed.tensor, 1, dims);
@@ -224,10 +297,8 @@ static void gather(const storage *s, int64_t rows, int64_t columns, bool direct)
     assert_ok(&ctx, nw_graph_set_opset(g, "", 21));
     assert_ok(&ctx, test_input(g, "i", 1, dims, &in[1]));
     g->values[in[1]].format = NW_S64;
-    in[0] = packed(g, "table", rows, columns, s);
-    assert_ok(&ctx, nw_graph_add_value(g, "y", &y));
-    assert_ok(&ctx, nw_graph_add_node(g, "", "Gather", "", 2, in, 1, &y, &node));
-    assert_ok(&ctx, nw_graph_add_output(g, y));
+    in[0] = packed(g, "table", 2, (const int64_t[]){rows, columns}, s, false);
+    output_of(g, "Gather", in);
     assert_ok(&ctx, nw_graph_resolve(g));
     nw_step_info step = same_as_reference(g, &feed, 0, &memory);
     assert_int_equal(strcmp(step.kernel, "gather of codes") == 0, direct);
@@ -270,6 +341,6 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_other_grains),
-                                       cmocka_unit_test(test_gather)};
+                                       cmocka_unit_test(test_convolutions), cmocka_unit_test(test_gather)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

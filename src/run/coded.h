@@ -1,0 +1,41 @@
+/* coded.h: constant weights that stay codes while running: what kernels must know of them, and their decoding into a product's
+ * panels, some at a time, just before all rows are multiplied with them.
+ * Private to run/. */
+#ifndef NW_RUN_CODED_H
+#define NW_RUN_CODED_H
+
+#include "kern/gemm_wcodes.h"
+#include "run/plan.h"
+
+/* Describes constant v as the matrix W [n][k] without packing it: n along n_axis, 0 or 1; k the other one of these axes and,
+ * in front of it, the axes from 2 on (taps: k = t·depth + i). *ok false: no codes, or a grain that kernels do not know.
+ * Tables of 256 levels are in the plan's arena. */
+nw_status nw_plan_wcodes(nw_planner *p, int v, int n_axis, nw_wcodes *w, nw_wcodes_source *source, bool *ok);
+
+/* Packed weights [groups][n][k] of products that are computed group by group. */
+typedef struct nw_coded {
+    const nw_wgemm_kernel *kernel;
+    const nw_gemm_f32_kernel *f32; /* whose panels are made */
+    nw_wcodes w;                   /* of group 0 */
+    size_t groups;
+    size_t group_codes, group_bytes; /* from a group to the next: packed; decoded */
+    /* Decoded at a time: whole groups, or some columns of one. */
+    size_t groups_at_once, columns_at_once;
+} nw_coded;
+
+/* Packs constant v, its rows [groups·n] along axis 0. *ok false: as above. *scratch: the bytes that decoding wants. */
+nw_status nw_plan_coded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *out,
+                        size_t *scratch, bool *ok);
+
+/* What is decoded at a time: of groups [g0, g1) the columns [n0, n1). */
+typedef struct nw_coded_part {
+    size_t g0, g1, n0, n1;
+} nw_coded_part;
+
+/* The part behind *part; the first one behind {0}. false: there is none. */
+bool nw_coded_next(const nw_coded *c, nw_coded_part *part);
+/* Decodes a part, on all threads: out has the panels of group g0 from column n0 on, those of the next group group_bytes
+ * behind. */
+void nw_coded_decode(const nw_exec *e, const nw_coded *c, const nw_coded_part *part, void *out);
+
+#endif
