@@ -288,17 +288,19 @@ static void run_chunk(void *user, size_t index) {
 }
 
 void nw_session_parallel(nw_session *s, size_t count, void (*fn)(void *user, size_t i), void *user) {
-    nw_threads_run(s->threads, count, fn, user);
+    nw_threads_run(s->threads, true, count, fn, user);
 }
 
-/* Waking the pool costs several microseconds, more on a busy machine. */
-#define WORTH_THREADS 30e3 /* nanoseconds */
+/* Nanoseconds of work that are worth a worker: waking one costs several microseconds, more on a busy machine. */
+#define WORTH_WAKING   30e3
+#define WORTH_OFFERING 8e3 /* to one that is awake */
 
 void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanoseconds, nw_range_fn *fn,
                       void *user) {
     if (count == 0) return;
     size_t units = (count + unit - 1) / unit;
-    if (!e->threads || units < 2 || nanoseconds < WORTH_THREADS) {
+    const double worth = nw_threads_awake(e->threads) ? WORTH_OFFERING : WORTH_WAKING;
+    if (!e->threads || units < 2 || nanoseconds < worth) {
         fn(user, 0, count);
         return;
     }
@@ -307,7 +309,7 @@ void nw_exec_parallel(const nw_exec *e, size_t count, size_t unit, double nanose
     if (parts > units) parts = units;
     size_t chunk = (units + parts - 1) / parts * unit;
     range_job job = {fn, user, count, chunk};
-    nw_threads_run(e->threads, (count + chunk - 1) / chunk, run_chunk, &job);
+    nw_threads_run(e->threads, nanoseconds >= WORTH_WAKING, (count + chunk - 1) / chunk, run_chunk, &job);
 }
 
 typedef struct product_job {

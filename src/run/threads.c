@@ -13,16 +13,27 @@
 #define NUMBER ((uint64_t)0x7fffffff << 32)
 #define INSIDE ((uint64_t)0xffffffff)
 #define ONE    ((uint64_t)1 << 32)
-#define SPIN_NS                                                                                              \
-    40000 /* a worker looks for the next loop this long before it sleeps: layers follow one another */
+/* A worker looks for the next loop this long before it sleeps: layers follow one another. */
+#define SPIN_NS 100000
+
+/* Chunks [next, end) are for one thread, and for others once they have done theirs. A cache line of its own. */
+typedef struct share {
+    _Alignas(NW_ALIGN) _Atomic size_t next;
+    size_t end;
+} share;
+
+typedef struct worker {
+    nw_threads *threads;
+    size_t index; /* of its share; 0 is the caller's */
+    pthread_t id;
+} worker;
 
 struct nw_threads {
     nw_context *ctx;
     size_t workers;
-    pthread_t *ids;
+    worker *worker;
+    share *shares; /* [workers + 1] */
     _Atomic uint64_t gate;
-    _Atomic size_t next; /* chunk */
-    size_t count;
     nw_chunk_fn *fn;
     void *user;
     _Atomic int sleeping;
@@ -51,8 +62,12 @@ static bool fresh(const nw_threads *t, uint64_t served) {
     return (gate & OPEN) && (gate & NUMBER) != served;
 }
 
-static void work(nw_threads *t) {
-    for (size_t i; (i = atomic_fetch_add(&t->next, 1)) < t->count;) t->fn(t->user, i);
+static void work(nw_threads *t, size_t self) {
+    const size_t shares = t->workers + 1;
+    for (size_t s = 0; s < shares; s++) {
+        share *from = &t->shares[(self + s) % shares];
+        for (size_t i; (i = atomic_fetch_add(&from->next, 1)) < from->end;) t->fn(t->user, i);
+    }
 }
 
 static void wait_for_loop(nw_threads *t, uint64_t served) {
@@ -69,8 +84,9 @@ static void wait_for_loop(nw_threads *t, uint64_t served) {
     pthread_mutex_unlock(&t->lock);
 }
 
-static void *worker(void *arg) {
-    nw_threads *t = arg;
+static void *serve(void *arg) {
+    const worker *w = arg;
+    nw_threads *t = w->threads;
     uint64_t served = 0;
     while (!atomic_load(&t->stop)) {
         uint64_t gate = atomic_load(&t->gate);
@@ -80,29 +96,36 @@ static void *worker(void *arg) {
         }
         if (!atomic_compare_exchange_weak(&t->gate, &gate, gate + 1)) continue;
         served = gate & NUMBER;
-        work(t);
+        work(t, w->index);
         atomic_fetch_sub(&t->gate, 1);
     }
     return NULL;
 }
 
-void nw_threads_run(nw_threads *t, size_t count, nw_chunk_fn *fn, void *user) {
+bool nw_threads_awake(const nw_threads *t) {
+    return t && (size_t)atomic_load_explicit(&t->sleeping, memory_order_relaxed) < t->workers;
+}
+
+void nw_threads_run(nw_threads *t, bool wake, size_t count, nw_chunk_fn *fn, void *user) {
     if (!t || count < 2) {
         for (size_t i = 0; i < count; i++) fn(user, i);
         return;
     }
-    t->count = count;
+    const size_t shares = t->workers + 1;
+    for (size_t s = 0; s < shares; s++) {
+        t->shares[s].end = count * (s + 1) / shares;
+        atomic_store(&t->shares[s].next, count * s / shares);
+    }
     t->fn = fn;
     t->user = user;
-    atomic_store(&t->next, 0);
     uint64_t number = (atomic_load(&t->gate) + ONE) & NUMBER;
     atomic_store(&t->gate, OPEN | (number ? number : ONE)); /* 0 is what a new worker has served */
-    if (atomic_load(&t->sleeping)) {
+    if (wake && atomic_load(&t->sleeping)) {
         pthread_mutex_lock(&t->lock);
         pthread_cond_broadcast(&t->wake);
         pthread_mutex_unlock(&t->lock);
     }
-    work(t);
+    work(t, 0);
     atomic_fetch_and(&t->gate, ~OPEN);
     for (unsigned spins = 0; atomic_load(&t->gate) & INSIDE; spins++) {
         if (spins < 2000)
@@ -116,17 +139,24 @@ nw_status nw_threads_new(nw_context *ctx, size_t count, nw_threads **out) {
     *out = NULL;
     if (count < 2) return NW_OK;
     nw_threads *t = nw_calloc(ctx, 1, sizeof *t);
-    pthread_t *ids = nw_calloc(ctx, count, sizeof *ids);
-    if (!t || !ids) {
+    worker *workers = nw_calloc(ctx, count, sizeof *workers);
+    share *shares = nw_calloc(ctx, count, sizeof *shares);
+    if (!t || !workers || !shares) {
         nw_free(ctx, t);
-        nw_free(ctx, ids);
+        nw_free(ctx, workers);
+        nw_free(ctx, shares);
         return NW_E_MEMORY;
     }
     t->ctx = ctx;
-    t->ids = ids;
+    t->worker = workers;
+    t->shares = shares;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
-    while (t->workers + 1 < count && pthread_create(&ids[t->workers], NULL, worker, t) == 0) t->workers++;
+    for (size_t i = 1; i < count; i++) {
+        workers[i - 1] = (worker){t, i, 0};
+        if (pthread_create(&workers[i - 1].id, NULL, serve, &workers[i - 1]) != 0) break;
+        t->workers++;
+    }
     if (t->workers == 0)
         nw_threads_free(t);
     else
@@ -140,10 +170,11 @@ void nw_threads_free(nw_threads *t) {
     pthread_mutex_lock(&t->lock);
     pthread_cond_broadcast(&t->wake);
     pthread_mutex_unlock(&t->lock);
-    for (size_t i = 0; i < t->workers; i++) pthread_join(t->ids[i], NULL);
+    for (size_t i = 0; i < t->workers; i++) pthread_join(t->worker[i].id, NULL);
     pthread_cond_destroy(&t->wake);
     pthread_mutex_destroy(&t->lock);
-    nw_free(t->ctx, t->ids);
+    nw_free(t->ctx, t->worker);
+    nw_free(t->ctx, t->shares);
     nw_free(t->ctx, t);
 }
 
