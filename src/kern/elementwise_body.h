@@ -468,6 +468,58 @@ void NW_KERNEL(weigh_f32)(size_t rows, size_t n, float *x, size_t ld, float scal
     }
 }
 
+/* exp(x − about) of `count` elements, 0 in the lanes past them; q gets 255 times that, rounded: the low byte of the
+ * sum with ROUNDER, whose bits *total adds up. */
+NW_INLINE vec coded(size_t count, const float *x, vec about, uint8_t *q, uvec *total) {
+    vec v = exp_within(larger(splat(-105.0f), load(x, count) - about)); /* none is above 0 */
+    if (count != NW_LANES) v = (vec)((ivec)v & lanes_below(count));
+    const uvec code = (uvec)term(larger(v, splat(0.0f)), splat(255.0f), ROUNDER);
+    store_low_bytes(q, count, code);
+    *total += code;
+    return v;
+}
+
+/* As total_of(EXPONENTIALS). */
+NW_INLINE float codes_of(size_t n, const float *x, float most, uint8_t *q, int32_t *total) {
+    vec sums[PARTS];
+    uvec totals = {0};
+    size_t i = 0;
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) sums[p] = splat(0.0f);
+    for (; i + SUMS <= n; i += SUMS) NW_UNROLL
+    for (int p = 0; p < PARTS; p++) {
+        const size_t at = i + (size_t)p * NW_LANES;
+        sums[p] += coded(NW_LANES, x + at, splat(most), q + at, &totals);
+    }
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) {
+        if (i + NW_LANES <= n)
+            sums[p] += coded(NW_LANES, x + i, splat(most), q + i, &totals);
+        else if (i < n)
+            sums[p] += coded(n - i, x + i, splat(most), q + i, &totals);
+        i += NW_LANES;
+    }
+    const uint32_t sum = (uint32_t)((n + NW_LANES - 1) / NW_LANES * NW_LANES) *
+                         -0x4b400000u; /* of ROUNDER's own bits; wraps */
+    *total = (int32_t)(sum + total_across(totals));
+    return all_of(sums)[0];
+}
+
+void NW_KERNEL(weigh_u8)(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
+                         size_t ld_bias, uint8_t *q, size_t ld_q, float *sums, int32_t *totals) {
+    float most[WEIGHED];
+    for (size_t r = 0; r < rows; r += WEIGHED) {
+        const size_t count = rows - r < WEIGHED ? rows - r : WEIGHED;
+        for (size_t i = 0; i < count; i++)
+            most[i] = scores_of(n, x + (r + i) * ld, scale, bias ? bias + (r + i) * ld_bias : NULL);
+        for (size_t i = 0; i < count; i++) {
+            const float *row = x + (r + i) * ld;
+            const bool none = most[i] == -__builtin_inff(); /* all of them, but for NaN */
+            sums[r + i] = codes_of(n, row, none ? 0.0f : most[i], q + (r + i) * ld_q, &totals[r + i]);
+        }
+    }
+}
+
 /* A register of a row: (x − mean)·factor·gamma + beta. */
 NW_INLINE void normalize(size_t count, const float *x, vec mean, vec factor, const float *gamma,
                          const float *beta, float *y) {

@@ -131,6 +131,32 @@ NW_INLINE void store(float *y, size_t count, vec v) {
 #endif
 }
 
+/* The low byte of each of the first `count` lanes. */
+NW_INLINE void store_low_bytes(uint8_t *y, size_t count, uvec v) {
+#if NW_LANES == 16
+    const __m128i low = _mm512_cvtepi32_epi8((__m512i)v);
+    if (count == NW_LANES)
+        _mm_storeu_si128((__m128i *)y, low);
+    else
+        _mm_mask_storeu_epi8(y, (__mmask16)((1u << count) - 1), low);
+#else
+    uint8_t low[NW_LANES];
+#if NW_LANES == 8
+    const __m256i first = _mm256_set1_epi32(0x0c080400);
+    const __m256i packed = _mm256_shuffle_epi8((__m256i)v, first);
+    const __m128i both =
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
+    _mm_storel_epi64((__m128i *)low, both);
+#elif defined(NW_NEON)
+    const uint16x4_t half = vmovn_u32((uint32x4_t)v);
+    vst1_lane_u32((uint32_t *)low, vreinterpret_u32_u8(vmovn_u16(vcombine_u16(half, half))), 0);
+#else
+    for (int j = 0; j < NW_LANES; j++) low[j] = (uint8_t)v[j];
+#endif
+    memcpy(y, low, count);
+#endif
+}
+
 /* ---- across lanes -------------------------------------------------------------------------------------- */
 
 /* Lane j of the result is lane j XOR distance: log2(NW_LANES) rounds of v op exchanged(v) leave the same
@@ -152,6 +178,11 @@ NW_INLINE vec sum_across(vec v) {
     NW_UNROLL
     for (int d = NW_LANES / 2; d; d /= 2) v += exchanged(v, d);
     return v;
+}
+NW_INLINE uint32_t total_across(uvec v) {
+    NW_UNROLL
+    for (int d = NW_LANES / 2; d; d /= 2) v += (uvec)exchanged((vec)v, d);
+    return v[0];
 }
 NW_INLINE vec least_across(vec v) {
     NW_UNROLL

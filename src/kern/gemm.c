@@ -135,44 +135,61 @@ static void pack_head(int32_t shift, size_t width, size_t groups, size_t group, 
     memcpy(panel, sums, width * sizeof *sums);
 }
 
-/* A group of up to `group` k, `depth` of which exist, of each of a panel's columns. Products of two activations
- * pack while they run: their usual orders, k or the columns side by side, are worth loops of their own. */
-NW_INLINE void pack_group(const int8_t *w, size_t stride_n, size_t stride_k, size_t columns, size_t width,
-                          size_t depth, int8_t *out, const size_t group) {
+/* A group of up to `group` k, `depth` of which exist, of each of a panel's columns, each byte XOR flip. Products of two
+ * activations pack while they run: their usual orders, k or the columns side by side, are worth loops of their own. */
+NW_INLINE void pack_group(const uint8_t *w, size_t stride_n, size_t stride_k, size_t columns, size_t width,
+                          size_t depth, uint8_t *out, const size_t group, const uint8_t flip) {
     const bool whole = columns == width && depth >= group;
     if (whole && stride_k == 1) {
-        for (size_t j = 0; j < width; j++) memcpy(out + group * j, w + j * stride_n, group);
+        const uint64_t flips = 0x0101010101010101 * flip;
+        for (size_t j = 0; j < width; j++) {
+            uint64_t bytes = 0;
+            memcpy(&bytes, w + j * stride_n, group);
+            bytes ^= flips;
+            memcpy(out + group * j, &bytes, group);
+        }
     } else if (whole && stride_n == 1) {
         NW_INDEPENDENT
         for (size_t j = 0; j < width; j++)
-            for (size_t i = 0; i < group; i++) out[group * j + i] = w[i * stride_k + j];
+            for (size_t i = 0; i < group; i++) out[group * j + i] = w[i * stride_k + j] ^ flip;
     } else {
         for (size_t j = 0; j < width; j++)
             for (size_t i = 0; i < group; i++)
-                out[group * j + i] = j < columns && i < depth ? w[j * stride_n + i * stride_k] : 0;
+                out[group * j + i] = j < columns && i < depth ? w[j * stride_n + i * stride_k] ^ flip : 0;
+    }
+}
+
+NW_INLINE void pack_u8s8(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps, const uint8_t *w,
+                         size_t stride_n, size_t stride_tap, size_t stride_k, void *packed,
+                         const uint8_t flip) {
+    const size_t group = kernel->group;
+    uint8_t *out = packed;
+    for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
+        size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
+        size_t width = nw_panel_width(columns, kernel->nr, kernel->half);
+        uint8_t *panel = out;
+        if (kernel->shift) out += width * sizeof(int32_t);
+        for (size_t t = 0; t < taps; t++)
+            for (size_t k0 = 0; k0 < k; k0 += group, out += group * width) {
+                const uint8_t *from = w + n0 * stride_n + t * stride_tap + k0 * stride_k;
+                if (group == 4)
+                    pack_group(from, stride_n, stride_k, columns, width, k - k0, out, 4, flip);
+                else
+                    pack_group(from, stride_n, stride_k, columns, width, k - k0, out, 8, flip);
+            }
+        if (kernel->shift)
+            pack_head(kernel->shift, width, taps * (nw_round_up(k, group) / group), group, (int8_t *)panel);
     }
 }
 
 void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps, const int8_t *w,
                        size_t stride_n, size_t stride_tap, size_t stride_k, void *packed) {
-    const size_t group = kernel->group;
-    int8_t *out = packed;
-    for (size_t n0 = 0; n0 < n; n0 += kernel->nr) {
-        size_t columns = n - n0 < kernel->nr ? n - n0 : kernel->nr;
-        size_t width = nw_panel_width(columns, kernel->nr, kernel->half);
-        int8_t *panel = out;
-        if (kernel->shift) out += width * sizeof(int32_t);
-        for (size_t t = 0; t < taps; t++)
-            for (size_t k0 = 0; k0 < k; k0 += group, out += group * width) {
-                const int8_t *from = w + n0 * stride_n + t * stride_tap + k0 * stride_k;
-                if (group == 4)
-                    pack_group(from, stride_n, stride_k, columns, width, k - k0, out, 4);
-                else
-                    pack_group(from, stride_n, stride_k, columns, width, k - k0, out, 8);
-            }
-        if (kernel->shift)
-            pack_head(kernel->shift, width, taps * (nw_round_up(k, group) / group), group, panel);
-    }
+    pack_u8s8(kernel, n, k, taps, (const uint8_t *)w, stride_n, stride_tap, stride_k, packed, 0);
+}
+
+void nw_gemm_u8s8_pack_codes(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, const uint8_t *w,
+                             size_t stride_n, size_t stride_k, void *packed) {
+    pack_u8s8(kernel, n, k, 1, w, stride_n, 0, stride_k, packed, 0x80);
 }
 
 /* Σ of a run of weights: 128 at a time fit 16 bits, of which a register holds more. */

@@ -161,6 +161,9 @@ const nw_gemm_u8s8_kernel *nw_gemm_u8s8_select(nw_isa ceiling);
 size_t nw_gemm_u8s8_packed_bytes(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps);
 void nw_gemm_u8s8_pack(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, size_t taps, const int8_t *w,
                        size_t stride_n, size_t stride_tap, size_t stride_k, void *packed);
+/* The same of one tap's u8 codes, W = w − 128. */
+void nw_gemm_u8s8_pack_codes(const nw_gemm_u8s8_kernel *kernel, size_t n, size_t k, const uint8_t *w,
+                             size_t stride_n, size_t stride_k, void *packed);
 /* sums[n] = Σ_t Σ_k (W[n][t][k] − wzero[n]); wzero NULL means 0. For epilogue.bias and epilogue.col_sum. */
 void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, size_t stride_n,
                            size_t stride_tap, size_t stride_k, const int32_t *wzero, int32_t *sums);

@@ -375,7 +375,7 @@ static nw_status collect(speller *s) {
                         p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
                            "FakeQuant \"%s\": scales found at run time can be written as ONNX for u8 per "
-                           "tensor, from opset 11 on",
+                           "tensor, from opset 11 on, and per row of what a MatMul multiplies",
                            nw_node_label(g, node));
     }
     for (int v = 0; v < s->count; v++)
@@ -606,11 +606,43 @@ static bool uses_domain(const nw_graph *g, const char *domain) {
     return false;
 }
 
+/* Whether a FakeQuant that finds a scale per row is read by products alone, as their data. */
+static bool rounds_products(const nw_graph *g, const nw_uses *uses, const nw_node *node) {
+    const int y = node->out[0];
+    bool all = !uses->outputs[y] && nw_node_in(node, 1) < 0 && nw_node_int(node, "per_row", 0);
+    for (int u = uses->first[y]; u < uses->first[y + 1] && all; u++) {
+        const nw_node *reader = &g->nodes[uses->users[u]];
+        all = nw_node_is(reader, "MatMul") && reader->in[0] == y && reader->in[1] != y;
+    }
+    return all;
+}
+
+/* Scales per row found at run time: the products say themselves that they round their data. */
+static nw_status note_rounded_products(nw_graph *g) {
+    nw_uses uses;
+    NW_TRY(nw_uses_init(&uses, g));
+    nw_status status = NW_OK;
+    for (int n = 0; n < g->node_count && status == NW_OK; n++) {
+        nw_node *node = &g->nodes[n];
+        if (node->dead || node->op != &nw_op_narrow_FakeQuant || !rounds_products(g, &uses, node)) continue;
+        const char *format = nw_node_string(node, "format", "");
+        node->dead = true;
+        for (int u = uses.first[node->out[0]]; u < uses.first[node->out[0] + 1] && status == NW_OK; u++) {
+            nw_node *product = &g->nodes[uses.users[u]];
+            product->in[0] = node->in[0];
+            status = nw_node_set_string(g, product, NW_PRODUCT_FORMAT, format);
+        }
+    }
+    nw_uses_free(&uses);
+    return status;
+}
+
 /* A graph and its subgraphs. */
 static nw_status spell_graph(nw_graph *g, nw_quant_style style) {
     nw_graph *sub;
     for (int n = 0; n < g->node_count; n++)
         for (size_t i = 0; (sub = subgraph(&g->nodes[n], i)); i++) NW_TRY(spell_graph(sub, style));
+    if (style != NW_STYLE_NATIVE) NW_TRY(note_rounded_products(g));
     if (style != NW_STYLE_NATIVE && nw_graph_opset(g, "") < 25) NW_TRY(widen_all_two_bits(g));
     speller s = {.g = g, .style = style, .opset = nw_graph_opset(g, ""), .count = g->value_count};
     nw_arena_init(&s.arena, g->ctx);

@@ -3,6 +3,7 @@
 #include "op/attention.h"
 
 #include "op/matmul.h"
+#include "op/quantize.h"
 #include "op/real.h"
 
 #include <inttypes.h>
@@ -122,6 +123,9 @@ nw_status nw_attention_of(const nw_op_call *call, nw_attention *a) {
     NW_TRY(nw_call_int_attr(call, "qk_matmul_output_mode", 0, 0, 3, &a->output_mode));
     a->scale = nw_node_float(call->node, "scale", a->head > 0 ? 1 / sqrtf((float)a->head) : 1);
     a->softcap = nw_node_float(call->node, "softcap", 0);
+    a->rounding = nw_format_by_name(nw_node_string(call->node, NW_WEIGHTS_FORMAT, ""));
+    a->rounding_scale = nw_node_float(call->node, NW_WEIGHTS_SCALE, 0);
+    a->rounding_top = (int32_t)nw_node_int(call->node, NW_WEIGHTS_TOP, 255);
     if (!(a->scale >= 0)) return nw_call_fail(call, NW_E_ARGUMENT, "attribute scale must not be negative");
     return check_results(call, a);
 }
@@ -204,6 +208,19 @@ static void softmax(float *row, const float *bias, int64_t count) {
     for (int64_t i = 0; i < count; i++) row[i] /= sum;
 }
 
+void nw_attention_round(const nw_attention *a, size_t count, float *weights) {
+    const nw_qparam codes = {
+        .format = NW_U8, .qmax = a->rounding_top, .groups = 1, .scales = &a->rounding_scale};
+    if (a->rounding == NW_F16)
+        for (size_t i = 0; i < count; i++) weights[i] = nw_round_f16(weights[i]);
+    else if (a->rounding == NW_BF16)
+        for (size_t i = 0; i < count; i++) weights[i] = nw_round_bf16(weights[i]);
+    else if (a->rounding == NW_U8 && a->rounding_scale > 0)
+        nw_fake_quantize(&codes, 1, (const int64_t[]){(int64_t)count}, weights, weights);
+    else if (a->rounding == NW_U8)
+        nw_fake_quantize_measured(&codes, count, weights, weights);
+}
+
 /* Buffers of one evaluation. */
 typedef struct workspace {
     const float *q;
@@ -244,6 +261,7 @@ static void run_head(const nw_op_call *call, const nw_attention *a, const int64_
         for (int64_t key = 0; key < a->total; key++) row[key] += w->bias[key];
         if (shown && a->output_mode == 2) memcpy(shown, row, bytes);
         softmax(row, w->bias, a->total);
+        nw_attention_round(a, (size_t)a->total, row);
         if (shown && a->output_mode == 3) memcpy(shown, row, bytes);
     }
     nw_product y_product = {.m = a->q_length,

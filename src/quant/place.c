@@ -248,7 +248,8 @@ static void add_point(placing *p, int v, const nw_quant_choice *choice) {
         old->choice = finer(old->choice, choice);
         return;
     }
-    nw_quant_point point = {.value = v, .root = v, .choice = choice};
+    nw_quant_point point = {
+        .value = v, .root = v, .choice = choice, .per_row = node && is_op(node, "Softmax")};
     if (node && p->o->known_ranges) point.known = has_known_range(node, &point.lo, &point.hi);
     plan->point_of[v] = plan->point_count;
     plan->points[plan->point_count++] = point;

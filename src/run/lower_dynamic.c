@@ -96,6 +96,7 @@ static nw_status takes_codes(nw_planner *p, int y, bool *images, bool *all) {
         bool image = false;
         *all = nw_rnn_takes_codes(p, reader, y);
         if (!*all) NW_TRY(nw_matmul_takes_codes(p, reader, y, all));
+        if (!*all) NW_TRY(nw_attention_takes_codes(p, reader, y, all));
         if (!*all) NW_TRY(nw_conv_takes_codes(p, reader, y, &image));
         *all |= image;
         *images |= image;
@@ -113,21 +114,38 @@ static nw_status lower_round(nw_planner *p, const nw_node *node, const dynamic_s
     return NW_PLAN_STEP(p, node, run_round, "round, measured", s, in, out);
 }
 
-nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok) {
+/* A FakeQuant that finds grids of 256 u8 codes for f32 numbers: for each row, or one. */
+static nw_status examine(nw_planner *p, const nw_node *node, bool *per_row, bool *ok) {
     *ok = false;
     if (node->op != &nw_op_narrow_FakeQuant || nw_node_in(node, 1) >= 0) return NW_OK;
     nw_qparam q;
     bool dynamic;
     NW_TRY(nw_fakequant_qparam(p->graph, node, &p->scratch, &q, &dynamic));
+    const nw_tensor *t = &p->desc[node->in[0]];
+    *ok = dynamic && q.format == NW_U8 && q.qmin == 0 && q.qmax == 255 &&
+          nw_qparam_scale_format(&q) == NW_F32 && t->format == NW_F32 && !t->qparam && t->rank >= 1 &&
+          nw_tensor_count(t) > 0;
+    *per_row = q.grain == NW_GRAIN_AXIS;
+    return NW_OK;
+}
+
+nw_status nw_plan_is_measured(nw_planner *p, const nw_node *node, bool *ok) {
+    bool per_row;
+    NW_TRY(examine(p, node, &per_row, ok));
+    *ok = *ok && !per_row;
+    return NW_OK;
+}
+
+nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok) {
+    dynamic_state s = {.ew = p->ew};
+    NW_TRY(examine(p, node, &s.per_row, ok));
+    if (!*ok) return NW_OK;
+    *ok = false;
     int x = node->in[0], y = node->out[0];
     const nw_tensor *t = &p->desc[x];
-    if (!dynamic || q.format != NW_U8 || q.qmin != 0 || q.qmax != 255 ||
-        nw_qparam_scale_format(&q) != NW_F32 || t->format != NW_F32 || t->qparam || t->rank < 1)
-        return NW_OK;
-    if (nw_tensor_count(t) == 0) return NW_OK;
     bool images, all;
     NW_TRY(takes_codes(p, y, &images, &all));
-    dynamic_state s = {.ew = p->ew, .per_row = q.grain == NW_GRAIN_AXIS, .row = (size_t)t->dims[t->rank - 1]};
+    s.row = (size_t)t->dims[t->rank - 1];
     s.rows = nw_tensor_count(t) / s.row;
     if (s.per_row && (images || !all)) return NW_OK;
     *ok = true;

@@ -215,6 +215,8 @@ void nw_plan_fuse(nw_planner *p,
 nw_node *nw_plan_only_reader(const nw_planner *p, int v);
 /* The 8-bit grid of a static per-tensor FakeQuant node; false for any other kind. */
 nw_status nw_plan_fakequant_grid(nw_planner *p, const nw_node *node, nw_grid *grid, bool *ok);
+/* Whether a node is a FakeQuant that finds one grid of 256 u8 codes for the whole tensor while running. */
+nw_status nw_plan_is_measured(nw_planner *p, const nw_node *node, bool *ok);
 bool nw_grid_equal(const nw_grid *a, const nw_grid *b);
 int32_t nw_grid_code(const nw_grid *g, float x);
 
@@ -266,6 +268,7 @@ nw_status nw_lower_eval(nw_planner *p, nw_node *node);                /* lower.c
 /* Whether a node multiplies `codes`, its left-hand side, image or sequence, with packed 8-bit weights; images have one grid. */
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 nw_status nw_conv_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
+nw_status nw_attention_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 bool nw_rnn_takes_codes(const nw_planner *p, const nw_node *node, int codes);
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */
 nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, const int *out);

@@ -1,27 +1,35 @@
+/* recognize.c: operators in their spelled-out forms. */
 #include "run/recognize.h"
+
+#include "op/attention.h"
+#include "op/quantize.h"
 
 #include <math.h>
 #include <string.h>
 
-#define MOST_NODES 16
+#define MOST_NODES 24
 
 typedef struct matcher {
     nw_graph *g;
-    const nw_tensor *desc;
+    nw_tensor *desc;
     const nw_taps *taps;
     nw_uses uses;
     int nodes[MOST_NODES], count; /* of the form being matched */
 } matcher;
 
-/* The node that makes v, if it is of this type; it becomes part of the form. */
-static nw_node *maker(matcher *m, int v, const char *type) {
-    int n = v < 0 ? NW_ABSENT : m->uses.producer[v];
-    if (n < 0 || !nw_node_is(&m->g->nodes[n], type)) return NULL;
+/* Node n becomes part of the form. */
+static nw_node *joined(matcher *m, int n) {
     for (int i = 0; i < m->count; i++)
         if (m->nodes[i] == n) return &m->g->nodes[n];
     if (m->count == MOST_NODES) return NULL;
     m->nodes[m->count++] = n;
     return &m->g->nodes[n];
+}
+
+/* The node that makes v, if it is of this type; it becomes part of the form. */
+static nw_node *maker(matcher *m, int v, const char *type) {
+    int n = v < 0 ? NW_ABSENT : m->uses.producer[v];
+    return n < 0 || !nw_node_is(&m->g->nodes[n], type) ? NULL : joined(m, n);
 }
 
 /* Value of a constant of one number. */
@@ -276,16 +284,55 @@ static bool permutes(const nw_node *transpose, size_t rank, const int64_t *perm)
            memcmp(p, perm, rank * sizeof *p) == 0;
 }
 
-/* x [batch, length, heads·size] when v is x reshaped to [batch, length, heads, size] and transposed by `perm`. */
-static int tokens_of(matcher *m, int v, const int64_t perm[4]) {
-    nw_node *transpose = maker(m, v, "Transpose");
-    nw_node *reshape =
-        transpose && permutes(transpose, 4, perm) ? maker(m, transpose->in[0], "Reshape") : NULL;
-    if (!reshape) return NW_ABSENT;
-    const nw_tensor *split = &m->desc[reshape->out[0]], *x = &m->desc[reshape->in[0]];
-    bool same =
-        split->rank == 4 && x->rank == 3 && x->dims[0] == split->dims[0] && x->dims[1] == split->dims[1];
-    return same ? reshape->in[0] : NW_ABSENT;
+/* An operand of attention's products, with the FakeQuants of one grid on the way from it to the product. */
+typedef struct operand {
+    int value;
+    int quantizer; /* node: the FakeQuant nearest to the product; NW_ABSENT: none */
+} operand;
+
+/* Whether two FakeQuants of one grid per tensor have the same: static ones. */
+static bool same_grid(const matcher *m, const nw_node *a, const nw_node *b) {
+    if (!nw_node_string_is(a, "format", "", nw_node_string(b, "format", ""))) return false;
+    for (const char *const *name = (const char *const[]){"qmin", "qmax", NULL}; *name; name++)
+        if (nw_node_int(a, *name, INT64_MIN) != nw_node_int(b, *name, INT64_MIN)) return false;
+    for (int i = 1; i < 3; i++) {
+        const nw_constant *x = nw_graph_constant(m->g, nw_node_in(a, i)),
+                          *y = nw_graph_constant(m->g, nw_node_in(b, i));
+        if (!x != !y || (i == 1 && !x)) return false;
+        if (x && nw_tensor_f64(&x->tensor, 0) != nw_tensor_f64(&y->tensor, 0)) return false;
+    }
+    return true;
+}
+
+/* x when v is x on a grid, one for the whole tensor, that the operand is on already, or on none yet; v when it is on none. */
+static int unrounded(matcher *m, int v, operand *o) {
+    const int n = v < 0 ? NW_ABSENT : m->uses.producer[v];
+    if (n < 0 || m->g->nodes[n].op != &nw_op_narrow_FakeQuant) return v;
+    const nw_node *node = &m->g->nodes[n];
+    const nw_constant *scale = nw_graph_constant(m->g, nw_node_in(node, 1));
+    const bool one = nw_node_in(node, 1) < 0 ? !nw_node_int(node, "per_row", 0)
+                                             : scale && nw_tensor_count(&scale->tensor) == 1;
+    if (!one || (o->quantizer >= 0 && !same_grid(m, node, &m->g->nodes[o->quantizer])) || !joined(m, n))
+        return v;
+    if (o->quantizer < 0) o->quantizer = n;
+    return node->in[0];
+}
+
+/* x when v is x transposed by `perm`; NW_ABSENT when it is not. */
+static int turned(matcher *m, int v, size_t rank, const int64_t *perm, operand *o) {
+    nw_node *transpose = maker(m, unrounded(m, v, o), "Transpose");
+    return transpose && permutes(transpose, rank, perm) ? transpose->in[0] : NW_ABSENT;
+}
+
+/* Tokens [batch, length, heads·size] that are reshaped to [batch, length, heads, size] and transposed by `perm`. */
+static bool tokens_of(matcher *m, int v, const int64_t perm[4], operand *o) {
+    *o = (operand){NW_ABSENT, NW_ABSENT};
+    const int split = turned(m, v, 4, perm, o);
+    nw_node *reshape = split >= 0 ? maker(m, unrounded(m, split, o), "Reshape") : NULL;
+    if (!reshape) return false;
+    const nw_tensor *s = &m->desc[reshape->out[0]], *x = &m->desc[reshape->in[0]];
+    o->value = reshape->in[0];
+    return s->rank == 4 && x->rank == 3 && x->dims[0] == s->dims[0] && x->dims[1] == s->dims[1];
 }
 
 /* Scores before the softmax: q·kᵀ, perhaps scaled by a number, perhaps with a mask added. */
@@ -337,24 +384,100 @@ static bool mask_fits(const matcher *m, int mask, const nw_tensor *shape) {
     return true;
 }
 
-static nw_status add_attention(matcher *m, nw_node *last, const scores *s, const int *qkv, int64_t heads) {
-    int in[4] = {qkv[0], qkv[1], qkv[2], s->mask};
+/* How the weights behind a softmax are rounded, in the words of op/attention.h. */
+typedef struct rounding {
+    nw_format format; /* NW_NONE: not */
+    float scale;
+    int32_t top;
+} rounding;
+
+/* The softmax when v is what one gives, or that rounded in a way that attention can. */
+static nw_status weights_of(matcher *m, int v, rounding *r, nw_node **softmax) {
+    const int n = m->uses.producer[v];
+    *r = (rounding){0};
+    *softmax = maker(m, v, "Softmax");
+    if (*softmax || n < 0 || m->g->nodes[n].op != &nw_op_narrow_FakeQuant) return NW_OK;
+    const nw_node *node = &m->g->nodes[n];
+    if (nw_node_in(node, 1) >= 0 && !nw_graph_constant(m->g, nw_node_in(node, 1))) return NW_OK;
+    nw_qparam q;
+    nw_arena scratch;
+    bool dynamic, fits = false;
+    nw_arena_init(&scratch, m->g->ctx);
+    nw_status status = nw_fakequant_qparam(m->g, node, &scratch, &q, &dynamic);
+    if (status == NW_OK && dynamic) {
+        fits = q.format == NW_U8 && q.grain == NW_GRAIN_AXIS && q.qmin == 0 && q.qmax == 255 &&
+               nw_qparam_scale_format(&q) == NW_F32;
+        *r = (rounding){.format = NW_U8, .top = 255};
+    } else if (status == NW_OK && nw_fakequant_is_cast(&q)) {
+        fits = true;
+        *r = (rounding){.format = q.format, .top = 255};
+    } else if (status == NW_OK && nw_format_is_integer(q.format) && q.groups == 1) {
+        fits = nw_qparam_zero(&q, 0) == q.qmin && q.qmax - q.qmin <= 255 && nw_qparam_scale(&q, 0) > 0;
+        *r = (rounding){NW_U8, nw_qparam_scale(&q, 0), q.qmax - q.qmin};
+    }
+    nw_arena_free(&scratch);
+    if (fits && joined(m, n)) *softmax = maker(m, node->in[0], "Softmax");
+    return status;
+}
+
+/* An operand's FakeQuant, which the form has taken in, restricts the operand where it is. */
+static void move_quantizer(matcher *m, const operand *o) {
+    if (o->quantizer < 0) return;
+    nw_node *node = &m->g->nodes[o->quantizer];
+    const nw_tensor *x = &m->desc[o->value];
+    node->dead = false;
+    node->in[0] = o->value;
+    nw_tensor_set_shape(&m->desc[node->out[0]], x->rank, x->dims);
+}
+
+static nw_status add_attention(matcher *m, nw_node *last, const scores *s, const rounding *r,
+                               const operand *qkv, int64_t heads) {
+    int in[4] = {0, 0, 0, s->mask};
+    for (int i = 0; i < 3; i++) {
+        for (int k = 0; k < i; k++) /* a FakeQuant goes to one place */
+            if (qkv[i].quantizer >= 0 && qkv[i].quantizer == qkv[k].quantizer) return NW_OK;
+        in[i] = qkv[i].quantizer < 0 ? qkv[i].value : m->g->nodes[qkv[i].quantizer].out[0];
+    }
     NW_TRY(collapse(m, last, "Attention", s->mask < 0 ? 3 : 4, in));
+    for (int i = 0; i < 3; i++) move_quantizer(m, &qkv[i]);
     nw_node *node = &m->g->nodes[m->g->node_count - 1];
     NW_TRY(nw_node_set_float(m->g, node, "scale", s->scale));
+    if (r->format) {
+        NW_TRY(nw_node_set_string(m->g, node, NW_WEIGHTS_FORMAT, nw_format_name(r->format)));
+        if (r->scale > 0) NW_TRY(nw_node_set_float(m->g, node, NW_WEIGHTS_SCALE, r->scale));
+        NW_TRY(nw_node_set_int(m->g, node, NW_WEIGHTS_TOP, r->top));
+    }
     if (!heads) return NW_OK;
     NW_TRY(nw_node_set_int(m->g, node, "q_num_heads", heads));
     return nw_node_set_int(m->g, node, "kv_num_heads", heads);
 }
 
+/* What splits the heads, and joins them behind `last`, belongs to it: from tokens to tokens. */
+static nw_status match_tokens(matcher *m, nw_node *last, const scores *s, const rounding *r, bool *ok) {
+    static const int64_t by_head[4] = {0, 2, 1, 3}, keys[4] = {0, 2, 3, 1};
+    const nw_tensor *product = &m->desc[last->out[0]];
+    operand tokens[3];
+    bool whole = tokens_of(m, s->q, by_head, &tokens[0]) & tokens_of(m, s->kt, keys, &tokens[1]) &
+                 tokens_of(m, last->in[1], by_head, &tokens[2]);
+    nw_node *back = reader(m, last->out[0], "Transpose");
+    nw_node *join = back && permutes(back, 4, by_head) ? reader(m, back->out[0], "Reshape") : NULL;
+    *ok = false;
+    if (!whole || !join) return NW_OK;
+    const nw_tensor *y = &m->desc[join->out[0]];
+    *ok = y->rank == 3 && y->dims[0] == product->dims[0] && y->dims[1] == product->dims[2] &&
+          closed(m, join->out[0]);
+    return *ok ? add_attention(m, join, s, r, tokens, product->dims[1]) : NW_OK;
+}
+
 /* index: the product with the values. */
 static nw_status match_attention(matcher *m, int index) {
-    static const int64_t by_head[4] = {0, 2, 1, 3}, keys[4] = {0, 2, 3, 1}, swapped[4] = {0, 1, 3, 2};
-    nw_node *last = &m->g->nodes[index];
+    static const int64_t swapped[4] = {0, 1, 3, 2}, last_two[3] = {0, 2, 1};
+    nw_node *last = &m->g->nodes[index], *softmax;
     m->count = 0;
     m->nodes[m->count++] = index;
-    nw_node *softmax = maker(m, last->in[0], "Softmax");
     scores s;
+    rounding r;
+    NW_TRY(weights_of(m, last->in[0], &r, &softmax));
     if (!softmax || m->desc[softmax->out[0]].rank < 3 || !scores_of(m, softmax->in[0], &s)) return NW_OK;
     const nw_tensor *shape = &m->desc[softmax->out[0]], *q = &m->desc[s.q], *kt = &m->desc[s.kt],
                     *v = &m->desc[last->in[1]];
@@ -365,37 +488,21 @@ static nw_status match_attention(matcher *m, int index) {
         return NW_OK;
     for (int d = 0; d < rank - 2; d++)
         if (kt->dims[d] != q->dims[d] || v->dims[d] != q->dims[d]) return NW_OK;
-    if (rank == 3) { /* one head: tokens as they are */
-        static const int64_t last_two[3] = {0, 2, 1};
-        nw_node *turn = maker(m, s.kt, "Transpose");
-        if (!turn || !permutes(turn, 3, last_two) || s.mask >= 0 || !closed(m, last->out[0])) return NW_OK;
-        return add_attention(m, last, &s, (const int[3]){s.q, turn->in[0], last->in[1]}, 1);
-    }
-    if (!mask_fits(m, s.mask, shape)) return NW_OK;
-
-    /* From tokens to tokens, when all that splits and joins heads belongs to it. */
+    if (rank == 3 ? s.mask >= 0 : !mask_fits(m, s.mask, shape)) return NW_OK;
     const int core = m->count;
-    int tokens[3] = {tokens_of(m, s.q, by_head), tokens_of(m, s.kt, keys),
-                     tokens_of(m, last->in[1], by_head)};
-    nw_node *back = reader(m, last->out[0], "Transpose");
-    nw_node *join = back && permutes(back, 4, by_head) ? reader(m, back->out[0], "Reshape") : NULL;
-    bool whole = tokens[0] >= 0 && tokens[1] >= 0 && tokens[2] >= 0 && join;
-    if (whole) {
-        const nw_tensor *y = &m->desc[join->out[0]];
-        whole =
-            y->rank == 3 && y->dims[0] == q->dims[0] && y->dims[1] == q->dims[2] && closed(m, join->out[0]);
-    }
-    if (whole) return add_attention(m, join, &s, tokens, q->dims[1]);
-
-    /* Only the core, on heads. */
+    bool ok = false;
+    if (rank == 4) NW_TRY(match_tokens(m, last, &s, &r, &ok));
+    if (ok) return NW_OK;
+    /* Only the core: on heads, or on the tokens of one head. */
     m->count = core;
-    nw_node *transpose = maker(m, s.kt, "Transpose");
-    if (!transpose || !permutes(transpose, 4, swapped) || !closed(m, last->out[0])) return NW_OK;
-    int heads[3] = {s.q, transpose->in[0], last->in[1]};
-    return add_attention(m, last, &s, heads, 0);
+    operand k = {NW_ABSENT, NW_ABSENT};
+    k.value = turned(m, s.kt, (size_t)rank, rank == 4 ? swapped : last_two, &k);
+    if (k.value < 0 || !closed(m, last->out[0])) return NW_OK;
+    const operand heads[3] = {{s.q, NW_ABSENT}, k, {last->in[1], NW_ABSENT}};
+    return add_attention(m, last, &s, &r, heads, rank == 4 ? 0 : 1);
 }
 
-nw_status nw_recognize(nw_graph *g, const nw_tensor *desc, const nw_taps *taps) {
+nw_status nw_recognize(nw_graph *g, nw_tensor *desc, const nw_taps *taps) {
     matcher m = {.g = g, .desc = desc, .taps = taps};
     NW_TRY(nw_uses_init(&m.uses, g));
     nw_status status = NW_OK;

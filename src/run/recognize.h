@@ -6,7 +6,8 @@
 
 #include "run/plan.h"
 
-/* In place on the bound graph; no values are added, so that descriptions stay valid. */
-nw_status nw_recognize(nw_graph *graph, const nw_tensor *desc, const nw_taps *taps);
+/* In place on the bound graph; no values are added. The results of FakeQuants that move from attention's heads to its tokens
+ * get these's shape in `desc`. */
+nw_status nw_recognize(nw_graph *graph, nw_tensor *desc, const nw_taps *taps);
 
 #endif

@@ -543,6 +543,60 @@ static void test_weigh_f32(const char *name, nw_weigh_f32_fn *f, nw_weigh_f32_fn
     }
 }
 
+static void run_weigh_u8(const timed *t) {
+    float *x = t->y, sum;
+    int32_t total;
+    ((nw_weigh_u8_fn *)t->function)(1, t->n, x, t->n, 0.125f, t->b, 0, (uint8_t *)(x + t->n), 0, &sum,
+                                    &total);
+}
+/* The codes of what weigh_f32 gives, and the sums of both. */
+static void test_weigh_u8(const char *name, nw_weigh_u8_fn *f, nw_weigh_u8_fn *reference) {
+    enum { ROWS = 19 };
+    FOR_SIZES(name) {
+        if (!n) continue;
+        const size_t rows = n < 300 ? ROWS : 1, ld = n + check_below(3), ld_q = n + check_below(3);
+        float *x = floats(rows * ld, -50, 50, false), *masks = floats(rows * n, -9, 0, false), sums[ROWS];
+        float *own = check_alloc(rows * ld * 4), *want = check_alloc(rows * ld * 4), want_sums[ROWS];
+        uint8_t *q = check_alloc(rows * ld_q), *plain_q = check_alloc(rows * ld_q);
+        int32_t totals[ROWS], plain_totals[ROWS];
+        if (n > 3) masks[2] = -INFINITY;
+        if (n > 8) x[7] = NAN;
+        for (size_t i = 0; rows > 1 && i < n; i++) x[ld + i] = -INFINITY;
+        memset(q, 77, rows * ld_q);
+        memset(plain_q, 77, rows * ld_q);
+        for (int with_mask = 0; with_mask < 3; with_mask++) {
+            const float *mask = with_mask ? masks : NULL;
+            const size_t ld_mask = with_mask == 2 ? n : 0;
+            memcpy(own, x, rows * ld * 4);
+            f(rows, n, own, ld, 0.125f, mask, ld_mask, q, ld_q, sums, totals);
+            memcpy(own, x, rows * ld * 4);
+            reference(rows, n, own, ld, 0.125f, mask, ld_mask, plain_q, ld_q, want_sums, plain_totals);
+            same_bytes("against plain C", q, plain_q, rows * ld_q);
+            same_floats("sums against plain C", sums, want_sums, rows);
+            memcpy(want, x, rows * ld * 4);
+            plain.weigh_f32(rows, n, want, ld, 0.125f, mask, ld_mask, want_sums);
+            same_floats("sums against weigh_f32", sums, want_sums, rows);
+            for (size_t r = 0; r < rows; r++) {
+                int32_t total = 0;
+                for (size_t i = 0; i < n; i++) {
+                    const float y = want[r * ld + i];
+                    const int code = isnan(y) ? 0 : (int)rintf(255 * y);
+                    total += code;
+                    if (q[r * ld_q + i] != code)
+                        check_fail("code %zu of row %zu is %d, not %d", i, r, q[r * ld_q + i], code);
+                }
+                if (totals[r] != total) check_fail("the codes' sum is %d, not %d", totals[r], total);
+            }
+        }
+        if (check_opt.bench)
+            bench((timed){.run = run_weigh_u8,
+                          .function = (void (*)(void))f,
+                          .n = n,
+                          .b = masks,
+                          .y = check_alloc(5 * n)});
+    }
+}
+
 static void run_layernorm(const timed *t) {
     ((nw_layernorm_f32_fn *)t->function)(1, t->n, t->a, t->b, t->b, 1e-5f, t->y);
 }

@@ -360,6 +360,172 @@ static void attention_of_one_head(void **state) {
     check("attention of one head", "Attention", "gemm_f32", 1, 5e-5f);
 }
 
+/* ---- Attention of rounded numbers ----------------------------------------------------------------------------------- */
+
+/* How a value is rounded. */
+typedef enum rounding { REAL, MEASURED, BY_ROW, FIXED, HALF } rounding;
+
+/* x on a grid of its own range, of each row's, on codes of 3/128 from −3 on (weights: of 1/200 from 0 on), or as f16. */
+static int rounded_to(rounding how, int x, bool weights) {
+    const bool fixed = how == FIXED;
+    float scale = how == HALF ? 1.0f : weights ? 1.0f / 200 : 3.0f / 128;
+    int32_t zero = fixed && !weights ? 128 : 0;
+    nw_tensor s = {.format = NW_F32, .data = &scale}, z = {.format = NW_S32, .data = &zero};
+    int in[3] = {x}, y;
+    if (how == REAL) return x;
+    if (fixed || how == HALF) assert_ok(&ctx, nw_graph_add_constant_copy(g, NULL, &s, &in[1]));
+    if (fixed) assert_ok(&ctx, nw_graph_add_constant_copy(g, NULL, &z, &in[2]));
+    nw_node *node = node_of("FakeQuant", fixed ? 3 : how == HALF ? 2 : 1, in, 1, &y);
+    assert_ok(&ctx, nw_node_set_string(g, node, "format", how == HALF ? "f16" : "u8"));
+    if (how == BY_ROW) assert_ok(&ctx, nw_node_set_int(g, node, "per_row", 1));
+    return y;
+}
+
+/* Attention whose operands are rounded where the products read them; early: and before their heads are split. */
+typedef struct rounded {
+    rounding q, k, v, weights;
+    bool early;
+} rounded;
+
+static int rounded_attention(const attention *a, const rounded *r) {
+    static const int64_t by_head[4] = {0, 2, 1, 3}, keys[4] = {0, 2, 3, 1}, turned[4] = {0, 1, 3, 2};
+    const int64_t width = a->heads * a->size, batch = a->batch;
+    begin();
+    if (!a->tokens) {
+        int q = rounded_to(r->q, input("q", 4, (int64_t[]){batch, a->heads, a->queries, a->size}), false);
+        int k = input("k", 4, (int64_t[]){batch, a->heads, a->keys, a->size});
+        int v = rounded_to(r->v, input("v", 4, (int64_t[]){batch, a->heads, a->keys, a->size}), false);
+        k = r->early ? permuted(rounded_to(r->k, k, false), 4, turned)
+                     : rounded_to(r->k, permuted(k, 4, turned), false);
+        return two("MatMul", rounded_to(r->weights, along("Softmax", scores_of(a, q, k), -1), true), v);
+    }
+    int q = input("q", 3, (int64_t[]){batch, a->queries, width}),
+        k = input("k", 3, (int64_t[]){batch, a->keys, width}),
+        v = input("v", 3, (int64_t[]){batch, a->keys, width});
+    if (r->early) {
+        q = rounded_to(r->q, q, false);
+        k = rounded_to(r->k, k, false);
+        v = rounded_to(r->v, v, false);
+    }
+    q = rounded_to(r->q, split_heads(a, q, by_head), false);
+    k = rounded_to(r->k, split_heads(a, k, keys), false);
+    v = rounded_to(r->v, split_heads(a, v, by_head), false);
+    int weights = rounded_to(r->weights, along("Softmax", scores_of(a, q, k), -1), true);
+    return two("Reshape", permuted(two("MatMul", weights, v), 4, by_head), LIST(0, 0, width));
+}
+
+/* The graph with one step of attention gives what rounding real numbers gives, but for weights whose rounding the sums' last
+ * bits decide; exact: both products are of
+ * codes, so that its bits do not depend on the ISA or the threads. Frees g. */
+static void check_codes(const char *what, const char *kernel, bool exact) {
+    static float planned[2][MOST], reference[MOST];
+    static const nw_run_options options[] = {{.threads = 1, .isa = NW_ISA_COUNT - 1},
+                                             {.threads = 1, .isa = NW_ISA_SCALAR},
+                                             {.threads = 2, .isa = NW_ISA_COUNT - 1}};
+    int seen;
+    assert_ok(&ctx, nw_graph_resolve(g));
+    const nw_run_options plain = {.threads = 1, .reference = true};
+    const size_t count = run(plain, "Attention", "reference", reference, &seen);
+    for (int k = 0; k < 3; k++) {
+        double error = 0, size = 0;
+        assert_int_equal(run(options[k], "Attention", kernel, planned[k > 0], &seen), count);
+        if (seen != 1) fail_msg("%s: %d steps of attention (%s)", what, seen, kernel);
+        if (exact && k && memcmp(planned[0], planned[1], count * sizeof **planned))
+            fail_msg("%s: another ISA, or more threads, give other numbers", what);
+        for (size_t i = 0; i < count; i++) {
+            const double d = (double)planned[k > 0][i] - (double)reference[i];
+            error += d * d;
+            size += (double)reference[i] * (double)reference[i];
+            if (!(fabs(d) <= 0.02))
+                fail_msg("%s: element %zu is %g, not %g", what, i, (double)planned[k > 0][i],
+                         (double)reference[i]);
+        }
+        if (!(error <= 1e-7 * size)) fail_msg("%s: noise of %g, numbers of %g", what, error, size);
+    }
+    nw_graph_free(g);
+}
+
+static void attention_of_codes(void **state) {
+    (void)state;
+    static const rounded all[] = {
+        {MEASURED, MEASURED, MEASURED, BY_ROW, false}, {MEASURED, MEASURED, MEASURED, FIXED, false},
+        {FIXED, FIXED, FIXED, FIXED, false},           {FIXED, FIXED, FIXED, FIXED, true},
+        {MEASURED, FIXED, FIXED, BY_ROW, false},       {MEASURED, MEASURED, REAL, REAL, false},
+        {REAL, MEASURED, MEASURED, BY_ROW, false},     {MEASURED, MEASURED, REAL, BY_ROW, false}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t k = 0; k < 2 * sizeof all / sizeof *all; k++) {
+            attention a = shapes[i];
+            a.tokens = k & 1;
+            a.scale = MULTIPLIED;
+            a.mask = (masking)(k % MASKINGS);
+            output(rounded_attention(&a, &all[k / 2]));
+            check_codes(a.tokens ? "codes of tokens" : "codes of heads", "gemm_u8s8", k / 2 < 5);
+        }
+}
+
+static void attention_of_half_floats(void **state) {
+    (void)state;
+    static const rounded all[] = {
+        {HALF, HALF, HALF, HALF, false}, {REAL, REAL, REAL, BY_ROW, false}, {REAL, HALF, REAL, FIXED, false}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t k = 0; k < 2 * sizeof all / sizeof *all; k++) {
+            attention a = shapes[i];
+            a.tokens = k & 1;
+            a.scale = MULTIPLIED;
+            output(rounded_attention(&a, &all[k / 2]));
+            check_codes("attention of half floats", "gemm_f32", false);
+        }
+}
+
+/* The operator itself, of an ONNX file or of a plan: several query heads share keys, a query sees the keys up to its own. */
+static void causal_attention_of_codes(void **state) {
+    (void)state;
+    for (int k = 0; k < 6; k++) {
+        const rounding how = k & 1 ? FIXED : MEASURED;
+        nw_node *node;
+        int y;
+        begin();
+        const int in[3] = {rounded_to(how, input("q", 3, (int64_t[]){2, 51, 4 * 16}), false),
+                           rounded_to(how, input("k", 3, (int64_t[]){2, 51, 2 * 16}), false),
+                           rounded_to(how, input("v", 3, (int64_t[]){2, 51, 2 * 12}), false)};
+        node = node_of("Attention", 3, in, 1, &y);
+        assert_ok(&ctx, nw_node_set_int(g, node, "q_num_heads", 4));
+        assert_ok(&ctx, nw_node_set_int(g, node, "kv_num_heads", 2));
+        assert_ok(&ctx, nw_node_set_int(g, node, "is_causal", 1));
+        if (k >= 2) assert_ok(&ctx, nw_node_set_string(g, node, "ai.narrow.weights", "u8"));
+        if (k >= 4) assert_ok(&ctx, nw_node_set_float(g, node, "ai.narrow.weights_scale", 1.0f / 255));
+        output(y);
+        check_codes("causal attention of codes", "gemm_u8s8", k >= 2);
+    }
+}
+
+static void what_is_no_attention_of_codes_stays(void **state) {
+    (void)state;
+    for (int k = 0; k < 3; k++) {
+        attention a = shapes[0];
+        a.tokens = true;
+        if (k == 0) { /* weights that share one scale, which only all of them tell */
+            output(rounded_attention(&a, &(rounded){MEASURED, MEASURED, MEASURED, MEASURED, false}));
+        } else if (k == 1) { /* operands rounded twice, to different grids */
+            output(rounded_attention(&a, &(rounded){MEASURED, MEASURED, MEASURED, BY_ROW, false}));
+            nw_node *transpose = NULL;
+            for (int n = 0; n < g->node_count; n++)
+                if (nw_node_is(&g->nodes[n], "Transpose")) transpose = transpose ? transpose : &g->nodes[n];
+            const int split = transpose->in[0], on_grid = rounded_to(FIXED, split, false);
+            for (int n = 0; n < g->node_count; n++) /* rounded_to may have moved the nodes */
+                if (nw_node_is(&g->nodes[n], "Transpose") && g->nodes[n].in[0] == split)
+                    g->nodes[n].in[0] = on_grid;
+            assert_ok(&ctx, nw_graph_resolve(g));
+            assert_ok(&ctx, nw_graph_sort(g));
+        } else { /* the caller wants rounded queries too */
+            output(rounded_attention(&a, &(rounded){MEASURED, REAL, REAL, REAL, false}));
+            for (int n = 0; n < g->node_count; n++)
+                if (strcmp(g->nodes[n].op_type, "FakeQuant") == 0) output(g->nodes[n].out[0]);
+        }
+        check("no attention of codes", "Attention", "gemm_u8s8", 0, 0.03f);
+    }
+}
+
 /* ---- channels ----------------------------------------------------------------------------------------------------- */
 
 /* x, restricted to the grid of all codes here, or as it is. */
@@ -522,6 +688,10 @@ int main(void) {
         cmocka_unit_test(attention_of_heads_and_tokens),
         cmocka_unit_test(what_is_no_attention_stays),
         cmocka_unit_test(attention_of_one_head),
+        cmocka_unit_test(attention_of_codes),
+        cmocka_unit_test(attention_of_half_floats),
+        cmocka_unit_test(causal_attention_of_codes),
+        cmocka_unit_test(what_is_no_attention_of_codes_stays),
         cmocka_unit_test(channel_shuffles),
         cmocka_unit_test(slices_of_channels),
         cmocka_unit_test(convolutions_of_slices),
