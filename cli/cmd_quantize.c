@@ -108,7 +108,7 @@ static const option options_layers[] = {
     {"elementwise", 0, OPTION_WORD, "HOW", FIELD(elementwise),
      "layers without weights, such as Add (auto: between integer layers)", "auto|off|on", 0},
     {"products", 0, OPTION_WORD, "HOW", FIELD(products),
-     "products of two activations, as in attention (auto: on)", "auto|off|on", 0},
+     "products of two activations (auto: on; in mode dynamic those of attention)", "auto|off|on", 0},
     {"embeddings", 0, OPTION_WORD, "HOW", FIELD(embeddings), "tables read by Gather (auto: on)",
      "auto|off|on", 0},
     {"recurrent", 0, OPTION_WORD, "HOW", FIELD(recurrent), "weights of LSTM, GRU and RNN (auto: on)",

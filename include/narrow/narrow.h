@@ -233,7 +233,7 @@ typedef struct nw_quantize_options {
     double momentum;       /* of the moving average; 0: 0.9 */
     double range_low, range_high; /* of observer "absolute" */
     nw_switch elementwise;        /* layers without weights. AUTO: where their operands are integers anyway */
-    nw_switch products;           /* products of two activations (attention). AUTO: on */
+    nw_switch products; /* products of two activations. AUTO: on; mode "dynamic": those of attention */
     nw_switch embeddings;         /* tables that Gather reads. AUTO: on */
     nw_switch recurrent;          /* weights of LSTM, GRU and RNN. AUTO: on */
     nw_switch inputs;          /* the model's own. AUTO: where a grid resolves them: pixels, seldom spectra */

@@ -141,7 +141,7 @@ NW_INLINE void pack_group(const uint8_t *w, size_t stride_n, size_t stride_k, si
                           size_t depth, uint8_t *out, const size_t group, const uint8_t flip) {
     const bool whole = columns == width && depth >= group;
     if (whole && stride_k == 1) {
-        const uint64_t flips = 0x0101010101010101 * flip;
+        const uint64_t flips = UINT64_C(0x0101010101010101) * flip;
         for (size_t j = 0; j < width; j++) {
             uint64_t bytes = 0;
             memcpy(&bytes, w + j * stride_n, group);

@@ -143,6 +143,39 @@ static bool is_slow(const placing *p, const nw_node *node) {
     return false;
 }
 
+/* The node of this type that alone reads v, or NULL. */
+static const nw_node *only_reader(const placing *p, int v, const char *const *types) {
+    if (p->uses->first[v + 1] - p->uses->first[v] != 1) return NULL;
+    const nw_node *node = &p->g->nodes[p->uses->users[p->uses->first[v]]];
+    return is_one_of(node, types) ? node : NULL;
+}
+
+/* Whether v holds, moved or not, keys or values of earlier tokens that come from outside, to which new ones are joined. */
+static bool is_remembered(const placing *p, int v) {
+    for (int maker; (maker = p->uses->producer[v]) >= 0; v = p->g->nodes[maker].in[0]) {
+        const nw_node *node = &p->g->nodes[maker];
+        for (int i = 0; is_op(node, "Concat") && i < node->in_count; i++)
+            if (p->uses->producer[node->in[i]] < 0 && !nw_graph_constant(p->g, node->in[i])) return true;
+        if (!nw_node_roles(node).same_grid || nw_node_in(node, 0) < 0) return false;
+    }
+    return false;
+}
+
+/* Whether a product is one of attention that the runtime computes on integers: a Softmax reads it, scaled and masked
+ * perhaps, or it reads a Softmax. With remembered keys it would take longer to round them than to multiply them. */
+static bool is_attention(const placing *p, const nw_node *node) {
+    static const char *const ways[] = {"Mul", "Div", "Add", NULL}, *const softmax[] = {"Softmax", NULL};
+    if (!is_op(node, "MatMul") || is_remembered(p, node->in[1])) return false;
+    const int maker = p->uses->producer[node->in[0]];
+    if (maker >= 0 && is_one_of(&p->g->nodes[maker], softmax)) return true;
+    const nw_node *next = node;
+    for (int hops = 0; next && hops < 3; hops++) {
+        if (only_reader(p, next->out[0], softmax)) return true;
+        next = only_reader(p, next->out[0], ways);
+    }
+    return false;
+}
+
 /* Why a rule, or none, leaves a layer in float. */
 static const char *float_reason(placing *p, const nw_node *node, const nw_quant_rule *rule) {
     if (!rule) return "layers are left in float where no rule says otherwise";
@@ -190,8 +223,12 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
     if (!*reason && f.captured) *reason = "its weights stand outside of its subgraph";
     if (*reason) return NW_NODE_FLOAT;
     const bool asked = o->products == NW_YES || (rule && !rule->others);
-    if (mode == NW_QUANT_DYNAMIC && f.product)
-        *reason = asked ? NULL : "products of activations are left in float unless asked for";
+    if (mode == NW_QUANT_DYNAMIC && f.product && o->products == NW_NO)
+        *reason = "products of activations are left in float";
+    else if (mode == NW_QUANT_DYNAMIC && f.product)
+        *reason = asked || is_attention(p, node)
+                      ? NULL
+                      : "products of activations are left in float unless asked for";
     else if (mode != NW_QUANT_STATIC || nw_quant_is_binary(choice))
         *reason = "has no weights";
     else if (f.product)

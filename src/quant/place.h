@@ -55,7 +55,8 @@ typedef struct nw_quant_plan {
 
 /* Rules, in this order:
  *   1. A layer with constant weights becomes integer, LSTM and GRU among them; so does a product of two
- *      activations (option `products`; in dynamic quantization only when that is YES or a rule says so).
+ *      activations (option `products`; in dynamic quantization those of attention, others only when that is YES or a rule says
+ *      so).
  *   2. A layer without weights becomes integer where all its operands come from integer layers (option
  *      `elementwise`): residual sums of convolutions do, those of transformers stay float.
  *   3. Every data input of an integer layer gets a point, and so does its output. A Relu or Clip that alone

@@ -135,6 +135,52 @@ static void test_transformer_block(void **state) {
     plan = NULL;
 }
 
+/* Found while running, grids are for attention's products, not for others; weights have one per row. remembered: keys of
+ * earlier tokens come from outside, and stay real. */
+static void dynamic_attention(bool remembered) {
+    matrix("factor", 1, 1);
+    input("q");
+    input("k");
+    input("v");
+    input("mask");
+    if (remembered) {
+        input("past");
+        node("Concat", "past k", "all");
+    }
+    node("Transpose", remembered ? "all" : "k", "kt");
+    node("MatMul", "q kt", "s");
+    node("Mul", "s factor", "scaled");
+    node("Add", "scaled mask", "masked");
+    node("Softmax", "masked", "p");
+    node("MatMul", "p v", "o");
+    node("MatMul", "o q", "y");
+    output("y");
+    options.choice.mode = NW_QUANT_DYNAMIC;
+    place();
+    assert_int_equal(mode_of("s"), remembered ? NW_NODE_FLOAT : NW_NODE_INTEGER);
+    assert_int_equal(mode_of("o"), NW_NODE_INTEGER);
+    assert_int_equal(mode_of("y"), NW_NODE_FLOAT);
+    expect_points(remembered ? "v p" : "q v kt p");
+    freeze(0.5f, 3);
+    for (int n = 0; n < g->node_count; n++) {
+        const nw_node *quantizer = &g->nodes[n];
+        if (strcmp(quantizer->op_type, "FakeQuant") != 0) continue;
+        const bool weights = quantizer->out[0] == find("o")->in[0];
+        assert_int_equal(nw_node_int(quantizer, "per_row", 0), weights);
+    }
+    assert_string_equal(g->values[find("o")->in[0]].name, "p_dq");
+}
+
+static void test_dynamic_attention(void **state) {
+    (void)state;
+    dynamic_attention(false);
+}
+
+static void test_remembered_keys(void **state) {
+    (void)state;
+    dynamic_attention(true);
+}
+
 static void test_products_and_known_ranges(void **state) {
     (void)state;
     input("x");
@@ -456,6 +502,8 @@ int main(void) {
         TEST(test_moved_values_share_their_grid),
         TEST(test_concat_shares_its_grid),
         TEST(test_transformer_block),
+        TEST(test_dynamic_attention),
+        TEST(test_remembered_keys),
         TEST(test_products_and_known_ranges),
         TEST(test_exclude_and_only),
         TEST(test_reasons),
