@@ -139,40 +139,56 @@ nw_status nw_plan_wcodes(nw_planner *p, int v, int n_axis, nw_wcodes *w, nw_wcod
     return NW_OK;
 }
 
+nw_status nw_plan_wcodes_whole(nw_planner *p, int v, int n_axis, bool *ok) {
+    nw_wcodes w;
+    nw_wcodes_source s;
+    NW_TRY(nw_plan_wcodes(p, v, n_axis, &w, &s, ok));
+    *ok = *ok && w.whole && w.k <= 65536;
+    return NW_OK;
+}
+
 /* ---- decoding panels --------------------------------------------------------------------------------------------- */
 
-#define AT_ONCE (256 * 1024) /* bytes of decoded panels that all rows then meet in the cache */
-
-/* Packs group g, whose rows of the constant begin at g·n. */
-static void pack_group(const nw_coded *c, nw_wcodes_source s, size_t g, char *packed) {
-    s.first_n = g * c->w.n;
-    nw_wcodes_pack(c->kernel->nr, &c->w, &s, packed + g * c->group_codes, NULL);
+static nw_status too_large(nw_planner *p, const nw_node *node) {
+    return nw_fail(p->ctx, NW_E_SHAPE, "the weights of \"%s\" are too large for this machine",
+                   nw_node_label(p->graph, node));
 }
+
+nw_status nw_plan_coded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *c, bool *ok) {
+    nw_wcodes_source source;
+    char *packed;
+    float *sums;
+    size_t bytes;
+    *c = (nw_coded){.kernel = nw_wgemm_select(p->options->isa), .groups = groups};
+    NW_TRY(nw_plan_wcodes(p, v, 0, &c->w, &source, ok));
+    if (!*ok) return NW_OK;
+    NW_TRY(nw_plan_constant(p, c->w.n * sizeof *sums, (void **)&sums));
+    c->w.n /= groups;
+    c->group_codes = nw_wcodes_bytes(c->kernel->nr, &c->w);
+    if (c->group_codes == 0 || !nw_mul_size(c->group_codes, groups, &bytes)) return too_large(p, node);
+    NW_TRY(nw_plan_constant(p, bytes, (void **)&packed));
+    for (; source.first_n < groups * c->w.n; source.first_n += c->w.n)
+        nw_wcodes_pack(c->kernel->nr, &c->w, &source, packed + source.first_n / c->w.n * c->group_codes,
+                       sums + source.first_n);
+    nw_plan_packed(p, v);
+    c->w.packed = packed;
+    c->w.sums = sums;
+    return NW_OK;
+}
+
+#define AT_ONCE (256 * 1024) /* bytes of decoded panels that all rows then meet in the cache */
 
 static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-nw_status nw_plan_coded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *c,
-                        size_t *scratch, bool *ok) {
-    nw_wcodes_source source;
-    void *packed;
-    size_t bytes;
-    *c = (nw_coded){.kernel = nw_wgemm_select(p->options->isa), .groups = groups};
-    NW_TRY(nw_plan_wcodes(p, v, 0, &c->w, &source, ok));
+nw_status nw_plan_decoded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *c,
+                          size_t *scratch, bool *ok) {
+    NW_TRY(nw_plan_coded(p, node, v, groups, c, ok));
     if (!*ok) return NW_OK;
     c->f32 = nw_gemm_f32_select(c->kernel->isa);
-    c->w.n /= groups;
-    c->w.whole = false; /* no sums are wanted */
-    c->group_codes = nw_wcodes_bytes(c->kernel->nr, &c->w);
     c->group_bytes = nw_gemm_f32_packed_bytes(c->f32, c->w.n, c->w.k, 1);
-    if (c->group_codes == 0 || c->group_bytes == 0 || !nw_mul_size(c->group_codes, groups, &bytes))
-        return nw_fail(p->ctx, NW_E_SHAPE, "the weights of \"%s\" are too large for this machine",
-                       nw_node_label(p->graph, node));
-    NW_TRY(nw_plan_constant(p, bytes, &packed));
-    for (size_t g = 0; g < groups; g++) pack_group(c, source, g, packed);
-    nw_plan_packed(p, v);
-    c->w.packed = packed;
+    if (c->group_bytes == 0) return too_large(p, node);
     const size_t panel = c->f32->nr * c->w.k * sizeof(float);
     if (c->group_bytes <= AT_ONCE) {
         c->groups_at_once = least(groups, AT_ONCE / c->group_bytes);

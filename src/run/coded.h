@@ -12,20 +12,26 @@
  * Tables of 256 levels are in the plan's arena. */
 nw_status nw_plan_wcodes(nw_planner *p, int v, int n_axis, nw_wcodes *w, nw_wcodes_source *source, bool *ok);
 
+/* Whether products of v, described so, with u8 codes are exact integers in each block. */
+nw_status nw_plan_wcodes_whole(nw_planner *p, int v, int n_axis, bool *ok);
+
 /* Packed weights [groups][n][k] of products that are computed group by group. */
 typedef struct nw_coded {
     const nw_wgemm_kernel *kernel;
-    const nw_gemm_f32_kernel *f32; /* whose panels are made */
-    nw_wcodes w;                   /* of group 0 */
+    nw_wcodes w; /* of group 0 */
     size_t groups;
-    size_t group_codes, group_bytes; /* from a group to the next: packed; decoded */
-    /* Decoded at a time: whole groups, or some columns of one. */
-    size_t groups_at_once, columns_at_once;
+    size_t group_codes; /* bytes from a group to the next */
+    /* nw_plan_decoded: the f32 kernel whose panels are made, the bytes of a group's, and what is decoded at a time: whole
+     * groups, or some columns of one. */
+    const nw_gemm_f32_kernel *f32;
+    size_t group_bytes, groups_at_once, columns_at_once;
 } nw_coded;
 
-/* Packs constant v, its rows [groups·n] along axis 0. *ok false: as above. *scratch: the bytes that decoding wants. */
-nw_status nw_plan_coded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *out,
-                        size_t *scratch, bool *ok);
+/* Packs constant v, its rows [groups·n] along axis 0. *ok false: as above. */
+nw_status nw_plan_coded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *out, bool *ok);
+/* The same for decoding part by part, which wants *scratch bytes. */
+nw_status nw_plan_decoded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *out,
+                          size_t *scratch, bool *ok);
 
 /* What is decoded at a time: of groups [g0, g1) the columns [n0, n1). */
 typedef struct nw_coded_part {

@@ -9,10 +9,20 @@
 static inline bool nw_conv_is_planar(const nw_conv_geometry *g) {
     return g->spatial <= 2 && g->in[0] == 1 && g->out[0] == 1 && g->kernel[0] == 1;
 }
+/* A planar convolution whose rows are the image's pixels. */
+static inline bool nw_conv_is_pointwise(const nw_conv_geometry *g) {
+    return g->kernel[1] == 1 && g->kernel[2] == 1 && g->stride[1] == 1 && g->stride[2] == 1 &&
+           g->in[1] == g->out[1] && g->in[2] == g->out[2] && g->pad_begin[1] == 0 && g->pad_begin[2] == 0;
+}
 /* The window over a channels-last image with `pixel` bytes from a pixel to the next. Planar. */
 nw_window nw_plan_window(const nw_conv_geometry *g, size_t pixel);
 /* lower_bits.c: takes a convolution whose weights and input both are {−1, 1} times a scale. bias [out_channels] or NULL. */
 nw_status nw_lower_bits_conv(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, const float *bias,
                              bool *ok);
+/* lower_conv_codes.c: takes a convolution whose input lies on an 8-bit grid and whose weights have whole steps but no scale per
+ * channel alone; bias as above. And whether weights are such. */
+nw_status nw_lower_coded_conv(nw_planner *p, const nw_node *node, const nw_conv_geometry *g,
+                              const float *bias, bool *ok);
+nw_status nw_conv_takes_coded(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, bool *ok);
 
 #endif

@@ -210,10 +210,8 @@ nw_window nw_plan_window(const nw_conv_geometry *g, size_t pixel) {
 }
 
 static void set_window(conv_state *s, const conv *c, size_t pixel) {
-    const nw_conv_geometry *g = &c->g;
-    s->window = nw_plan_window(g, pixel);
-    s->pointwise = c->taps == 1 && g->stride[1] == 1 && g->stride[2] == 1 && g->in[1] == g->out[1] &&
-                   g->in[2] == g->out[2] && g->pad_begin[1] == 0 && g->pad_begin[2] == 0;
+    s->window = nw_plan_window(&c->g, pixel);
+    s->pointwise = nw_conv_is_pointwise(&c->g);
 }
 
 /* A kernel line becomes one tap when the input has so few channels that taps of their own would be mostly overhead. Padding
@@ -322,7 +320,7 @@ static nw_status keep_codes(nw_planner *p, const nw_node *node, conv_state *s, s
     bool ok;
     size_t scratch;
     if (!coded) return NW_E_MEMORY;
-    NW_TRY(nw_plan_coded(p, node, node->in[1], s->groups, coded, &scratch, &ok));
+    NW_TRY(nw_plan_decoded(p, node, node->in[1], s->groups, coded, &scratch, &ok));
     if (!ok) return NW_OK;
     s->coded = coded;
     s->group_packed = coded->group_bytes;
@@ -422,6 +420,7 @@ nw_status nw_conv_takes_codes(nw_planner *p, const nw_node *node, int codes, boo
     conv c = {0};
     NW_TRY(examine(p, node, &c, ok));
     if (*ok) NW_TRY(integer_weights(p, node, &c));
+    if (*ok && !c.integer) NW_TRY(nw_conv_takes_coded(p, node, &c.g, &c.integer));
     *ok = *ok && c.integer && node->in[0] == codes;
     return NW_OK;
 }
@@ -431,7 +430,7 @@ static const char *reason_for_float(const nw_planner *p, const nw_node *node, co
     const nw_constant *w = nw_graph_constant(p->graph, node->in[1]);
     if (!w) return "float: its weights are no constants";
     if (!w->tensor.qparam) return "float: its weights are";
-    return nw_plan_on_grid(p, node->in[0]) ? "float: its weights are no 8-bit codes per channel"
+    return nw_plan_on_grid(p, node->in[0]) ? "float: its weights are no integer codes"
                                            : "float: its input is not on an 8-bit grid";
 }
 
@@ -445,6 +444,11 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     *ok = true;
     c.measured = p->row_grid[x][0] >= 0;
     if (c.measured || nw_plan_on_grid(p, x)) NW_TRY(integer_weights(p, node, &c));
+    if (!c.integer) {
+        NW_TRY(nw_lower_coded_conv(p, node, &c.g, c.bias, ok));
+        if (*ok) return NW_OK;
+        *ok = true;
+    }
     c.size = c.integer ? 1 : sizeof(float);
     nw_follow follow;
     NW_TRY(nw_plan_follow(p, node->out[0], c.integer && !c.measured, &follow));

@@ -1,5 +1,6 @@
 /* lower_matmul.c: MatMul and Gemm on f32 or 8-bit codes. Constant right-hand sides are packed when planning, others when
  * running. Those that stay codes beside real numbers are lower_weights.c's. */
+#include "run/coded.h"
 #include "run/matmul.h"
 #include "run/pack.h"
 
@@ -280,7 +281,7 @@ nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, b
     if (!*ok || p->desc[node->in[1]].rank != 2) *ok = false;
     if (!*ok) return NW_OK;
     NW_TRY(nw_plan_weights(p, node->in[1], pr.g.trans_b ? 0 : 1, &w, ok));
-    return *ok ? NW_OK : nw_plan_wcodes_whole(p, node->in[1], pr.g.trans_b, ok);
+    return *ok ? NW_OK : nw_plan_wcodes_whole(p, node->in[1], pr.g.trans_b ? 0 : 1, ok);
 }
 
 nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {

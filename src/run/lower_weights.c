@@ -9,14 +9,6 @@
 #include <math.h>
 #include <string.h>
 
-nw_status nw_plan_wcodes_whole(nw_planner *p, int v, bool transposed, bool *ok) {
-    nw_wcodes w;
-    nw_wcodes_source s;
-    NW_TRY(nw_plan_wcodes(p, v, transposed ? 0 : 1, &w, &s, ok));
-    *ok = *ok && w.whole && w.k <= 65536;
-    return NW_OK;
-}
-
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
 typedef struct wcodes_state {

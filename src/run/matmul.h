@@ -19,7 +19,5 @@ typedef struct nw_plan_product {
 nw_status nw_lower_wcodes(nw_planner *p, const nw_node *node, const nw_plan_product *pr, bool *ok);
 /* lower_bits.c: takes the product when its weights and its left-hand side both are {−1, 1} times a scale. */
 nw_status nw_lower_bits_product(nw_planner *p, const nw_node *node, const nw_plan_product *pr, bool *ok);
-/* Whether v [k,n], or [n,k] when transposed, is a constant of codes that nw_lower_wcodes multiplies with u8 codes. */
-nw_status nw_plan_wcodes_whole(nw_planner *p, int v, bool transposed, bool *ok);
 
 #endif

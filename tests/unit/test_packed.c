@@ -104,24 +104,24 @@ static nw_step_info same_as_reference(nw_graph *g, const nw_feed *feed, double t
 }
 
 /* What the left-hand side is. */
-typedef enum left { REAL, ON_GRID, BY_ROW, ON_BF16, LEFT_COUNT } left;
+typedef enum left { REAL, ON_GRID, BY_ROW, MEASURED, ON_BF16, LEFT_COUNT } left;
 
-/* FakeQuant of x: to u8, static or per row as found while running, or to bf16. */
+/* FakeQuant of x: to u8, static or as found while running, per row or for all of it, or to bf16. */
 static int restricted(nw_graph *g, int x, left how) {
-    const bool rows = how == BY_ROW, bf16 = how == ON_BF16;
+    const bool found = how == BY_ROW || how == MEASURED, bf16 = how == ON_BF16;
     float scale = bf16 ? 1 : 2.0f / 255;
     int32_t zero = bf16 ? 0 : 127;
     nw_tensor s = {.format = NW_F32, .data = &scale}, z = {.format = NW_S32, .data = &zero};
     int in[3] = {x, NW_ABSENT, NW_ABSENT}, out;
     nw_node *node;
-    if (!rows) {
+    if (!found) {
         assert_ok(&ctx, nw_graph_add_constant_copy(g, NULL, &s, &in[1]));
         assert_ok(&ctx, nw_graph_add_constant_copy(g, NULL, &z, &in[2]));
     }
     assert_ok(&ctx, nw_graph_add_value(g, "x_dq", &out));
-    assert_ok(&ctx, nw_graph_add_node(g, "ai.narrow", "FakeQuant", "", rows ? 1 : 3, in, 1, &out, &node));
+    assert_ok(&ctx, nw_graph_add_node(g, "ai.narrow", "FakeQuant", "", found ? 1 : 3, in, 1, &out, &node));
     assert_ok(&ctx, nw_node_set_string(g, node, "format", bf16 ? "bf16" : "u8"));
-    if (rows) assert_ok(&ctx, nw_node_set_int(g, node, "per_row", 1));
+    if (how == BY_ROW) assert_ok(&ctx, nw_node_set_int(g, node, "per_row", 1));
     return out;
 }
 
@@ -172,7 +172,7 @@ static void check_product(const storage *s, bool transposed, int64_t m, int64_t 
     const bool integer = strncmp(step.kernel, "gemm_u8", 7) == 0;
     const bool exact = nw_format_is_integer(s->format) || nw_format_kind(s->format) == NW_KIND_INDEX;
     if (how == REAL || s->grain == NW_GRAIN_BLOCK) assert_non_null(strstr(step.kernel, "wcodes"));
-    if ((how == ON_GRID || how == BY_ROW) && exact && nw_format_bits(s->format) < 4) assert_true(integer);
+    if (how != REAL && how != ON_BF16 && exact && nw_format_bits(s->format) < 4) assert_true(integer);
     if (how == REAL || how == ON_BF16) assert_false(integer);
     assert_int_equal(strncmp(step.kernel, "gemm_bf16", 9) == 0, how == ON_BF16 && s->format == NW_BF16);
     /* codes, scales and sums for up to 32 columns too many; f32 would be 4·n·k */
@@ -263,6 +263,26 @@ static void check_convolution(const image *c, const storage *s) {
     assert_memory_equal(out[0].data, out[1].data, nw_tensor_bytes(&out[0]));
 }
 
+/* On codes: with scales per block on packed codes too, and with the same bits from all instruction sets. */
+static void check_integer_convolution(const image *c, const storage *s, left how) {
+    nw_feed feed;
+    nw_tensor out[2];
+    nw_memory_use memory;
+    nw_graph *g = convolution(c, s, false, how, &feed);
+    const nw_step_info step = same_as_reference(g, &feed, 2e-4, &memory);
+    assert_memory_equal(step.kernel, "gemm_u8", 7);
+    if (s->grain == NW_GRAIN_BLOCK) assert_non_null(strstr(step.kernel, "wcodes"));
+    for (int i = 0; i < 2; i++) {
+        const nw_run_options options = {.threads = 1 + i, .isa = i ? NW_ISA_COUNT : NW_ISA_SCALAR};
+        nw_session *session;
+        assert_ok(&ctx, nw_session_new(&ctx, g, &options, &session));
+        assert_ok(&ctx, nw_session_run(session, 1, &feed, &arena, &out[i]));
+        nw_session_free(session);
+    }
+    assert_memory_equal(out[0].data, out[1].data, nw_tensor_bytes(&out[0]));
+    nw_graph_free(g);
+}
+
 static void test_convolutions(void **state) {
     (void)state;
     static const image shapes[] = {{32, 40, 1, 1}, {48, 20, 1, 3}, {3, 17, 1, 3},
@@ -278,11 +298,17 @@ static void test_convolutions(void **state) {
                              formats[f] == NW_U4 || formats[f] == NW_U8};
                 if (s.grain == NW_GRAIN_BLOCK && shapes[i].channels / shapes[i].groups < 16) continue;
                 check_convolution(&shapes[i], &s);
+                if (nw_format_is_integer(s.format) && nw_format_bits(s.format) < 8)
+                    for (int how = ON_GRID; how < LEFT_COUNT; how++)
+                        if (how != BY_ROW && how != ON_BF16)
+                            check_integer_convolution(&shapes[i], &s, (left)how);
             }
     const storage s = {NW_S4, NW_F32, NW_GRAIN_BLOCK, 1, 32, false};
     check_convolution(&(image){64, 256, 1, 3}, &s); /* too much to be decoded at a time */
     check_convolution(&(image){256, 256, 16, 3}, &s);
     check_convolution(&(image){512, 100, 2, 1}, &s);
+    check_integer_convolution(&(image){256, 64, 1, 3}, &s, MEASURED); /* rows are gathered in parts */
+    check_integer_convolution(&(image){256, 64, 1, 1}, &s, MEASURED);
 }
 
 static void gather(const storage *s, int64_t rows, int64_t columns, bool direct) {
