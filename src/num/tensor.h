@@ -14,8 +14,9 @@ typedef struct nw_tensor {
     nw_format format; /* of the stored elements */
     int rank;         /* 0 … NW_MAX_RANK; 0 is a scalar of one element */
     int64_t dims[NW_MAX_RANK];
-    void *data;              /* NULL when only the shape is known */
-    const nw_qparam *qparam; /* NULL: elements are the values; else value = scale·(code − zero) or scale·level[code] */
+    void *data; /* NULL when only the shape is known */
+    const nw_qparam
+        *qparam; /* NULL: elements are the values; else value = scale·(code − zero) or scale·level[code] */
 } nw_tensor;
 
 /* Product of dims; every tensor made by this library fits in size_t (nw_tensor_check). */
@@ -31,6 +32,13 @@ void nw_tensor_set_shape(nw_tensor *t, int rank, const int64_t *dims);
 /* "f32 [1,3,224,224]" into buffer; returns buffer. */
 char *nw_tensor_describe(const nw_tensor *t, char *buffer, size_t size);
 
+/* Numbers nobody has quantized: f32, or 16-bit floats that stand for themselves. */
+static inline bool nw_tensor_is_real(const nw_tensor *t) {
+    const nw_qparam *p = t->qparam;
+    if (!p) return t->format == NW_F32;
+    return (p->format == NW_F16 || p->format == NW_BF16) && p->grain == NW_GRAIN_TENSOR &&
+           nw_qparam_scale(p, 0) == 1;
+}
 /* Integer element i of an s32, s64, u8 … tensor; floats are truncated. */
 static inline int64_t nw_tensor_s64(const nw_tensor *t, size_t i) {
     return nw_load_s64(t->format, t->data, i);

@@ -404,12 +404,21 @@ static void want_means(nw_quant_plan *plan) {
     }
 }
 
+/* The value that v is in another type of number (a model's 16-bit input in f32), or v. */
+static int uncast(const nw_quant_plan *plan, int v) {
+    for (int n = plan->uses.producer[v]; n >= 0 && nw_node_is(&plan->graph->nodes[n], "Cast");
+         n = plan->uses.producer[v])
+        v = plan->graph->nodes[n].in[0];
+    return v;
+}
+
 /* The model's input that a value is, itself or moved, or NW_ABSENT. */
 static int input_behind(const nw_quant_plan *plan, int v) {
     int maker = plan->uses.producer[v];
     for (; maker >= 0 && plan->mode[maker] == NW_NODE_SAME; maker = plan->uses.producer[v])
         v = plan->graph->nodes[maker].in[0];
-    return maker < 0 ? v : NW_ABSENT;
+    v = uncast(plan, v);
+    return plan->uses.producer[v] < 0 ? v : NW_ABSENT;
 }
 
 /* Whether recurrent layers can read a model's input on a grid is decided by its features. */
@@ -479,12 +488,13 @@ static nw_status mark_unresolved(const nw_quant_plan *plan, const nw_calibration
                                  bool *any) {
     for (int i = 0; i < plan->point_count; i++) {
         const nw_quant_point *p = &plan->points[i];
-        if (plan->uses.producer[p->value] >= 0 || !is_decided(p) || nw_quant_is_float(p->choice)) continue;
+        const int input = uncast(plan, p->value);
+        if (plan->uses.producer[input] >= 0 || !is_decided(p) || nw_quant_is_float(p->choice)) continue;
         const nw_codes codes = {p->qmin, p->qmax, false};
         double sqnr = 0;
         if (!nw_quant_is_binary(p->choice))
             NW_TRY(nw_observer_sqnr(&seen->observers[i], &codes, p->scale, p->zero, &sqnr));
-        raw[p->value] = sqnr < RESOLVED;
+        raw[input] = sqnr < RESOLVED;
     }
     for (int i = 0; i < plan->point_count; i++) {
         const nw_quant_point *p = &plan->points[i];

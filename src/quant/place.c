@@ -18,7 +18,7 @@ int nw_quant_first_output(const nw_node *node) {
 
 bool nw_quant_is_weight(const nw_graph *g, int value) {
     const nw_constant *c = nw_graph_constant(g, value);
-    return c && !c->tensor.qparam && c->tensor.format == NW_F32 && nw_tensor_count(&c->tensor) > 0;
+    return c && nw_tensor_is_real(&c->tensor) && nw_tensor_count(&c->tensor) > 0;
 }
 
 int nw_quant_input_of(const nw_node *node, nw_role role) {
@@ -248,7 +248,8 @@ static void mark_outputs(placing *p, int n) {
     const nw_node_mode mode = p->plan->mode[n];
     int in = nw_node_in(node, 0), out = nw_node_out(node, 0);
     if (out < 0) return;
-    bool moved = mode == NW_NODE_SAME || (mode == NW_NODE_FLOAT && is_clamp(p->g, node));
+    bool moved =
+        mode == NW_NODE_SAME || (mode == NW_NODE_FLOAT && (is_clamp(p->g, node) || is_op(node, "Cast")));
     for (int i = 0; i < node->out_count && moved && in >= 0; i++)
         if (node->out[i] >= 0) {
             p->raw[node->out[i]] = p->raw[in];

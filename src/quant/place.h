@@ -97,7 +97,7 @@ int nw_quant_input_of(const nw_node *node, nw_role role);
 bool nw_quant_has_state(const nw_node *node);
 /* The first that is there (recurrent layers may lack some), or NW_ABSENT. */
 int nw_quant_first_output(const nw_node *node);
-/* f32 constant, not packed. */
+/* A constant of real numbers that may be packed (nw_tensor_is_real). */
 bool nw_quant_is_weight(const nw_graph *graph, int value);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "op/quantize.h"
 #include "run/bind.h"
+#include "run/widen.h"
 
 #include <math.h>
 #include <string.h>
@@ -42,6 +43,10 @@ static nw_status pack_constants(nw_graph *g) {
 
 static bool does_nothing(const nw_graph *g, const nw_node *node) {
     if (nw_node_is(node, "Identity")) return true;
+    if (nw_node_is(node, "Cast")) {
+        const nw_format format = g->values[node->in[0]].format;
+        return format != NW_NONE && format == (nw_format)nw_node_int(node, "to", 0);
+    }
     if (!nw_node_is(node, "Dropout") || nw_node_out(node, 1) >= 0) return false;
     const nw_constant *training = nw_graph_constant(g, nw_node_in(node, 2));
     return nw_node_in(node, 2) < 0 || (training && !nw_tensor_s64(&training->tensor, 0));
@@ -115,11 +120,12 @@ static nw_status fold_affine(nw_graph *g, int layer_index, nw_node *bn, const af
     int bias_id = nw_node_in(layer, 2);
     const float *bias = bias_id < 0 ? NULL : channel_values(g, bias_id, a->channels);
     size_t outer, inner;
-    if (!wc || wc->tensor.format != NW_F32 || wc->tensor.qparam || (bias_id >= 0 && !bias)) return NW_OK;
+    if (!wc || !nw_tensor_is_real(&wc->tensor) || (bias_id >= 0 && !bias)) return NW_OK;
     if (!channel_layout(layer, &wc->tensor, a->channels, &outer, &inner)) return NW_OK;
     if (nw_node_is(layer, "Gemm") && nw_node_float(layer, "beta", 1.0f) != 1.0f) return NW_OK;
 
-    nw_tensor w = wc->tensor, old, b = {.format = NW_F32, .rank = 1, .dims = {(int64_t)a->channels}};
+    nw_tensor w = {.format = NW_F32}, old, b = {.format = NW_F32, .rank = 1, .dims = {(int64_t)a->channels}};
+    nw_tensor_set_shape(&w, wc->tensor.rank, wc->tensor.dims);
     NW_TRY(nw_tensor_alloc(scratch, &w));
     NW_TRY(nw_tensor_alloc(scratch, &b));
     NW_TRY(nw_tensor_to_f32(scratch, &wc->tensor, &old));
@@ -178,6 +184,7 @@ static nw_status fold_batchnorms(nw_graph *g) {
 }
 
 nw_status nw_simplify(nw_graph *g) {
+    NW_TRY(nw_widen(g));
     NW_TRY(pack_constants(g));
     nw_binding binding;
     NW_TRY(nw_bind(g, NULL, &binding));

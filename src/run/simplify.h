@@ -6,7 +6,7 @@
 
 #include "ir/graph.h"
 
-/* In place: constants folded (shape arithmetic of fixed shapes included), If on a constant condition replaced by its branch,
+/* In place: 16-bit floats widened (widen.h), constants folded (shape arithmetic of fixed shapes included), If on a constant condition replaced by its branch,
  * FakeQuant of a constant stored packed, Identity and inference-time Dropout removed, BatchNormalization folded into the
  * convolution or matrix product before it, dead nodes dropped. The graph must be resolved. */
 nw_status nw_simplify(nw_graph *graph);
