@@ -15,11 +15,18 @@ NW_INLINE __m128i load_zeros(const char *zeros, int v) {
     return _mm_loadu_si128((const __m128i *)(const void *)(zeros + 16 * v));
 }
 
-/* The code in the low bits of each lane as a number. */
-NW_INLINE __m512 level_of(const nw_wcodes *w, const nw_wcodes_kind kind, __m512 table, __m512i x) {
+/* The code from bit `shift` of each lane on as a number. */
+NW_INLINE __m512 level_of(const nw_wcodes *w, const nw_wcodes_kind kind, __m512 table, __m512i x,
+                          const int shift) {
+    if (kind == NW_WCODES_S8) { /* its sign to the lane's, and back down */
+        if (shift < 24) x = _mm512_slli_epi32(x, (unsigned)(24 - shift));
+        return _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 24));
+    }
+    if (kind == NW_WCODES_BF16 && shift == 16)
+        return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-65536)));
+    if (shift) x = _mm512_srli_epi32(x, (unsigned)shift);
     switch (kind) {
     case NW_WCODES_TABLE: return _mm512_permutexvar_ps(x, table);
-    case NW_WCODES_S8: return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24), 24));
     case NW_WCODES_TABLE8:
         return _mm512_i32gather_ps(_mm512_and_si512(x, _mm512_set1_epi32(255)), w->levels, 4);
     case NW_WCODES_F16: return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
@@ -40,7 +47,7 @@ NW_INLINE void add_code(const nw_wcodes *w, const nw_wcodes_kind kind, const boo
     __m512 level[2];
     NW_UNROLL
     for (int v = 0; v < 2; v++) {
-        level[v] = level_of(w, kind, table, shift ? _mm512_srli_epi32(x[v], (unsigned)shift) : x[v]);
+        level[v] = level_of(w, kind, table, x[v], shift);
         if (zeros) level[v] = _mm512_sub_ps(level[v], zero[v]);
     }
     NW_UNROLL
@@ -178,7 +185,7 @@ NW_INLINE void decode_of(const nw_wcodes *w, const char *panel, size_t k0, size_
                 const __m128i shift = _mm_cvtsi32_si128(nw_wcodes_shift(w, at));
                 NW_UNROLL
                 for (int v = 0; v < V; v++) {
-                    __m512 level = level_of(w, kind, table, _mm512_srl_epi32(load_words(words, v), shift));
+                    __m512 level = level_of(w, kind, table, _mm512_srl_epi32(load_words(words, v), shift), 0);
                     _mm512_storeu_ps(out + 16 * v, _mm512_mul_ps(scale[v], _mm512_sub_ps(level, zero[v])));
                 }
             }

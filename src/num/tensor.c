@@ -106,10 +106,11 @@ nw_tensor nw_tensor_rows(const nw_tensor *t, size_t first, size_t count, nw_qpar
     if (!t->qparam) return rows;
     *q = *t->qparam;
     rows.qparam = q;
-    if (q->grain != NW_GRAIN_AXIS || q->axis != 0) return rows;
-    q->groups = count;
-    q->scales = (const char *)q->scales + first * (size_t)nw_format_bits(nw_qparam_scale_format(q)) / 8;
-    if (q->zeros) q->zeros += first;
+    if (q->grain == NW_GRAIN_TENSOR || (q->grain == NW_GRAIN_AXIS && q->axis != 0)) return rows;
+    const size_t per_row = q->groups / (size_t)t->dims[0], skip = first * per_row;
+    q->groups = count * per_row;
+    q->scales = (const char *)q->scales + skip * (size_t)nw_format_bits(nw_qparam_scale_format(q)) / 8;
+    if (q->zeros) q->zeros += skip;
     return rows;
 }
 

@@ -60,7 +60,7 @@ nw_status nw_tensor_to_f32(nw_arena *arena, const nw_tensor *t, nw_tensor *out);
 void nw_tensor_walk(const nw_tensor *t, nw_numbers_fn *fn, void *user);
 
 /* Rows [first, first + count) along t's first axis, sharing its bytes, its scales and zero points; *q becomes the qparam of
- * the result if t has one. Grain TENSOR or AXIS. Below 8 bits, `first` rows must fill whole bytes: 8 always do. */
+ * the result if t has one; no blocks along the first axis. Below 8 bits, `first` rows must fill whole bytes: 8 always do. */
 nw_tensor nw_tensor_rows(const nw_tensor *t, size_t first, size_t count, nw_qparam *q);
 
 /* Plain 8-bit codes [n, a, b] as [n, b, a] in the arena, without a qparam. */

@@ -22,11 +22,16 @@ bool nw_fold_formats(const char *text, nw_format *codes, nw_format *scale) {
     return *codes != NW_NONE && nw_format_is_scale(*scale);
 }
 
-/* Value y becomes the constant; node `index` made it. */
-static nw_status set_packed(folder *f, int index, int y, const nw_tensor *t) {
+/* Value y becomes the constant; node `index` made it. Codes that are those of constant `from` share its bytes. */
+static nw_status set_packed(folder *f, int index, int y, int from, const nw_tensor *t) {
+    const nw_constant *c = from >= 0 ? f->g->values[from].constant : NULL;
     f->g->nodes[index].dead = true;
     f->g->values[y].format = NW_F32;
-    return nw_graph_set_constant_copy(f->g, y, t);
+    if (!c || c->tensor.data != t->data || !nw_tensor_aligned(t))
+        return nw_graph_set_constant_copy(f->g, y, t);
+    nw_tensor shared = *t;
+    NW_TRY(nw_graph_copy_qparam(f->g, t->qparam, &shared.qparam));
+    return nw_graph_set_constant(f->g, y, &shared, nw_bytes_ref(c->owner));
 }
 
 nw_status nw_fold_scales(folder *f, nw_format format, nw_qparam *p, bool *ok) {
@@ -220,7 +225,7 @@ static nw_status fold_cast(folder *f, int index, nw_format to, bool *ok) {
 nw_status nw_fold_spelled(folder *f, int index, const char *text, bool *ok) {
     const nw_node *node = &f->g->nodes[index];
     nw_format to, scale = NW_NONE, f32 = NW_F32;
-    int y = node->out[0];
+    int y = node->out[0], from = nw_node_in(node, 0);
     *ok = nw_fold_formats(text, &to, &f32);
     if (!*ok) return NW_OK;
     if (f32 != NW_F32) scale = f32;
@@ -236,9 +241,11 @@ nw_status nw_fold_spelled(folder *f, int index, const char *text, bool *ok) {
         p.scales = &one;
     } else {
         const nw_node *gather = nw_fold_maker(f, nw_node_in(node, 0), "Gather");
-        const nw_tensor *codes = read_cast(f, nw_fold_maker(f, nw_node_in(node, 0), "Cast"), to);
+        const nw_node *cast = nw_fold_maker(f, nw_node_in(node, 0), "Cast");
+        const nw_tensor *codes = read_cast(f, cast, to);
         *ok = nw_node_is(node, "Mul") && (gather || codes);
         if (!*ok) return NW_OK;
+        from = codes ? nw_node_in(cast, 0) : NW_ABSENT;
         if (gather) {
             NW_TRY(read_levels(f, gather, to, &t, &p, ok));
         } else {
@@ -250,7 +257,7 @@ nw_status nw_fold_spelled(folder *f, int index, const char *text, bool *ok) {
         if (!*ok) return NW_OK;
     }
     t.qparam = &p;
-    return set_packed(f, index, y, &t);
+    return set_packed(f, index, y, from, &t);
 }
 
 /* ---- native ------------------------------------------------------------------------------------------------------ */
@@ -261,5 +268,5 @@ nw_status nw_fold_native(folder *f, int index) {
     nw_qparam p;
     NW_TRY(nw_packed_read(g, &g->nodes[index], &f->arena, &t, &p));
     t.qparam = &p;
-    return set_packed(f, index, g->nodes[index].out[0], &t);
+    return set_packed(f, index, g->nodes[index].out[0], nw_node_in(&g->nodes[index], 0), &t);
 }

@@ -95,12 +95,11 @@ static bool find_scales(const nw_qparam *q, int n_axis, size_t taps, nw_wcodes *
     return q->axis == 1 - n_axis && w->block >= LEAST_BLOCK;
 }
 
-nw_status nw_plan_wcodes(nw_planner *p, int v, int n_axis, nw_wcodes *w, nw_wcodes_source *s, bool *ok) {
-    const nw_constant *c = nw_graph_constant(p->graph, v);
-    *ok = false;
-    if (!c || !c->tensor.qparam || c->tensor.rank < 2 || nw_tensor_count(&c->tensor) == 0) return NW_OK;
-    const nw_tensor *t = &c->tensor;
+nw_status nw_plan_wcodes_of(nw_planner *p, const nw_tensor *t, int n_axis, nw_wcodes *w, nw_wcodes_source *s,
+                            bool *ok) {
     const nw_qparam *q = t->qparam;
+    *ok = false;
+    if (!q || t->rank < 2 || nw_tensor_count(t) == 0) return NW_OK;
     const size_t taps = nw_dims_product(t->dims, 2, t->rank);
     const int bits = nw_format_bits(q->format);
     const bool uniform = same_zeros(q);
@@ -137,6 +136,12 @@ nw_status nw_plan_wcodes(nw_planner *p, int v, int n_axis, nw_wcodes *w, nw_wcod
     }
     *ok = true;
     return NW_OK;
+}
+
+nw_status nw_plan_wcodes(nw_planner *p, int v, int n_axis, nw_wcodes *w, nw_wcodes_source *source, bool *ok) {
+    const nw_constant *c = nw_graph_constant(p->graph, v);
+    *ok = false;
+    return c ? nw_plan_wcodes_of(p, &c->tensor, n_axis, w, source, ok) : NW_OK;
 }
 
 nw_status nw_plan_wcodes_whole(nw_planner *p, int v, int n_axis, bool *ok) {

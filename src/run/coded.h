@@ -11,6 +11,9 @@
  * in front of it, the axes from 2 on (taps: k = t·depth + i). *ok false: no codes, or a grain that kernels do not know.
  * Tables of 256 levels are in the plan's arena. */
 nw_status nw_plan_wcodes(nw_planner *p, int v, int n_axis, nw_wcodes *w, nw_wcodes_source *source, bool *ok);
+/* The same for a constant's tensor, or a part of one. */
+nw_status nw_plan_wcodes_of(nw_planner *p, const nw_tensor *t, int n_axis, nw_wcodes *w,
+                            nw_wcodes_source *source, bool *ok);
 
 /* Whether products of v, described so, with u8 codes are exact integers in each block. */
 nw_status nw_plan_wcodes_whole(nw_planner *p, int v, int n_axis, bool *ok);

@@ -94,7 +94,7 @@ static nw_status takes_codes(nw_planner *p, int y, bool *images, bool *all) {
     for (int u = p->uses.first[y]; u < p->uses.first[y + 1] && *all; u++) {
         const nw_node *reader = &p->graph->nodes[p->uses.users[u]];
         bool image = false;
-        *all = nw_rnn_takes_codes(p, reader, y);
+        NW_TRY(nw_rnn_takes_codes(p, reader, y, all));
         if (!*all) NW_TRY(nw_matmul_takes_codes(p, reader, y, all));
         if (!*all) NW_TRY(nw_attention_takes_codes(p, reader, y, all));
         if (!*all) NW_TRY(nw_conv_takes_codes(p, reader, y, &image));

@@ -1,21 +1,28 @@
-/* lower_rnn.c: LSTM and GRU with packed weights: the input's share of all gates for all steps as one matrix product, then step
- * by step the state's share and the cells. A product is on integers where its operand is: the input's when it comes as codes,
- * the state's when the node says so (NW_STATE_FORMAT). */
-#include "run/plan.h"
+/* lower_rnn.c: LSTM and GRU: the input's share of all gates for all steps as one matrix product, then step by step the state's
+ * share and the cells. Weights that are codes stay codes. A product is on integers where its operand is: the input's when it
+ * comes as codes, the state's when the node says so (NW_STATE_FORMAT). */
+#include "run/coded.h"
 
 #include "op/quantize.h"
 
 #include <math.h>
 #include <string.h>
 
-/* [m][k] · W[n][k]ᵀ (+ bias) in f32, from real numbers or from codes with a scale and zero point per row. */
+/* [m][k] · W[n][k]ᵀ (+ bias) in f32. Which of the kernels is there says what W is: real numbers, s8 codes with a scale and zero
+ * point per row, or codes that are decoded in registers. */
 typedef struct product {
     const nw_gemm_f32_kernel *f32;
-    const nw_gemm_u8s8_kernel *u8s8; /* NULL: real numbers */
+    const nw_gemm_u8s8_kernel *u8s8;
+    const nw_wgemm_kernel *decoding;
+    bool codes; /* the operand is u8, on `grid` where its rows do not bring their own */
+    const char *name;
     size_t n, k;
-    const void *packed;
-    const float *bias;    /* [n] or NULL; of real numbers */
-    nw_epilogue epilogue; /* of codes */
+    size_t mr, nr, panel_bytes; /* of the kernel's tiles */
+    const void *packed;         /* of f32 and u8s8 */
+    const float *bias;          /* [n] or NULL; of f32 and `decoding` */
+    nw_epilogue epilogue;       /* of u8s8 */
+    nw_wcodes w;                /* of `decoding` */
+    nw_grid grid;
 } product;
 
 typedef struct direction {
@@ -57,18 +64,22 @@ typedef struct product_job {
     const product *p;
     nw_gemm_f32_args f32;
     nw_gemm_u8s8_args u8s8;
+    nw_wgemm_f32_args wcodes;
+    nw_wgemm_u8_args u8_wcodes;
+    size_t m;
     bool by_columns, descending;
 } product_job;
 
 static void product_part(const product_job *j, size_t m0, size_t m1, size_t n0, size_t n1) {
-    if (j->p->u8s8)
-        nw_gemm_u8s8_run(j->p->u8s8, &j->u8s8, m0, m1, n0, n1);
+    const product *p = j->p;
+    if (p->u8s8)
+        nw_gemm_u8s8_run(p->u8s8, &j->u8s8, m0, m1, n0, n1);
+    else if (p->f32)
+        nw_gemm_f32_run(p->f32, &j->f32, m0, m1, n0, n1);
+    else if (p->codes)
+        nw_wgemm_u8_run(p->decoding, &j->u8_wcodes, m0, m1, n0, n1);
     else
-        nw_gemm_f32_run(j->p->f32, &j->f32, m0, m1, n0, n1);
-}
-
-static size_t panel_of(const product *p) {
-    return p->u8s8 ? p->u8s8->nr : p->f32->nr;
+        nw_wgemm_f32_run(p->decoding, &j->wcodes, m0, m1, n0, n1);
 }
 
 #define RUN_BYTES (128 * 1024)
@@ -81,49 +92,71 @@ static void product_range(void *user, size_t begin, size_t end) {
         product_part(j, begin, end, 0, j->p->n);
         return;
     }
-    size_t panel = panel_of(j->p), panel_bytes = panel * j->p->k * (j->p->u8s8 ? 1 : sizeof(float));
-    size_t run = panel_bytes < RUN_BYTES ? RUN_BYTES / panel_bytes * panel : panel;
-    size_t m = j->p->u8s8 ? j->u8s8.m : j->f32.m, runs = (end - begin + run - 1) / run;
+    size_t panels = j->p->panel_bytes < RUN_BYTES ? RUN_BYTES / j->p->panel_bytes : 1;
+    size_t run = panels * j->p->nr, runs = (end - begin + run - 1) / run;
     for (size_t i = 0; i < runs; i++) {
         size_t from = begin + (j->descending ? runs - 1 - i : i) * run;
-        product_part(j, 0, m, from, from + run < end ? from + run : end);
+        product_part(j, 0, j->m, from, from + run < end ? from + run : end);
     }
 }
 
 /* c[m][ldc] = a·Wᵀ + bias; scale, zero [m]: of the rows of codes, or NULL when the product knows them. */
 static void multiply(const rnn_run *r, const product *p, size_t m, const void *a, const float *scale,
                      const int32_t *zero, bool descending, float *c, size_t ldc) {
-    product_job job = {.p = p, .by_columns = m < 16, .descending = descending};
+    const size_t c_bytes = ldc * sizeof *c, a_bytes = p->k * (p->codes ? 1 : sizeof(float));
+    const nw_rows rows = {.base = a, .stride = a_bytes};
+    product_job job = {.p = p, .m = m, .by_columns = m < 16 || p->decoding, .descending = descending};
     if (p->u8s8) {
         job.u8s8 = (nw_gemm_u8s8_args){.m = m,
                                        .n = p->n,
                                        .k = p->k,
                                        .taps = 1,
-                                       .rows = {.base = a, .stride = p->k},
+                                       .rows = rows,
                                        .packed = p->packed,
                                        .c = c,
-                                       .ldc = ldc * sizeof *c,
+                                       .ldc = c_bytes,
                                        .epilogue = p->epilogue};
         job.u8s8.epilogue.row_scale = scale;
         job.u8s8.epilogue.row_zero = zero;
-    } else {
+    } else if (p->f32) {
         job.f32 = (nw_gemm_f32_args){.m = m,
                                      .n = p->n,
                                      .k = p->k,
                                      .taps = 1,
-                                     .rows = {.base = a, .stride = p->k * sizeof(float)},
+                                     .rows = rows,
                                      .packed = p->packed,
                                      .c = c,
-                                     .ldc = ldc * sizeof *c,
+                                     .ldc = c_bytes,
                                      .bias = p->bias,
                                      .lo = -INFINITY,
                                      .hi = INFINITY};
+    } else if (p->codes) {
+        job.u8_wcodes = (nw_wgemm_u8_args){.w = &p->w,
+                                           .m = m,
+                                           .a = a,
+                                           .lda = a_bytes,
+                                           .c = c,
+                                           .ldc = c_bytes,
+                                           .bias = p->bias,
+                                           .lo = -INFINITY,
+                                           .hi = INFINITY,
+                                           .scale = p->grid.scale,
+                                           .zero = p->grid.zero,
+                                           .row_scale = scale,
+                                           .row_zero = zero};
+    } else {
+        job.wcodes = (nw_wgemm_f32_args){.w = &p->w,
+                                         .m = m,
+                                         .a = a,
+                                         .lda = a_bytes,
+                                         .c = c,
+                                         .ldc = c_bytes,
+                                         .bias = p->bias,
+                                         .lo = -INFINITY,
+                                         .hi = INFINITY};
     }
-    nw_exec_parallel(r->e, job.by_columns ? p->n : m,
-                     job.by_columns ? panel_of(p)
-                     : p->u8s8      ? p->u8s8->mr
-                                    : p->f32->mr,
-                     (double)m * (double)p->n * (double)p->k / (p->u8s8 ? 150 : 30), product_range, &job);
+    nw_exec_parallel(r->e, job.by_columns ? p->n : m, job.by_columns ? p->nr : p->mr,
+                     (double)m * (double)p->n * (double)p->k / (p->codes ? 150 : 30), product_range, &job);
 }
 
 /* What a state [batch][hidden] is multiplied as: its codes, and where the product is on real numbers what they mean. */
@@ -133,9 +166,9 @@ static const void *operand_of(const rnn_run *r, const product *p, const float *s
     if (!s->restricted) return state;
     for (size_t b = 0; b < s->batch; b++) {
         nw_quantize_measured(&s->ew, n, state + b * n, r->codes + b * n, &r->scale[b], &r->zero[b]);
-        if (!p->u8s8) s->ew.dequantize_u8(n, r->codes + b * n, r->scale[b], r->zero[b], r->operand + b * n);
+        if (!p->codes) s->ew.dequantize_u8(n, r->codes + b * n, r->scale[b], r->zero[b], r->operand + b * n);
     }
-    return p->u8s8 ? (const void *)r->codes : r->operand;
+    return p->codes ? (const void *)r->codes : r->operand;
 }
 
 /* The share of what operand_of gave, in columns `first` on of r->share. */
@@ -298,13 +331,20 @@ static bool plain(const nw_planner *p, const nw_node *node, rnn_state *s) {
 
 #define MOST_SUMMED 65536 /* products of codes that fit a sum (gemm.h) */
 
-/* The rows of W or R, all directions one behind the other, [rows][k]: codes as kernels take them, or real numbers. */
+/* What W or R is for kernels, all directions one behind the other: [directions·rows][k]. */
 typedef struct matrix {
+    int value;
     size_t k;
-    const int8_t *codes; /* NULL: real */
-    const float *scale;  /* [rows] of codes */
+    bool codes;     /* multiplied with u8 codes */
+    bool row_codes; /* 8 bits, with a scale for each row */
+    bool decoding;  /* codes that are decoded in registers, of each direction: */
+    nw_wcodes w[2];
+    nw_wcodes_source source[2];
+    /* read by read_matrix unless `decoding` */
+    const int8_t *s8;    /* of row_codes */
+    const float *scale;  /* [rows] of row_codes */
     const int32_t *zero; /* [rows] in the plan's arena, or NULL when all are 0 */
-    const float *real;
+    const float *real;   /* of others */
 } matrix;
 
 /* Whether a packed constant [directions][rows][k] has 8-bit codes with one scale for each row, or for more than a row. */
@@ -315,15 +355,42 @@ static bool has_row_codes(const nw_tensor *t) {
            (q->grain == NW_GRAIN_BLOCK && q->axis == 2 && q->block >= t->dims[2]);
 }
 
-static nw_status read_matrix(nw_planner *p, int v, bool codes, matrix *out) {
+/* Direction d of a packed constant [directions][rows][k] as a matrix. false: its codes do not begin with a byte, or blocks have
+ * several directions. */
+static bool find_direction(const nw_tensor *t, size_t d, nw_qparam *grid, nw_tensor *out) {
+    const size_t codes = (size_t)t->dims[1] * (size_t)t->dims[2];
+    if (d * codes * (size_t)nw_format_bits(t->format) % 8 != 0) return false;
+    if (t->qparam->grain == NW_GRAIN_BLOCK && t->qparam->axis == 0) return false;
+    *out = nw_tensor_rows(t, d, 1, grid);
+    if (grid->grain == NW_GRAIN_AXIS && grid->axis == 0) grid->grain = NW_GRAIN_TENSOR;
+    grid->axis -= 1; /* [1, rows, k] without the 1 */
+    nw_tensor_set_shape(out, 2, t->dims + 1);
+    return true;
+}
+
+/* What constant v will be multiplied as; codes: the operand can be u8. Tables are in the plan's arena, other arrays of *out are
+ * v's or in p->scratch. */
+static nw_status describe_matrix(nw_planner *p, int v, bool codes, matrix *out) {
     const nw_tensor *t = &p->graph->values[v].constant->tensor;
-    *out = (matrix){.k = (size_t)t->dims[2]};
-    if (!codes) {
-        nw_tensor real;
-        NW_TRY(nw_tensor_to_f32(&p->scratch, t, &real));
-        out->real = real.data;
+    *out = (matrix){.value = v, .k = (size_t)t->dims[2], .decoding = t->qparam != NULL};
+    if (codes && has_row_codes(t)) {
+        *out = (matrix){.value = v, .k = (size_t)t->dims[2], .codes = true, .row_codes = true};
         return NW_OK;
     }
+    out->codes = codes && t->qparam && t->dims[2] <= MOST_SUMMED;
+    for (int64_t d = 0; d < t->dims[0] && out->decoding; d++) {
+        nw_qparam grid;
+        nw_tensor part;
+        out->decoding = find_direction(t, (size_t)d, &grid, &part);
+        if (out->decoding)
+            NW_TRY(nw_plan_wcodes_of(p, &part, 0, &out->w[d], &out->source[d], &out->decoding));
+        out->codes &= out->w[d].whole;
+    }
+    out->codes &= out->decoding;
+    return NW_OK;
+}
+
+static nw_status read_row_codes(nw_planner *p, const nw_tensor *t, matrix *out) {
     const nw_qparam *q = t->qparam;
     size_t each = (size_t)t->dims[1], rows = (size_t)t->dims[0] * each;
     float *scale = nw_arena_array(&p->scratch, rows, sizeof *scale);
@@ -339,42 +406,100 @@ static nw_status read_matrix(nw_planner *p, int v, bool codes, matrix *out) {
     }
     out->scale = scale;
     out->zero = any_zero ? zero : NULL;
-    out->codes = t->data;
+    out->s8 = t->data;
     if (q->format == NW_U8) {
         uint8_t *flipped = nw_arena_data(&p->scratch, rows * out->k);
         if (!flipped) return NW_E_MEMORY;
         p->ew.flip_u8(rows * out->k, t->data, flipped);
-        out->codes = (const int8_t *)flipped;
+        out->s8 = (const int8_t *)flipped;
     }
     return NW_OK;
 }
 
-/* Rows [first, first + n) of w; a: the grid of the operand when it is codes, scale 0 for one that each of its rows brings. */
-static nw_status make_product(nw_planner *p, const matrix *w, size_t first, size_t n, const float *bias,
-                              const nw_grid *a, product *out) {
-    size_t k = w->k;
+static nw_status read_matrix(nw_planner *p, matrix *out) {
+    const nw_tensor *t = &p->graph->values[out->value].constant->tensor;
+    nw_tensor real;
+    if (out->decoding) return NW_OK;
+    if (out->row_codes) return read_row_codes(p, t, out);
+    NW_TRY(nw_tensor_to_f32(&p->scratch, t, &real));
+    out->real = real.data;
+    return NW_OK;
+}
+
+/* ---- planning: products ------------------------------------------------------------------------------------------ */
+
+static nw_status pack_real(nw_planner *p, const matrix *w, size_t first, product *out) {
+    const nw_gemm_f32_kernel *kernel = nw_gemm_f32_select(p->options->isa);
     void *packed;
-    *out = (product){.n = n, .k = k, .bias = bias};
-    if (!w->codes) {
-        out->f32 = nw_gemm_f32_select(p->options->isa);
-        NW_TRY(nw_plan_constant(p, nw_gemm_f32_packed_bytes(out->f32, n, k, 1), &packed));
-        nw_gemm_f32_pack(out->f32, n, k, 1, w->real + first * k, k, 0, 1, packed);
-        out->packed = packed;
-        return NW_OK;
-    }
-    const nw_weights part = {w->codes + first * k, w->scale + first, w->zero ? w->zero + first : NULL, n};
+    NW_TRY(nw_plan_constant(p, nw_gemm_f32_packed_bytes(kernel, out->n, out->k, 1), &packed));
+    nw_gemm_f32_pack(kernel, out->n, out->k, 1, w->real + first * w->k, w->k, 0, 1, packed);
+    out->f32 = kernel;
+    out->packed = packed;
+    out->name = kernel->name;
+    out->mr = kernel->mr;
+    out->nr = kernel->nr;
+    out->panel_bytes = kernel->nr * w->k * sizeof(float);
+    return NW_OK;
+}
+
+static nw_status pack_row_codes(nw_planner *p, const matrix *w, size_t first, const nw_grid *a,
+                                product *out) {
+    const nw_gemm_u8s8_kernel *kernel = nw_gemm_u8s8_select(p->options->isa);
+    const size_t n = out->n, k = out->k;
+    const nw_weights part = {w->s8 + first * k, w->scale + first, w->zero ? w->zero + first : NULL, n};
     const nw_grid unit = {.scale = 1.0f};
     const nw_follow nothing = {.lo = -INFINITY, .hi = INFINITY};
     int32_t *sums = nw_arena_array(&p->plan->arena, n, sizeof *sums);
+    void *packed;
     if (!sums) return NW_E_MEMORY;
-    out->u8s8 = nw_gemm_u8s8_select(p->options->isa);
     nw_gemm_u8s8_col_sums(n, k, 1, part.codes, k, 0, 1, part.zero, sums);
-    NW_TRY(nw_plan_epilogue(p, a->scale > 0 ? a : &unit, &part, bias, sums, &nothing, &out->epilogue));
+    NW_TRY(nw_plan_epilogue(p, a->scale > 0 ? a : &unit, &part, out->bias, sums, &nothing, &out->epilogue));
     out->epilogue.col_sum = sums;
-    NW_TRY(nw_plan_constant(p, nw_gemm_u8s8_packed_bytes(out->u8s8, n, k, 1), &packed));
-    nw_gemm_u8s8_pack(out->u8s8, n, k, 1, part.codes, k, 0, 1, packed);
+    NW_TRY(nw_plan_constant(p, nw_gemm_u8s8_packed_bytes(kernel, n, k, 1), &packed));
+    nw_gemm_u8s8_pack(kernel, n, k, 1, part.codes, k, 0, 1, packed);
+    out->u8s8 = kernel;
     out->packed = packed;
+    out->name = kernel->name;
+    out->mr = kernel->mr;
+    out->nr = kernel->nr;
+    out->panel_bytes = kernel->nr * k;
     return NW_OK;
+}
+
+/* first: a row of direction d. */
+static nw_status pack_codes(nw_planner *p, const matrix *w, size_t d, size_t first, product *out) {
+    const nw_wgemm_kernel *kernel = nw_wgemm_select(p->options->isa);
+    nw_wcodes_source source = w->source[d];
+    float *sums;
+    void *packed;
+    out->w = w->w[d];
+    out->w.n = out->n;
+    source.first_n = first;
+    const size_t bytes = nw_wcodes_bytes(kernel->nr, &out->w);
+    if (bytes == 0)
+        return nw_fail(p->ctx, NW_E_SHAPE, "the weights \"%s\" are too large for this machine",
+                       p->graph->values[w->value].name);
+    NW_TRY(nw_plan_constant(p, bytes, &packed));
+    NW_TRY(nw_plan_constant(p, out->n * sizeof *sums, (void **)&sums));
+    nw_wcodes_pack(kernel->nr, &out->w, &source, packed, sums);
+    out->w.packed = packed;
+    out->w.sums = sums;
+    out->decoding = kernel;
+    out->name = out->codes ? kernel->name_u8 : kernel->name;
+    out->mr = kernel->mr;
+    out->nr = kernel->nr;
+    out->panel_bytes = bytes / ((out->n + kernel->nr - 1) / kernel->nr);
+    return NW_OK;
+}
+
+/* Rows [first, first + n) of direction d, which has `rows`; a: the grid of the operand when it is codes, scale 0 for one that each
+ * of its rows brings. */
+static nw_status make_product(nw_planner *p, const matrix *w, size_t d, size_t rows, size_t first, size_t n,
+                              const float *bias, const nw_grid *a, product *out) {
+    *out = (product){.codes = w->codes, .n = n, .k = w->k, .bias = bias, .grid = *a};
+    if (w->decoding) return pack_codes(p, w, d, first, out);
+    if (w->row_codes) return pack_row_codes(p, w, d * rows + first, a, out);
+    return pack_real(p, w, d * rows + first, out);
 }
 
 /* B [directions][2·gates·hidden], or NULL: Wb + Rb belong to the input's share, but GRU's Rbh with after_reset to the state's. */
@@ -402,20 +527,23 @@ static nw_status make_direction(nw_planner *p, const rnn_state *s, size_t d, con
     const nw_grid by_row = {0};
     const float *input, *state;
     NW_TRY(split_bias(p, s, b ? b + d * 2 * all : NULL, &input, &state));
-    NW_TRY(make_product(p, w, d * all, all, input, x, &out->input));
-    NW_TRY(make_product(p, r, d * all, reset_first ? 2 * n : all, state, &by_row, &out->state));
-    if (reset_first) NW_TRY(make_product(p, r, d * all + 2 * n, n, NULL, &by_row, &out->candidate));
-    return NW_OK;
+    NW_TRY(make_product(p, w, d, all, 0, all, input, x, &out->input));
+    NW_TRY(make_product(p, r, d, all, 0, reset_first ? 2 * n : all, state, &by_row, &out->state));
+    return reset_first ? make_product(p, r, d, all, 2 * n, n, NULL, &by_row, &out->candidate) : NW_OK;
 }
 
 /* ---- planning: the step ------------------------------------------------------------------------------------------ */
 
-bool nw_rnn_takes_codes(const nw_planner *p, const nw_node *node, int codes) {
+nw_status nw_rnn_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok) {
     rnn_state s;
-    if (!plain(p, node, &s) || node->in[0] != codes) return false;
+    matrix w;
+    *ok = false;
+    if (!plain(p, node, &s) || node->in[0] != codes) return NW_OK;
     for (int i = 1; i < node->in_count; i++)
-        if (node->in[i] == codes) return false;
-    return has_row_codes(&p->graph->values[node->in[1]].constant->tensor);
+        if (node->in[i] == codes) return NW_OK;
+    NW_TRY(describe_matrix(p, node->in[1], true, &w));
+    *ok = w.codes;
+    return NW_OK;
 }
 
 static nw_status define_buffers(nw_planner *p, const nw_node *node, const rnn_state *s, int *out) {
@@ -443,34 +571,34 @@ nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok) {
     if (!plain(p, node, &s)) return NW_OK;
     int x = node->in[0], in[IN_COUNT] = {-1, -1, -1, -1, -1, -1}, out[OUT_COUNT];
     bool by_row = p->row_grid[x][0] >= 0;
-    bool input_codes =
-        (by_row || nw_plan_on_grid(p, x)) && has_row_codes(&p->graph->values[node->in[1]].constant->tensor);
-    bool state_codes = s.restricted && has_row_codes(&p->graph->values[node->in[2]].constant->tensor);
     const float *b;
     size_t count;
     matrix w, r;
     NW_TRY(nw_plan_real_constant(p, nw_node_in(node, 3), &b, &count));
-    NW_TRY(read_matrix(p, node->in[1], input_codes, &w));
-    NW_TRY(read_matrix(p, node->in[2], state_codes, &r));
+    NW_TRY(describe_matrix(p, node->in[1], by_row || nw_plan_on_grid(p, x), &w));
+    NW_TRY(describe_matrix(p, node->in[2], s.restricted, &r));
+    NW_TRY(read_matrix(p, &w));
+    NW_TRY(read_matrix(p, &r));
     const nw_grid none = {0};
     for (size_t d = 0; d < s.directions; d++)
         NW_TRY(make_direction(p, &s, d, &w, &r, b, by_row ? &none : &p->grid[x], &s.direction[d]));
-    NW_TRY(nw_plan_need(p, x, nw_form_of(input_codes, false), &in[IN_X]));
+    nw_plan_packed(p, node->in[1]);
+    nw_plan_packed(p, node->in[2]);
+    NW_TRY(nw_plan_need(p, x, nw_form_of(w.codes, false), &in[IN_X]));
     NW_TRY(nw_plan_need(p, nw_node_in(node, 5), NW_FORM_REAL, &in[IN_H]));
     if (s.lstm) NW_TRY(nw_plan_need(p, nw_node_in(node, 6), NW_FORM_REAL, &in[IN_C]));
     NW_TRY(nw_plan_need(p, nw_node_in(node, 4), NW_FORM_REAL, &in[IN_LENGTHS]));
     if (by_row) memcpy(&in[IN_X_SCALE], p->row_grid[x], sizeof p->row_grid[x]);
     NW_TRY(define_buffers(p, node, &s, out));
     *ok = true;
-    const product *state = &s.direction[0].state;
-    NW_TRY(NW_PLAN_STEP(p, node, run_rnn, state_codes ? state->u8s8->name : state->f32->name, &s, in, out));
+    NW_TRY(NW_PLAN_STEP(p, node, run_rnn, s.direction[0].state.name, &s, in, out));
     double rows = (double)s.directions * (double)s.steps * (double)s.batch * (double)(s.gates * s.hidden);
-    nw_plan_work(p, input_codes, rows * (double)s.input);
-    nw_plan_work(p, state_codes, rows * (double)s.hidden);
-    if (!state_codes)
+    nw_plan_work(p, w.codes, rows * (double)s.input);
+    nw_plan_work(p, r.codes, rows * (double)s.hidden);
+    if (!r.codes)
         nw_plan_reason(p, !s.restricted ? "float: its state is not quantized"
-                                        : "float: its weights have no 8-bit codes");
-    else if (!input_codes)
+                                        : "float: its weights are no codes that integers multiply");
+    else if (!w.codes)
         nw_plan_reason(p, "partly float: its input is not on an 8-bit grid");
     return NW_OK;
 }

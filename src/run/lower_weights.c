@@ -144,46 +144,32 @@ typedef struct gather_job {
     float *y;
 } gather_job;
 
-static const void *skip_scales(const nw_qparam *q, size_t groups) {
-    size_t bytes = 0;
-    nw_format_bytes(nw_qparam_scale_format(q), groups, &bytes);
-    return (const char *)q->scales + bytes;
-}
-
-/* The groups of row r of the table, and the row's shape under which they are its groups. */
-static nw_qparam row_grid(const nw_tensor *t, size_t r, int *rank, int64_t *dims) {
-    nw_qparam q = *t->qparam;
-    size_t inner = nw_dims_product(t->dims, 1, t->rank), skip = 0;
-    *rank = t->rank;
-    memcpy(dims, t->dims, sizeof t->dims);
-    dims[0] = 1;
-    if (q.grain == NW_GRAIN_TENSOR) return q;
-    if (q.axis == 0) { /* one scale for the row, or one for each of its elements */
-        skip = q.grain == NW_GRAIN_AXIS ? r : r / (size_t)q.block * inner;
-        q.groups = q.grain == NW_GRAIN_AXIS ? 1 : inner;
-        q.grain = q.grain == NW_GRAIN_AXIS ? NW_GRAIN_TENSOR : NW_GRAIN_AXIS;
-        q.axis = 1;
-        *rank = 2;
-        dims[1] = (int64_t)inner;
-    } else if (q.grain == NW_GRAIN_BLOCK) {
-        q.groups /= (size_t)t->dims[0];
-        skip = r * q.groups;
-    }
-    q.scales = skip_scales(&q, skip);
-    if (q.zeros) q.zeros += skip;
-    return q;
+/* Row r of the table. */
+static nw_tensor row_of(const nw_tensor *t, size_t r, nw_qparam *q) {
+    const nw_qparam *grid = t->qparam;
+    if (grid->grain != NW_GRAIN_BLOCK || grid->axis != 0) return nw_tensor_rows(t, r, 1, q);
+    /* Rows of a block share a scale for each of their elements. */
+    nw_tensor bare = *t;
+    bare.qparam = NULL;
+    nw_tensor row = nw_tensor_rows(&bare, r, 1, NULL);
+    const size_t inner = nw_tensor_count(&row), first = r / (size_t)grid->block * inner;
+    *q = *grid;
+    q->grain = NW_GRAIN_AXIS;
+    q->axis = 1;
+    q->groups = inner;
+    q->scales = (const char *)q->scales + first * (size_t)nw_format_bits(nw_qparam_scale_format(q)) / 8;
+    if (q->zeros) q->zeros += first;
+    row.rank = 2;
+    row.dims[1] = (int64_t)inner;
+    return row;
 }
 
 static void gather_range(void *user, size_t begin, size_t end) {
     const gather_job *j = user;
-    const nw_tensor *t = j->s->table;
-    size_t bytes = 0;
-    nw_format_bytes(t->format, j->s->row, &bytes);
     for (size_t i = begin; i < end; i++) {
-        int rank;
-        int64_t dims[NW_MAX_RANK];
-        const nw_qparam q = row_grid(t, j->at[i], &rank, dims);
-        nw_dequantize(&q, rank, dims, (const char *)t->data + j->at[i] * bytes, j->y + i * j->s->row);
+        nw_qparam q;
+        const nw_tensor row = row_of(j->s->table, j->at[i], &q);
+        nw_dequantize(&q, row.rank, row.dims, row.data, j->y + i * j->s->row);
     }
 }
 

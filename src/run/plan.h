@@ -265,11 +265,11 @@ nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);       /* lower_r
 nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok); /* lower_attention.c */
 nw_status nw_lower_gather(nw_planner *p, nw_node *node, bool *ok);    /* lower_weights.c: of packed tables */
 nw_status nw_lower_eval(nw_planner *p, nw_node *node);                /* lower.c */
-/* Whether a node multiplies `codes`, its left-hand side, image or sequence, with packed 8-bit weights; images have one grid. */
+/* Whether a node multiplies `codes`, its left-hand side, image or sequence, as they are; images have one grid. */
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 nw_status nw_conv_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 nw_status nw_attention_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
-bool nw_rnn_takes_codes(const nw_planner *p, const nw_node *node, int codes);
+nw_status nw_rnn_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);
 /* A step that evaluates the node on these buffers, in whatever layout and format they have. */
 nw_status nw_plan_eval_step(nw_planner *p, const nw_node *node, const int *in, const int *out);
 

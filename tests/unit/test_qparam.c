@@ -185,27 +185,25 @@ static void equal_grids(void **state) {
 /* Rows of a tensor are what the whole tensor has there, whatever the grain, the width of codes and the scales' format. */
 static void rows_are_parts(void **state) {
     (void)state;
-    enum { ROWS = 37, ROW = 3, COUNT = ROWS * ROW };
+    enum { ROWS = 37, ROW = 3, COUNT = ROWS * ROW, GROUPS = ROWS * 2 };
     const int64_t dims[2] = {ROWS, ROW};
     static const struct {
         nw_format format, scale_format;
         nw_grain grain;
         int axis;
-    } cases[] = {{NW_S8, NW_F32, NW_GRAIN_AXIS, 0},
-                 {NW_U4, NW_F16, NW_GRAIN_AXIS, 0},
-                 {NW_U2, NW_F32, NW_GRAIN_AXIS, 1},
-                 {NW_S16, NW_F32, NW_GRAIN_AXIS, 0},
-                 {NW_S4, NW_F32, NW_GRAIN_TENSOR, 0}};
+    } cases[] = {{NW_S8, NW_F32, NW_GRAIN_AXIS, 0},   {NW_U4, NW_F16, NW_GRAIN_AXIS, 0},
+                 {NW_U2, NW_F32, NW_GRAIN_AXIS, 1},   {NW_S16, NW_F32, NW_GRAIN_AXIS, 0},
+                 {NW_S4, NW_F32, NW_GRAIN_TENSOR, 0}, {NW_U4, NW_F16, NW_GRAIN_BLOCK, 1}};
     nw_context ctx;
     nw_arena arena;
     nw_context_init(&ctx, NULL);
     nw_arena_init(&arena, &ctx);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        float scales[ROWS];
-        uint16_t halves[ROWS];
-        int32_t zeros[ROWS];
+        float scales[GROUPS];
+        uint16_t halves[GROUPS];
+        int32_t zeros[GROUPS];
         uint8_t codes[2 * COUNT];
-        for (int g = 0; g < ROWS; g++) {
+        for (int g = 0; g < GROUPS; g++) {
             halves[g] = (uint16_t)(0x3800 + 7 * g); /* 0.5 and more */
             scales[g] = uniform(0.5f, 2);
             zeros[g] = g % 2;
@@ -214,12 +212,13 @@ static void rows_are_parts(void **state) {
         nw_qparam p = {.format = cases[i].format,
                        .grain = cases[i].grain,
                        .axis = cases[i].axis,
+                       .block = 2,
                        .scale_format = cases[i].scale_format,
                        .scales = cases[i].scale_format == NW_F16 ? (const void *)halves : scales,
                        .zeros = zeros,
                        .qmax = 1},
                   part;
-        p.groups = nw_qparam_group_count(p.grain, p.axis, 0, 2, dims);
+        p.groups = nw_qparam_group_count(p.grain, p.axis, p.block, 2, dims);
         nw_tensor t = {.format = p.format, .rank = 2, .dims = {ROWS, ROW}, .data = codes, .qparam = &p};
         nw_tensor whole, rows = nw_tensor_rows(&t, 16, 13, &part);
         assert_int_equal(nw_tensor_to_f32(&arena, &t, &whole), NW_OK);

@@ -1,5 +1,6 @@
 /* test_rnn.c: LSTM and GRU as they are planned against their reference: in real numbers, with quantized state, with quantized
  * input, several directions and samples, sequences of unequal length; and their way through ONNX files. */
+#include "num/levels.h"
 #include "onnx/onnx.h"
 #include "op/op.h"
 #include "op/quantize.h"
@@ -13,7 +14,33 @@
 #include <unistd.h>
 
 typedef enum input_kind { INPUT_REAL, INPUT_STATIC, INPUT_DYNAMIC, INPUT_ROWS, INPUT_KINDS } input_kind;
-typedef enum weight_kind { WEIGHT_REAL, WEIGHT_S8, WEIGHT_U8, WEIGHT_BLOCK, WEIGHT_KINDS } weight_kind;
+
+/* How weights are stored, and the kernels that then multiply with a state in real numbers and with a quantized one. */
+typedef struct storage {
+    const char *real, *restricted;
+    nw_format format; /* NONE: real numbers */
+    nw_grain grain;   /* AXIS: a scale per row of all directions; BLOCK: of k */
+    int64_t block;    /* 0: a row */
+    bool zeros;
+    nw_format scale_format;
+    float range;
+} storage;
+static const storage storages[] = {
+    {.real = "gemm_f32", .restricted = "gemm_f32"},
+    {"gemm_wcodes", "gemm_u8s8", NW_S8, NW_GRAIN_AXIS, .range = 127},
+    {"gemm_wcodes", "gemm_u8s8", NW_U8, NW_GRAIN_TENSOR, .zeros = true, .range = 60},
+    {"gemm_wcodes", "gemm_u8s8", NW_S8, NW_GRAIN_BLOCK, .range = 127},
+    {"gemm_wcodes", "gemm_u8_wcodes", NW_S8, NW_GRAIN_BLOCK, 16, .range = 127},
+    {"gemm_wcodes", "gemm_u8_wcodes", NW_S4, NW_GRAIN_BLOCK, 16, .scale_format = NW_F16, .range = 7},
+    {"gemm_wcodes", "gemm_u8_wcodes", NW_U4, NW_GRAIN_AXIS, .zeros = true, .range = 5},
+    {"gemm_wcodes", "gemm_u8_wcodes", NW_S2, NW_GRAIN_TENSOR, .range = 1},
+    {"gemm_wcodes", "gemm_u8_wcodes", NW_INDEX1, NW_GRAIN_AXIS, .range = 1},
+    {"gemm_wcodes", "gemm_wcodes", NW_INDEX4, NW_GRAIN_BLOCK, 32, .range = 1},
+    {"gemm_wcodes", "gemm_wcodes", NW_INDEX8, NW_GRAIN_AXIS, .range = 1},
+    {"gemm_wcodes", "gemm_wcodes", NW_F16, NW_GRAIN_TENSOR, .range = 1},
+    {"gemm_wcodes", "gemm_wcodes", NW_BF16, NW_GRAIN_TENSOR, .range = 1},
+};
+enum { STORAGES = sizeof storages / sizeof *storages, USUAL_STORAGE = 1, U8_STORAGE, BLOCK_STORAGE };
 
 typedef struct recurrent {
     const char *op;
@@ -21,7 +48,7 @@ typedef struct recurrent {
     const char *direction;
     bool after_reset, lengths, initial, restricted, last_only;
     input_kind x;
-    weight_kind w;
+    const storage *w;
 } recurrent;
 
 enum { MOST = 40000 };
@@ -52,32 +79,44 @@ static int constant(nw_graph *g, const char *name, int rank, const int64_t *dims
     return id;
 }
 
-/* A weight [d, rows, k], real or stored in 8 bits: a scale per row of all directions, one with a zero point, or one for each
- * row of each direction. */
-static int weight(nw_graph *g, const char *name, const int64_t *dims, weight_kind kind) {
-    if (kind == WEIGHT_REAL) return constant(g, name, 3, dims, 0.25f);
+/* A weight [d, rows, k] of numbers up to 1/4. */
+static int weight(nw_graph *g, const char *name, const int64_t *dims, const storage *s) {
     static float scales[1000];
-    static int8_t codes[MOST];
-    int32_t zero = 119;
-    size_t rows = (size_t)dims[1], all = (size_t)dims[0] * rows;
-    nw_qparam q = {.format = NW_S8, .grain = NW_GRAIN_AXIS, .axis = 1, .groups = rows, .scales = scales};
-    if (kind == WEIGHT_U8)
-        q = (nw_qparam){.format = NW_U8, .groups = 1, .scales = scales, .zeros = &zero, .qmax = 255};
-    if (kind == WEIGHT_BLOCK)
-        q = (nw_qparam){.format = NW_S8,
-                        .grain = NW_GRAIN_BLOCK,
-                        .axis = 2,
-                        .block = dims[2],
-                        .groups = all,
-                        .scales = scales};
-    if (q.format == NW_S8) q.qmin = -127, q.qmax = 127;
-    nw_tensor t = {.format = q.format, .data = codes, .qparam = &q};
+    static int32_t zeros[1000];
+    static uint16_t codes[MOST];
+    nw_arena arena;
+    nw_qparam q = {.format = s->format,
+                   .grain = s->grain,
+                   .axis = s->grain == NW_GRAIN_BLOCK ? 2 : 1,
+                   .block = s->block ? s->block : dims[2],
+                   .scale_format = s->scale_format};
+    nw_tensor t = {.format = s->format, .data = codes, .qparam = &q};
     int id;
+    if (!s->format) return constant(g, name, 3, dims, 0.25f);
+    nw_arena_init(&arena, &ctx);
+    q.groups = nw_qparam_group_count(q.grain, q.axis, q.block, 3, dims);
     nw_tensor_set_shape(&t, 3, dims);
     assert_true(q.groups <= 1000 && nw_tensor_count(&t) <= MOST);
-    for (size_t i = 0; i < q.groups; i++) scales[i] = (1.5f + random_float()) / 800;
-    for (size_t i = 0; i < nw_tensor_count(&t); i++) codes[i] = (int8_t)(int)(random_float() * 127);
+    if (nw_format_is_integer(q.format)) {
+        q.qmin = (int32_t)nw_format_min(q.format);
+        q.qmax = (int32_t)nw_format_max(q.format);
+    }
+    if (s->format == NW_INDEX1) assert_ok(&ctx, nw_levels_binary(&arena, &q.levels));
+    if (s->format == NW_INDEX4) assert_ok(&ctx, nw_levels_nf4(&arena, &q.levels));
+    if (s->format == NW_INDEX8) assert_ok(&ctx, nw_levels_log(&arena, 201, 8, &q.levels));
+    for (size_t i = 0; i < q.groups; i++) {
+        scales[i] = nw_f16_to_f32(nw_f16_from_f32((1.5f + random_float()) / (8 * s->range)));
+        zeros[i] = s->zeros ? (q.qmin + q.qmax) / 2 + (int32_t)(i % 3) : 0;
+    }
+    if (nw_format_is_float(q.format)) scales[0] = 1;
+    if (s->zeros) q.zeros = zeros;
+    assert_ok(&ctx, nw_qparam_set_scales(&arena, &q, scales));
+    float *x = random_bytes(nw_tensor_count(&t));
+    for (size_t i = 0; i < nw_tensor_count(&t); i++) x[i] *= 0.25f;
+    memset(codes, 0, sizeof codes);
+    nw_quantize(&q, 3, dims, x, codes);
     assert_ok(&ctx, nw_graph_add_constant_copy(g, name, &t, &id));
+    nw_arena_free(&arena);
     return id;
 }
 
@@ -201,10 +240,14 @@ static void check(const recurrent *r, nw_run_options options) {
     compare(planned, reference, count, &most, &rms);
     if (!(most < (r->restricted ? 4e-3 : 1e-5)) || !(rms < (r->restricted ? 1e-4 : 2e-6)))
         fail_msg("%s %s x %d w %d hidden %d batch %d%s%s: off by %g, %g on average", r->op, r->direction,
-                 r->x, r->w, (int)r->hidden, (int)r->batch, r->after_reset ? " after reset" : "",
-                 r->restricted ? " restricted" : "", most, rms);
-    bool integer = r->restricted && r->w != WEIGHT_REAL;
-    assert_non_null(strstr(kernel, integer ? "u8s8" : "f32"));
+                 r->x, (int)(r->w - storages), (int)r->hidden, (int)r->batch,
+                 r->after_reset ? " after reset" : "", r->restricted ? " restricted" : "", most, rms);
+    /* A direction must begin with a byte. */
+    const bool lstm = strcmp(r->op, "LSTM") == 0, both = strcmp(r->direction, "bidirectional") == 0;
+    const int64_t codes = (lstm ? 4 : 3) * r->hidden * r->hidden;
+    const char *expected = r->restricted ? r->w->restricted : r->w->real;
+    if (both && codes * nw_format_bits(r->w->format) % 8 != 0) expected = "gemm_f32";
+    assert_memory_equal(kernel, expected, strlen(expected));
     nw_graph_free(g);
 }
 
@@ -213,21 +256,21 @@ static const char *const directions[] = {"forward", "reverse", "bidirectional"};
 static void plans_agree_with_the_reference(void **state) {
     (void)state;
     for (int x = 0; x < INPUT_KINDS; x++)
-        for (int w = 0; w < WEIGHT_KINDS; w++)
+        for (int w = 0; w < STORAGES; w++)
             for (int k = 0; k < 24; k++) {
                 recurrent r = {.op = k % 3 ? "GRU" : "LSTM",
                                .after_reset = k % 3 == 1,
                                .steps = 5,
                                .batch = 1 + k % 4,
-                               .input = 9,
-                               .hidden = k % 2 ? 21 : 16,
+                               .input = w < 4 ? 9 : 18,
+                               .hidden = k % 2 ? 21 : 24,
                                .direction = directions[k / 2 % 3],
                                .lengths = k % 4 == 3,
                                .initial = k / 3 % 2,
                                .restricted = k % 5 > 1,
                                .last_only = k % 7 == 3,
                                .x = (input_kind)x,
-                               .w = (weight_kind)w};
+                               .w = &storages[w]};
                 check(&r, (nw_run_options){.threads = 1, .isa = NW_ISA_COUNT - 1});
                 check(&r, (nw_run_options){.threads = 1, .isa = NW_ISA_SCALAR});
             }
@@ -245,7 +288,7 @@ static void large_layers_agree(void **state) {
                        .direction = "forward",
                        .restricted = true,
                        .x = INPUT_DYNAMIC,
-                       .w = WEIGHT_S8};
+                       .w = &storages[USUAL_STORAGE]};
         check(&r, (nw_run_options){.threads = 2, .isa = NW_ISA_COUNT - 1});
     }
 }
@@ -257,7 +300,7 @@ static const recurrent usual = {.op = "LSTM",
                                 .hidden = 16,
                                 .restricted = true,
                                 .x = INPUT_DYNAMIC,
-                                .w = WEIGHT_S8};
+                                .w = &storages[USUAL_STORAGE]};
 
 /* Quantizing the state changes the result, by about as much as 8 bits do. */
 static void a_restricted_state_is_another_one(void **state) {
@@ -359,7 +402,7 @@ static void files_keep_the_meaning(void **state) {
         recurrent r = usual;
         nw_quant_style style = k & 1 ? NW_STYLE_QOPERATOR : NW_STYLE_QDQ;
         r.direction = directions[k % 3];
-        r.w = k / 3 % 2 ? WEIGHT_U8 : WEIGHT_S8;
+        r.w = &storages[k / 3 % 2 ? U8_STORAGE : USUAL_STORAGE];
         r.op = k == 10 ? "GRU" : "LSTM";
         r.last_only = k > 6;
         nw_graph *g = build(&r), *back = through_a_file(g, style);
@@ -388,7 +431,7 @@ static void directions_keep_their_scales(void **state) {
     (void)state;
     recurrent r = usual;
     r.direction = "bidirectional";
-    r.w = WEIGHT_BLOCK;
+    r.w = &storages[BLOCK_STORAGE];
     nw_graph *g = build(&r);
     size_t count = run(g, &r, (nw_run_options){.threads = 1, .reference = true}, reference, NULL);
     double most, rms;
