@@ -225,14 +225,6 @@ void nw_gemm_u8s8_col_sums(size_t n, size_t k, size_t taps, const int8_t *w, siz
 
 /* ---- loops --------------------------------------------------------------------------------------------- */
 
-/* Tile i of `tiles` fetches its part of the `bytes` at `panel` in `steps` steps. With one tile there is no time to
- * fetch: it reads its own panel as fast as memory gives it. */
-static nw_gemm_fetch fetch_of(const void *panel, size_t bytes, size_t i, size_t tiles, size_t steps) {
-    nw_gemm_fetch f = {(const char *)panel + bytes / tiles * i, 0};
-    if (tiles > 1) f.step = bytes / tiles / steps;
-    return f;
-}
-
 /* The next tile of `left` rows: the last two are as high as each other, so that none is so low that it waits for its
  * own sums. */
 static size_t tile_height(size_t most, size_t left) {
@@ -269,7 +261,8 @@ static void run_stretch(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args
                 tile.m = tile_height(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
-                tile.fetch = fetch_of(next, left * steps * sizeof(float), i / b.tile_rows, tiles, steps);
+                tile.fetch =
+                    nw_gemm_fetch_of(next, left * steps * sizeof(float), i / b.tile_rows, tiles, steps);
                 kernel->run(&tile);
             }
         }
@@ -313,7 +306,7 @@ void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args
                 tile.row = mb + i;
                 tile.row_sums = sums + i;
                 tile.c = (char *)args->c + (mb + i) * args->ldc + j * size;
-                tile.fetch = fetch_of(next, next_bytes, i / b.tile_rows, tiles, depth / 4);
+                tile.fetch = nw_gemm_fetch_of(next, next_bytes, i / b.tile_rows, tiles, depth / 4);
                 kernel->run(&tile);
             }
         }

@@ -31,6 +31,15 @@ typedef struct nw_gemm_fetch {
     size_t step;
 } nw_gemm_fetch;
 
+/* Tile i of `tiles` fetches its part of the `bytes` at `panel` in `steps` steps. With one tile there is no time to
+ * fetch: it reads its own panel as fast as memory gives it. */
+static inline nw_gemm_fetch nw_gemm_fetch_of(const void *panel, size_t bytes, size_t i, size_t tiles,
+                                             size_t steps) {
+    nw_gemm_fetch f = {(const char *)panel + bytes / tiles * i, 0};
+    if (tiles > 1) f.step = bytes / tiles / steps;
+    return f;
+}
+
 /* ---- f32 ----------------------------------------------------------------------------------------------- */
 
 /* y = clamp(Σ a·w [+ bias[n]] [+ c_old], lo, hi). Summation order and fused multiply-adds differ between

@@ -5,17 +5,17 @@
 #include <string.h>
 
 static const nw_wgemm_kernel kernels[] = {
-#define NW_WGEMM(isa, word, f32_word, nr, mr, ahead, mr_u8)                                                  \
+#define NW_WGEMM(isa, word, u8_word, nr, mr, ahead, mr_u8)                                                   \
     {"gemm_wcodes__" #word,                                                                                  \
      NW_ISA_##isa,                                                                                           \
      nr,                                                                                                     \
      mr,                                                                                                     \
      ahead,                                                                                                  \
      mr_u8,                                                                                                  \
-     nw_wgemm_f32__##f32_word,                                                                               \
-     nw_wgemm_decode__##f32_word,                                                                            \
-     nw_wgemm_u8__##word,                                                                                    \
-     "gemm_u8_wcodes__" #word},
+     nw_wgemm_f32__##word,                                                                                   \
+     nw_wgemm_decode__##word,                                                                                \
+     nw_wgemm_u8__##u8_word,                                                                                 \
+     "gemm_u8_wcodes__" #u8_word},
 #define NW_WGEMM_BF16(isa, word, nr, mr)
 #include "kern/gemm_wcodes.def"
 #undef NW_WGEMM
@@ -235,6 +235,12 @@ static size_t stretch_end(const nw_wcodes *w, size_t k0) {
     return least(end, w->k);
 }
 
+/* Bytes of a panel before the codes of k. */
+static size_t codes_before(const nw_wcodes *w, size_t nr, size_t k) {
+    return k / w->block * nw_wcodes_record(w, nr, w->block) +
+           (k % w->block ? nw_wcodes_record(w, nr, k % w->block) : 0);
+}
+
 /* `count` rows at m0 times k0 ≤ k < k1 of each panel, decoded once: sums so far stand in C, which gets the bias first and is
  * clamped in the end. */
 static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t count,
@@ -253,17 +259,19 @@ static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args
                              .ldc = args->ldc,
                              .accumulate = !first,
                              .lo = last ? args->lo : -__builtin_inff(),
-                             .hi = last ? args->hi : __builtin_inff(),
-                             .fetch = {.at = (const char *)panel}};
+                             .hi = last ? args->hi : __builtin_inff()};
+    const size_t from = codes_before(args->w, kernel->nr, k0),
+                 next = codes_before(args->w, kernel->nr, k1) - from;
     for (size_t j = n0; j < n1; j += kernel->nr) {
         tile.n = least(kernel->nr, n1 - j);
         tile.bias = first && args->bias ? args->bias + j : NULL;
-        kernel->decode(args->w, (const char *)args->w->packed + j / kernel->nr * bytes, k0, k1,
-                       panel_width(f32, tile.n), panel);
+        const char *codes = (const char *)args->w->packed + j / kernel->nr * bytes;
+        kernel->decode(args->w, codes, k0, k1, panel_width(f32, tile.n), panel);
         for (size_t i = 0; i < count; i += tile.m) {
             tile.m = least(tile_rows, count - i);
             tile.rows = rows + i;
             tile.c = (float *)((char *)args->c + (m0 + i) * args->ldc) + j;
+            tile.fetch = nw_gemm_fetch_of(codes + bytes + from, next, i / tile_rows, tiles, k1 - k0);
             f32->run(&tile);
         }
     }
@@ -271,8 +279,12 @@ static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args
 
 void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1,
                       size_t n0, size_t n1) {
-    /* Tables of 256 levels are slow to read: decoding them once pays early. */
-    if (m1 - m0 <= (args->w->kind == NW_WCODES_TABLE8 ? kernel->mr : kernel->ahead)) {
+    /* Tables of 256 levels are slow to read: decoding them once pays early. Codes of 16 bits are slow to come: few_rows has
+     * them come again for every FEW_ROWS rows. */
+    size_t ahead = kernel->ahead;
+    if (nw_wcodes_kind_of_256(args->w->kind)) ahead = kernel->mr;
+    if (args->w->bits == 16) ahead = least(ahead, 2 * FEW_ROWS);
+    if (m1 - m0 <= ahead) {
         for (size_t mb = m0; mb < m1; mb += FEW_ROWS)
             few_rows(kernel, args, mb, least(FEW_ROWS, m1 - mb), n0, n1);
         return;

@@ -17,6 +17,8 @@ typedef enum nw_wcodes_kind {
     NW_WCODES_TABLE,  /* 1, 2 or 4 bits: a position in `level` */
     NW_WCODES_S8,     /* 8 bits, two's complement */
     NW_WCODES_TABLE8, /* 8 bits: a position in `levels` */
+    NW_WCODES_E4M3,   /* the same; a number of F8E4M3FN, and no code means a NaN */
+    NW_WCODES_E5M2,   /* the same; a number of F8E5M2, and no code means a NaN or an infinity */
     NW_WCODES_F16,
     NW_WCODES_BF16
 } nw_wcodes_kind;
@@ -37,7 +39,7 @@ typedef struct nw_wcodes {
     float level[16];     /* TABLE: 2^bits of them, repeated, so that the bits above a code do not matter */
     int8_t step[16];     /* the same, as integers */
     float unit;          /* 1 but for TABLE */
-    const float *levels; /* TABLE8: [256] */
+    const float *levels; /* TABLE8, E4M3 and E5M2: [256] */
     const void *packed;  /* NW_GEMM_ALIGN-aligned */
     const float *sums;   /* [n], if whole: Σ_b scale · Σ_k (step − zero) */
 } nw_wcodes;
@@ -75,6 +77,8 @@ nw_format nw_wcodes_scale_format(nw_format source);
     NW_WCODES_WHOLE_VARIANTS(X)                                                                              \
     X(s8_zeros, S8, 8, true)                                                                                 \
     X(table8, TABLE8, 8, false)                                                                              \
+    X(e4m3, E4M3, 8, false)                                                                                  \
+    X(e5m2, E5M2, 8, false)                                                                                  \
     X(f16, F16, 16, false)                                                                                   \
     X(bf16, BF16, 16, false)
 
@@ -89,6 +93,8 @@ static inline int nw_wcodes_variant(const nw_wcodes *w) {
     case NW_WCODES_TABLE: return (w->bits == 4 ? VARIANT_table4 : VARIANT_table12) + (w->zeros ? 1 : 0);
     case NW_WCODES_S8: return w->zeros ? VARIANT_s8_zeros : VARIANT_s8;
     case NW_WCODES_TABLE8: return VARIANT_table8;
+    case NW_WCODES_E4M3: return VARIANT_e4m3;
+    case NW_WCODES_E5M2: return VARIANT_e5m2;
     case NW_WCODES_F16: return VARIANT_f16;
     default: return VARIANT_bf16;
     }
@@ -166,10 +172,10 @@ typedef struct nw_wgemm_kernel {
     const char *name_u8; /* "gemm_u8_wcodes__avx2" */
 } nw_wgemm_kernel;
 
-#define NW_WGEMM(isa, word, f32_word, nr, mr, ahead, mr_u8)                                                  \
-    nw_wgemm_f32_fn nw_wgemm_f32__##f32_word;                                                                \
-    nw_wgemm_decode_fn nw_wgemm_decode__##f32_word;                                                          \
-    nw_wgemm_u8_fn nw_wgemm_u8__##word;
+#define NW_WGEMM(isa, word, u8_word, nr, mr, ahead, mr_u8)                                                   \
+    nw_wgemm_f32_fn nw_wgemm_f32__##word;                                                                    \
+    nw_wgemm_decode_fn nw_wgemm_decode__##word;                                                              \
+    nw_wgemm_u8_fn nw_wgemm_u8__##u8_word;
 #define NW_WGEMM_BF16(isa, word, nr, mr) nw_wgemm_bf16_fn nw_wgemm_bf16__##word;
 #include "kern/gemm_wcodes.def"
 #undef NW_WGEMM
@@ -249,6 +255,9 @@ static inline size_t nw_wcodes_head(const nw_wcodes *w, size_t nr) {
 static inline size_t nw_wcodes_record(const nw_wcodes *w, size_t nr, size_t count) {
     size_t per_word = nw_wcodes_per_word(w);
     return nw_wcodes_head(w, nr) + (count + per_word - 1) / per_word * nr * 4;
+}
+static inline bool nw_wcodes_kind_of_256(nw_wcodes_kind kind) {
+    return kind == NW_WCODES_TABLE8 || kind == NW_WCODES_E4M3 || kind == NW_WCODES_E5M2;
 }
 /* How far code k of a word is from bit 0. */
 static inline int nw_wcodes_shift(const nw_wcodes *w, size_t k) {

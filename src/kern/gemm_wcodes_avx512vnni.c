@@ -28,6 +28,8 @@ NW_INLINE __m512 level_of(const nw_wcodes *w, const nw_wcodes_kind kind, __m512 
     switch (kind) {
     case NW_WCODES_TABLE: return _mm512_permutexvar_ps(x, table);
     case NW_WCODES_TABLE8:
+    case NW_WCODES_E4M3:
+    case NW_WCODES_E5M2:
         return _mm512_i32gather_ps(_mm512_and_si512(x, _mm512_set1_epi32(255)), w->levels, 4);
     case NW_WCODES_F16: return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
     default: return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
@@ -125,20 +127,7 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
             }
         }
     }
-    const __m512 lo = _mm512_set1_ps(tile->lo), hi = _mm512_set1_ps(tile->hi);
-    NW_UNROLL
-    for (int v = 0; v < 2; v++) {
-        const __mmask16 mask = columns_mask(tile->n, v);
-        const __m512 bias =
-            tile->bias ? _mm512_maskz_loadu_ps(mask, tile->bias + 16 * v) : _mm512_setzero_ps();
-        NW_UNROLL
-        for (int i = 0; i < M; i++) {
-            if ((size_t)i >= tile->m) continue;
-            __m512 y = _mm512_add_ps(total[i][v], bias);
-            y = _mm512_min_ps(hi, _mm512_max_ps(lo, y)); /* the second operand survives when one is a NaN */
-            _mm512_mask_storeu_ps((char *)tile->c + (size_t)i * tile->ldc + 64 * v, mask, y);
-        }
-    }
+    store_sums(tile, total, M);
 }
 
 /* Tiles of M rows serve fewer too: they repeat the first row. */
@@ -205,6 +194,8 @@ void nw_wgemm_decode__avx512vnni(const nw_wcodes *w, const char *panel, size_t k
         DECODE(TABLE)
         DECODE(S8)
         DECODE(TABLE8)
+        DECODE(E4M3)
+        DECODE(E5M2)
         DECODE(F16)
         DECODE(BF16)
     }

@@ -28,7 +28,9 @@ static float level_of(const nw_wcodes *w, uint32_t word) {
     switch (w->kind) {
     case NW_WCODES_TABLE: return w->level[word & 15];
     case NW_WCODES_S8: return (float)(int8_t)word;
-    case NW_WCODES_TABLE8: return w->levels[word & 255];
+    case NW_WCODES_TABLE8:
+    case NW_WCODES_E4M3:
+    case NW_WCODES_E5M2: return w->levels[word & 255];
     case NW_WCODES_F16: return nw_f16_to_f32((uint16_t)word);
     default: return nw_bf16_to_f32((uint16_t)word);
     }

@@ -31,6 +31,7 @@ static uint32_t ask(void) {
     if (avx2 && has(a71, 4)) set |= 1u << NW_ISA_AVXVNNI;
     bool avx512 = avx2 && zmm && has(b7, 16) && has(b7, 17) && has(b7, 30) && has(b7, 31) && has(c7, 11);
     if (avx512) set |= 1u << NW_ISA_AVX512VNNI;
+    if (avx512 && has(c7, 1)) set |= 1u << NW_ISA_AVX512VBMI;
     if (avx512 && has(c7, 14)) set |= 1u << NW_ISA_AVX512VPOPCNTDQ;
     if (avx512 && has(a71, 5)) set |= 1u << NW_ISA_AVX512BF16;
     return set;

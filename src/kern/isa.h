@@ -13,7 +13,8 @@
     X(AVX2, avx2)                       /* AVX2, FMA, F16C */                                                \
     X(AVXVNNI, avxvnni)                 /* the above and AVX-VNNI: u8·s8 dot products on 256 bits */        \
     X(AVX512VNNI, avx512vnni)           /* AVX-512 F, BW, VL, DQ, VNNI */                                    \
-    X(AVX512VPOPCNTDQ, avx512vpopcntdq) /* the above and AVX512-VPOPCNTDQ: bits of words counted */          \
+    X(AVX512VBMI, avx512vbmi)           /* the above and AVX512-VBMI: bytes looked up in tables of 128 */    \
+    X(AVX512VPOPCNTDQ, avx512vpopcntdq) /* AVX512-VNNI and AVX512-VPOPCNTDQ: bits of words counted */        \
     X(AVX512BF16, avx512bf16)           /* AVX512-VNNI and -BF16: dot products of bf16 pairs */
 #elif defined(__aarch64__)
 #define NW_ISA_LIST(X)                                                                                       \

@@ -63,6 +63,16 @@ static void set_levels(nw_wcodes *w, nw_wcodes_source *s, const nw_qparam *q, bo
     }
 }
 
+/* How 8-bit floats are decoded: by their bits, or by a table, which knows infinities and NaNs. */
+static nw_wcodes_kind float8_kind(const nw_tensor *t) {
+    const nw_format f = t->qparam->format;
+    const uint8_t *code = t->data, first = f == NW_F8E4M3FN ? 0x7f : 0x7c;
+    if (f != NW_F8E4M3FN && f != NW_F8E5M2) return NW_WCODES_TABLE8;
+    for (size_t i = 0, count = nw_tensor_count(t); i < count; i++)
+        if ((code[i] & 0x7f) >= first) return NW_WCODES_TABLE8;
+    return f == NW_F8E4M3FN ? NW_WCODES_E4M3 : NW_WCODES_E5M2;
+}
+
 static bool same_zeros(const nw_qparam *q) {
     for (size_t g = 1; q->zeros && g < q->groups; g++)
         if (q->zeros[g] != q->zeros[0]) return false;
@@ -133,6 +143,7 @@ nw_status nw_plan_wcodes_of(nw_planner *p, const nw_tensor *t, int n_axis, nw_wc
         if (!levels) return NW_E_MEMORY;
         decode_all(q, 256, levels);
         w->levels = levels;
+        w->kind = float8_kind(t);
     }
     *ok = true;
     return NW_OK;

@@ -26,6 +26,8 @@ static const variant variants[] = {
     {"s8", NW_WCODES_S8, 8, false, true, NW_F32},
     {"s8, zeros", NW_WCODES_S8, 8, true, false, NW_F16},
     {"8 bits, table", NW_WCODES_TABLE8, 8, false, false, NW_F32},
+    {"f8e4m3fn", NW_WCODES_E4M3, 8, false, false, NW_F16},
+    {"f8e5m2", NW_WCODES_E5M2, 8, false, false, NW_F32},
     {"f16", NW_WCODES_F16, 16, false, false, NW_F32},
     {"bf16", NW_WCODES_BF16, 16, false, false, NW_F32},
 };
@@ -92,6 +94,11 @@ static void make_levels(matrix *mat, const variant *v) {
     nw_wcodes *w = &mat->w;
     float *levels = check_alloc(256 * sizeof *levels);
     check_fill_f32(levels, 256, -1, 1);
+    for (size_t i = 0; i < 256 && v->kind != NW_WCODES_TABLE8; i++) {
+        const uint8_t code = (uint8_t)i;
+        if (v->kind == NW_WCODES_E4M3) nw_decode_f32(NW_F8E4M3FN, &code, 0, 1, &levels[i]);
+        if (v->kind == NW_WCODES_E5M2) nw_decode_f32(NW_F8E5M2, &code, 0, 1, &levels[i]);
+    }
     w->levels = levels;
     w->unit = v->kind == NW_WCODES_TABLE && v->whole ? 0.5f : 1;
     for (int i = 0; i < 16 && v->kind == NW_WCODES_TABLE; i++) {
@@ -109,7 +116,9 @@ static double value_of(const matrix *mat, size_t code) {
     switch (w->kind) {
     case NW_WCODES_TABLE: return (double)w->level[code];
     case NW_WCODES_S8: return (int8_t)(code ^ mat->source.flip);
-    case NW_WCODES_TABLE8: return (double)w->levels[code];
+    case NW_WCODES_TABLE8:
+    case NW_WCODES_E4M3:
+    case NW_WCODES_E5M2: return (double)w->levels[code];
     case NW_WCODES_F16: return (double)nw_f16_to_f32((uint16_t)code);
     default: return (double)nw_bf16_to_f32((uint16_t)code);
     }
@@ -118,7 +127,9 @@ static double value_of(const matrix *mat, size_t code) {
 static size_t random_code(const nw_wcodes *w) {
     if (w->kind == NW_WCODES_F16) return nw_f16_from_f32(check_uniform(-1, 1));
     if (w->kind == NW_WCODES_BF16) return nw_bf16_from_f32(check_uniform(-1, 1));
-    return check_below((size_t)1 << w->bits);
+    size_t code = check_below((size_t)1 << w->bits);
+    if ((w->kind == NW_WCODES_E4M3 || w->kind == NW_WCODES_E5M2) && !isfinite(w->levels[code])) code &= 0x8f;
+    return code;
 }
 
 static void make_codes(matrix *mat) {
@@ -399,14 +410,19 @@ void check_gemm_wcodes(void) {
     const size_t shapes = check_opt.bench ? sizeof benches / sizeof *benches : sizeof tests / sizeof *tests;
     if (check_opt.shapes) return;
     for (size_t i = 0; i < shapes; i++)
-        for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+        for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+            nw_wgemm_f32_fn *f32 = NULL; /* of the level before: a level may have one of its own or that */
+            nw_wgemm_u8_fn *u8 = NULL;
             for (int isa = 0; isa < NW_ISA_COUNT; isa++) {
                 const nw_wgemm_kernel *kernel = nw_wgemm_select((nw_isa)isa);
                 const nw_wgemm_bf16_kernel *bf16 = nw_wgemm_bf16_select((nw_isa)isa);
                 if (variants[v].kind == NW_WCODES_BF16 && bf16->isa == (nw_isa)isa)
                     one_bf16(bf16, &variants[v], &list[i]);
                 if (kernel->isa != (nw_isa)isa) continue;
-                one_f32(kernel, &variants[v], &list[i]);
-                if (variants[v].whole) one_u8(kernel, &variants[v], &list[i]);
+                if (kernel->f32 != f32) one_f32(kernel, &variants[v], &list[i]);
+                if (kernel->u8 != u8 && variants[v].whole) one_u8(kernel, &variants[v], &list[i]);
+                f32 = kernel->f32;
+                u8 = kernel->u8;
             }
+        }
 }
