@@ -35,7 +35,8 @@ typedef struct nw_wcodes {
     size_t block;           /* k per scale: ≥ 1; k when columns have one scale */
     nw_format scale_format; /* F32, F16 or BF16 */
     bool zeros;             /* of TABLE and S8 */
-    bool whole; /* u8 products are possible: TABLE: level = unit·step, |step − zero| ≤ 63; S8 without zeros */
+    bool
+        whole; /* u8 products are possible: TABLE: level = unit·step, |step − zero| ≤ 63; S8: block ≤ 32768 if zeros */
     float level[16];     /* TABLE: 2^bits of them, repeated, so that the bits above a code do not matter */
     int8_t step[16];     /* the same, as integers */
     float unit;          /* 1 but for TABLE */
@@ -72,10 +73,10 @@ nw_format nw_wcodes_scale_format(nw_format source);
     X(table4_zeros, TABLE, 4, true)                                                                          \
     X(table12, TABLE, 0, false)                                                                              \
     X(table12_zeros, TABLE, 0, true)                                                                         \
-    X(s8, S8, 8, false)
+    X(s8, S8, 8, false)                                                                                      \
+    X(s8_zeros, S8, 8, true)
 #define NW_WCODES_VARIANTS(X)                                                                                \
     NW_WCODES_WHOLE_VARIANTS(X)                                                                              \
-    X(s8_zeros, S8, 8, true)                                                                                 \
     X(table8, TABLE8, 8, false)                                                                              \
     X(e4m3, E4M3, 8, false)                                                                                  \
     X(e5m2, E5M2, 8, false)                                                                                  \

@@ -32,7 +32,7 @@ NW_INLINE __m256i load8(const void *p) {
     return _mm256_loadu_si256(p);
 }
 NW_INLINE __m256 zeros_of(const char *zeros, int v) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(zeros + 8 * v))));
+    return _mm256_cvtepi32_ps(whole_zeros(zeros, v));
 }
 /* A word per column, as level_of takes it: 16-bit codes side by side for each of the two, and 8-bit floats widened to the
  * numbers of f16 that have their bits on top, codes 0 and 2 in x[0], 1 and 3 in x[1]. */

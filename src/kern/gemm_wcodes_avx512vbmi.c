@@ -139,7 +139,8 @@ void nw_wgemm_f32__avx512vbmi(const nw_wgemm_f32_tile *tile) {
     }
     planes t;
     split_levels(tile->w->levels, &t);
-    (t.short_levels ? halves : wholes)[tile->m - 1](tile, &t);
+    tile_fn *const *tiles = t.short_levels ? halves : wholes;
+    tiles[tile->m - 1](tile, &t);
 }
 
 /* One register of columns (V = 1) or two. */

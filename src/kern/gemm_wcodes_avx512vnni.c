@@ -203,6 +203,13 @@ void nw_wgemm_decode__avx512vnni(const nw_wcodes *w, const char *panel, size_t k
 
 /* ---- u8 ------------------------------------------------------------------------------------------------ */
 
+/* Zero points of sixteen columns, each in the four bytes of a lane. */
+NW_INLINE __m512i spread_zeros(__m128i zeros) {
+    const __m512i spread =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    return _mm512_shuffle_epi8(_mm512_cvtepu8_epi32(zeros), spread);
+}
+
 /* Four codes of each lane, in the low bits of its bytes, as bytes of step − zero. */
 NW_INLINE __m512i steps_of(const nw_wcodes_kind kind, const bool zeros, __m512i table, __m512i zero,
                            __m512i x) {
@@ -211,9 +218,11 @@ NW_INLINE __m512i steps_of(const nw_wcodes_kind kind, const bool zeros, __m512i 
     return zeros ? _mm512_sub_epi8(x, zero) : x;
 }
 
-/* acc[i][v] += Σ of four products; four[i]: the rows' activations of the same k. */
+/* acc[i][v] += Σ of four products; four[i]: the rows' activations of the same k. Bytes less a zero point do not fit into
+ * bytes: sums[i] += Σ of the activations, which the zero points are multiplied with behind the block. */
 NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m512i table, const __m512i *zero,
-                         const __m512i *x, const int32_t *four, __m512i (*acc)[2], const int M) {
+                         const __m512i *x, const int32_t *four, __m512i (*acc)[2], __m512i *sums,
+                         const int M) {
     const __m512i steps[2] = {steps_of(kind, zeros, table, zero[0], x[0]),
                               steps_of(kind, zeros, table, zero[1], x[1])};
     NW_UNROLL
@@ -221,6 +230,7 @@ NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m512i ta
         const __m512i s = _mm512_set1_epi32(four[i]);
         acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], s, steps[0]);
         acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], s, steps[1]);
+        if (kind == NW_WCODES_S8 && zeros) sums[i] = _mm512_dpbusd_epi32(sums[i], s, _mm512_set1_epi8(1));
     }
 }
 
@@ -230,8 +240,6 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
     const int width = bits ? bits : w->bits;
     const size_t per_word = 32 / (size_t)width, head = nw_wcodes_head(w, NR);
     const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)w->step));
-    const __m512i spread =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
     const char *p = tile->panel;
     const uint8_t *a[4];
     __m512 total[4][2];
@@ -243,13 +251,14 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
     for (size_t k = 0; k < w->k;) {
         const char *record = p;
         size_t left = w->k - k < w->block ? w->k - k : w->block;
-        __m512i acc[4][2], zero[2], x[2];
+        __m512i acc[4][2], sums[4], zero[2], x[2];
         NW_UNROLL
-        for (int i = 0; i < M; i++) acc[i][0] = acc[i][1] = _mm512_setzero_si512();
+        for (int i = 0; i < M; i++) acc[i][0] = acc[i][1] = sums[i] = _mm512_setzero_si512();
         NW_UNROLL
         for (int v = 0; v < 2; v++)
-            zero[v] = zeros ? _mm512_shuffle_epi8(_mm512_cvtepu8_epi32(load_zeros(p + head - NR, v)), spread)
-                            : _mm512_setzero_si512();
+            zero[v] = !zeros                 ? _mm512_setzero_si512()
+                      : kind == NW_WCODES_S8 ? _mm512_cvtepi8_epi32(load_zeros(p + head - NR, v))
+                                             : spread_zeros(load_zeros(p + head - NR, v));
         p += head;
         for (; left >= per_word; left -= per_word, p += 4 * NR) {
             x[0] = load_words(p, 0);
@@ -262,7 +271,7 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 int32_t four[4];
                 NW_UNROLL
                 for (int i = 0; i < M; i++) memcpy(&four[i], a[i] + k, 4);
-                add_group(kind, zeros, table, zero, x, four, acc, M);
+                add_group(kind, zeros, table, zero, x, four, acc, sums, M);
                 x[0] = _mm512_srli_epi32(x[0], (unsigned)width);
                 x[1] = _mm512_srli_epi32(x[1], (unsigned)width);
             }
@@ -274,7 +283,7 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 int32_t four[4];
                 used = left < 4 ? left : 4;
                 for (int i = 0; i < M; i++) four[i] = nw_wgemm_four(a[i] + k, used);
-                add_group(kind, zeros, table, zero, x, four, acc, M);
+                add_group(kind, zeros, table, zero, x, four, acc, sums, M);
                 x[0] = _mm512_srli_epi32(x[0], (unsigned)width);
                 x[1] = _mm512_srli_epi32(x[1], (unsigned)width);
             }
@@ -284,8 +293,12 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
         for (int v = 0; v < 2; v++) {
             const __m512 scale = load_scale(w, record, v);
             NW_UNROLL
-            for (int i = 0; i < M; i++)
-                total[i][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][v]), scale, total[i][v]);
+            for (int i = 0; i < M; i++) {
+                __m512i sum = acc[i][v];
+                if (kind == NW_WCODES_S8 && zeros)
+                    sum = _mm512_sub_epi32(sum, _mm512_mullo_epi32(sums[i], zero[v]));
+                total[i][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, total[i][v]);
+            }
         }
     }
     const __m512 lo = _mm512_set1_ps(tile->lo), hi = _mm512_set1_ps(tile->hi);

@@ -17,7 +17,10 @@ NW_INLINE __m256 load_scale(const nw_wcodes *w, const char *head, int v) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 
-/* Zero points of eight columns, each in the four bytes of a lane. */
+/* Zero points of eight columns as numbers, and each in the four bytes of a lane. */
+NW_INLINE __m256i whole_zeros(const char *zeros, int v) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(zeros + 8 * v)));
+}
 NW_INLINE __m256i spread_zeros(const char *zeros, int v) {
     const __m256i spread =
         _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
@@ -37,9 +40,11 @@ NW_INLINE void load_words(const char *p, __m256i *x) {
     x[1] = _mm256_loadu_si256((const void *)(p + 32));
 }
 
-/* acc[i][v] += Σ of four products; four[i]: the rows' activations of the same k. */
+/* acc[i][v] += Σ of four products; four[i]: the rows' activations of the same k. Bytes less a zero point do not fit into
+ * bytes: sums[i] += Σ of the activations, which the zero points are multiplied with behind the block. */
 NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m256i table, const __m256i *zero,
-                         const __m256i *x, const int32_t *four, __m256i (*acc)[2], const int M) {
+                         const __m256i *x, const int32_t *four, __m256i (*acc)[2], __m256i *sums,
+                         const int M) {
     const __m256i steps[2] = {steps_of(kind, zeros, table, zero[0], x[0]),
                               steps_of(kind, zeros, table, zero[1], x[1])};
     NW_UNROLL
@@ -47,6 +52,7 @@ NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m256i ta
         const __m256i s = _mm256_set1_epi32(four[i]);
         acc[i][0] = dot4(kind, acc[i][0], s, steps[0]);
         acc[i][1] = dot4(kind, acc[i][1], s, steps[1]);
+        if (kind == NW_WCODES_S8 && zeros) sums[i] = dot4(NW_WCODES_TABLE, sums[i], s, _mm256_set1_epi8(1));
     }
 }
 
@@ -68,11 +74,14 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
     for (size_t k = 0; k < w->k;) {
         const char *record = p;
         size_t left = w->k - k < w->block ? w->k - k : w->block;
-        __m256i acc[4][2], zero[2], x[2];
+        __m256i acc[4][2], sums[4], zero[2], x[2];
         NW_UNROLL
-        for (int i = 0; i < M; i++) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+        for (int i = 0; i < M; i++) acc[i][0] = acc[i][1] = sums[i] = _mm256_setzero_si256();
         NW_UNROLL
-        for (int v = 0; v < 2; v++) zero[v] = zeros ? spread_zeros(p + head - NR, v) : _mm256_setzero_si256();
+        for (int v = 0; v < 2; v++)
+            zero[v] = !zeros                 ? _mm256_setzero_si256()
+                      : kind == NW_WCODES_S8 ? whole_zeros(p + head - NR, v)
+                                             : spread_zeros(p + head - NR, v);
         p += head;
         for (; left >= per_word; left -= per_word, p += 4 * NR) {
             load_words(p, x);
@@ -80,7 +89,7 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 int32_t four[4];
                 NW_UNROLL
                 for (int i = 0; i < M; i++) memcpy(&four[i], a[i] + k, 4);
-                add_group(kind, zeros, table, zero, x, four, acc, M);
+                add_group(kind, zeros, table, zero, x, four, acc, sums, M);
                 x[0] = _mm256_srli_epi32(x[0], width);
                 x[1] = _mm256_srli_epi32(x[1], width);
             }
@@ -91,7 +100,7 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 int32_t four[4];
                 used = left < 4 ? left : 4;
                 for (int i = 0; i < M; i++) four[i] = nw_wgemm_four(a[i] + k, used);
-                add_group(kind, zeros, table, zero, x, four, acc, M);
+                add_group(kind, zeros, table, zero, x, four, acc, sums, M);
                 x[0] = _mm256_srli_epi32(x[0], width);
                 x[1] = _mm256_srli_epi32(x[1], width);
             }
@@ -101,8 +110,12 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
         for (int v = 0; v < 2; v++) {
             const __m256 scale = load_scale(w, record, v);
             NW_UNROLL
-            for (int i = 0; i < M; i++)
-                total[i][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[i][v]), scale, total[i][v]);
+            for (int i = 0; i < M; i++) {
+                __m256i sum = acc[i][v];
+                if (kind == NW_WCODES_S8 && zeros)
+                    sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(sums[i], zero[v]));
+                total[i][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, total[i][v]);
+            }
         }
     }
     const __m256 lo = _mm256_set1_ps(tile->lo), hi = _mm256_set1_ps(tile->hi);

@@ -135,7 +135,7 @@ nw_status nw_plan_wcodes_of(nw_planner *p, const nw_tensor *t, int n_axis, nw_wc
         s->flip = q->format == NW_U8 ? 128 : 0;
         s->zero_shift = s->flip;
         w->zeros = !uniform || nw_qparam_zero(q, 0) != s->zero_shift;
-        w->whole = !w->zeros;
+        w->whole = !w->zeros || w->block <= 32768;
         if (w->zeros && !q->zeros && !(s->zeros = nw_arena_array(&p->scratch, q->groups, sizeof *s->zeros)))
             return NW_E_MEMORY; /* u8 codes with zero points that are all 0 */
     } else if (w->kind == NW_WCODES_TABLE8) {

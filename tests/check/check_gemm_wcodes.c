@@ -24,7 +24,7 @@ static const variant variants[] = {
     {"4 bits, zeros", NW_WCODES_TABLE, 4, true, true, NW_BF16},
     {"4 bits, table", NW_WCODES_TABLE, 4, false, false, NW_F8E8M0},
     {"s8", NW_WCODES_S8, 8, false, true, NW_F32},
-    {"s8, zeros", NW_WCODES_S8, 8, true, false, NW_F16},
+    {"s8, zeros", NW_WCODES_S8, 8, true, true, NW_F16},
     {"8 bits, table", NW_WCODES_TABLE8, 8, false, false, NW_F32},
     {"f8e4m3fn", NW_WCODES_E4M3, 8, false, false, NW_F16},
     {"f8e5m2", NW_WCODES_E5M2, 8, false, false, NW_F32},

@@ -64,7 +64,7 @@ def check(tally, folder, rng, bits, block, zeros, bias, level, rows):
     tally.check(f"{name}: narrow", "" if sqnr(want, got) > least else f"{sqnr(want, got):.1f} dB")
     other = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     tally.check(f"{name}: onnxruntime", "" if sqnr(other, got) > least - 3 else f"{sqnr(other, got):.1f} dB")
-    integers = level == INT8 and (bits == 4 or not zeros)
+    integers = level == INT8
     tally.check(f"{name}: kernel", "" if ("gemm_u8_wcodes" in steps) == integers else steps)
     again = folder / "again.onnx"  # nothing is left to quantize: the node returns
     subprocess.run([NARROW, "quantize", path, "-o", again, "--weights-only", "--form", "matmulnbits", "-q"], check=True,
