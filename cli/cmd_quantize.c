@@ -91,8 +91,8 @@ static const option options_scheme[] = {
      "com.microsoft's operator",
      NULL, NW_WORDS_FORM},
     {"target", 0, OPTION_LISTED, "NAME", FIELD(target),
-     "the runtime that the file is for: forms that load there and that it turns into integers (onnxruntime: "
-     "--elementwise on; openvino: --recurrent off); narrow doctor tells what it makes of them",
+     "the runtime that the file is for: forms that load there and that it turns into integers (openvino: "
+     "--recurrent off); narrow doctor tells what it makes of them",
      NULL, NW_WORDS_TARGET},
     {"opset", 0, OPTION_COUNT, "N", FIELD(opset),
      "opset of the written model (default: the model's, raised to 21 where 4-bit codes, 16-bit codes or "

@@ -73,7 +73,6 @@ static nw_status add_rules(nw_arena *arena, const nw_quantize_options *o, nw_qua
 static nw_status set_target(nw_env *env, const nw_quantize_options *o, nw_quant_options *q) {
     int target;
     NW_TRY(nw_env_word(env, "target", o->target, NW_WORDS_TARGET, &target));
-    if (target == NW_TARGET_ONNXRUNTIME && q->elementwise == NW_AUTO) q->elementwise = NW_YES;
     if (target == NW_TARGET_OPENVINO && q->recurrent == NW_AUTO) q->recurrent = NW_NO;
     return NW_OK;
 }

@@ -38,13 +38,6 @@ static bool is_one_of(const nw_node *node, const char *const *types) {
     return false;
 }
 
-/* Real numbers, as far as is known: a value of an unknown type is taken for one next to layers that compute
- * on reals. */
-static bool is_real(const nw_graph *g, int value) {
-    return value >= 0 && !g->values[value].type &&
-           (g->values[value].format == NW_F32 || !g->values[value].format);
-}
-
 /* Relu and Clip to constant limits: saturation does their work in the layer before. */
 static bool is_clamp(const nw_graph *g, const nw_node *node) {
     if (is_op(node, "Relu")) return true;
@@ -79,7 +72,17 @@ typedef struct placing {
     bool *raw;   /* [value_count] an input of the model, itself or moved, that static layers leave alone */
     bool *fed;   /* [value_count] likewise, that dynamic recurrent layers leave alone */
     bool *inner; /* [value_count] between a layer and the clamp that belongs to it */
+    bool *fixed; /* [value_count] computed from constants and shapes alone, whatever is fed */
+    bool *index; /* [value_count] whole numbers, made of such */
 } placing;
+
+/* Real numbers that data decides, as far as is known: a value of an unknown type is taken for one next to layers that
+ * compute on reals. */
+static bool is_real(const placing *p, int value) {
+    if (value < 0 || p->g->values[value].type || p->fixed[value] || p->index[value]) return false;
+    const nw_format format = p->g->values[value].format;
+    return format == NW_F32 || format == NW_NONE;
+}
 
 static const char *say(placing *p, const char *format, const char *text) {
     const char *reason = nw_arena_printf(&p->plan->arena, format, text);
@@ -89,18 +92,19 @@ static const char *say(placing *p, const char *format, const char *text) {
 /* What a node offers to quantize. */
 typedef struct offer {
     nw_roles roles;
-    bool weighted;  /* a constant weight that can be packed, or is */
-    bool product;   /* a weight input that is computed */
-    bool captured;  /* or stands in the graph around this subgraph */
-    bool other;     /* a weight of other numbers than f32 */
-    int data;       /* data inputs that are computed */
-    bool all_whole; /* all of them come from integer layers */
-    bool real;      /* all of them are real numbers */
-    bool raw, fed;  /* one of them is so */
+    bool weighted;        /* a constant weight that can be packed, or is */
+    bool product;         /* a weight input that is computed */
+    bool captured;        /* or stands in the graph around this subgraph */
+    bool fixed;           /* an input that is computed from shapes alone */
+    bool other;           /* a weight of other numbers than f32 */
+    int data;             /* data inputs that are computed */
+    bool all_whole;       /* all of them come from integer layers */
+    bool real, none_real; /* all, none of them are real numbers */
+    bool raw, fed;        /* one of them is so */
 } offer;
 
 static offer offer_of(const placing *p, const nw_node *node) {
-    offer f = {.roles = nw_node_roles(node), .all_whole = true, .real = true};
+    offer f = {.roles = nw_node_roles(node), .all_whole = true, .real = true, .none_real = true};
     for (int i = 0; i < node->in_count; i++) {
         int v = node->in[i];
         nw_role role = nw_roles_of(&f.roles, i);
@@ -110,14 +114,18 @@ static offer offer_of(const placing *p, const nw_node *node) {
             f.weighted |= role == NW_ROLE_WEIGHT && (c->tensor.qparam || nw_quant_is_weight(p->g, v));
             f.other |= role == NW_ROLE_WEIGHT && !c->tensor.qparam && c->tensor.format != NW_F32 &&
                        nw_format_is_float(c->tensor.format);
-            f.real &= c->tensor.qparam || c->tensor.format == NW_F32;
+            const bool real = c->tensor.qparam || c->tensor.format == NW_F32;
+            f.real &= real;
+            f.none_real &= !real;
             continue;
         }
         f.product |= role == NW_ROLE_WEIGHT;
         f.captured |= role == NW_ROLE_WEIGHT && p->g->values[v].outer >= 0;
         f.data++;
         f.all_whole &= p->whole[v];
-        f.real &= is_real(p->g, v);
+        f.fixed |= p->fixed[v];
+        f.real &= is_real(p, v);
+        f.none_real &= !is_real(p, v);
         f.raw |= p->raw[v];
         f.fed |= p->fed[v];
     }
@@ -206,7 +214,9 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
         return NW_NODE_FLOAT;
     }
     if (!f.real) { /* without weights it is shape arithmetic: no layer at all */
-        *reason = f.weighted || f.other ? "computes on other numbers than f32" : NULL;
+        *reason = f.weighted || f.other     ? "computes on other numbers than f32"
+                  : f.fixed && !f.none_real ? "an operand is computed from the shapes of the model's inputs"
+                                            : NULL;
         return NW_NODE_FLOAT;
     }
     if (f.weighted && !f.roles.compute) { /* embeddings and recurrent layers */
@@ -242,9 +252,27 @@ static nw_node_mode mode_of(placing *p, const nw_node *node, nw_quant_choice *ch
     return *reason ? NW_NODE_FLOAT : NW_NODE_INTEGER;
 }
 
+/* Whether the node sees nothing of the data: constants, shapes, and what was computed from them. */
+static bool is_fixed(const placing *p, const nw_node *node) {
+    if (node->op && node->op->flags & NW_OP_SHAPE) return true;
+    for (int a = 0; a < node->attr_count; a++)
+        if (node->attrs[a].kind == NW_ATTR_GRAPH || node->attrs[a].kind == NW_ATTR_GRAPHS) return false;
+    for (int i = 0; i < node->in_count; i++)
+        if (node->in[i] >= 0 && !nw_graph_constant(p->g, node->in[i]) && !p->fixed[node->in[i]]) return false;
+    return node->in_count > 0 && !(node->op && node->op->flags & NW_OP_RANDOM);
+}
+
 /* Marks what the node makes. */
 static void mark_outputs(placing *p, int n) {
     const nw_node *node = &p->g->nodes[n];
+    const offer f = offer_of(p, node);
+    const bool fixed = is_fixed(p, node),
+               index = (f.roles.compute || f.roles.same_grid) && f.data && f.none_real;
+    for (int i = 0; i < node->out_count; i++) {
+        if (node->out[i] < 0) continue;
+        p->fixed[node->out[i]] = fixed;
+        p->index[node->out[i]] = index && p->g->values[node->out[i]].format != NW_F32;
+    }
     const nw_node_mode mode = p->plan->mode[n];
     int in = nw_node_in(node, 0), out = nw_node_out(node, 0);
     if (out < 0) return;
@@ -259,7 +287,7 @@ static void mark_outputs(placing *p, int n) {
         p->whole[out] = !gives_float(node) && !nw_quant_is_binary(&p->plan->choice[n]);
     if (mode == NW_NODE_SAME && in >= 0 && p->whole[in])
         for (int i = 0; i < node->out_count; i++)
-            if (node->out[i] >= 0) p->whole[node->out[i]] = is_real(p->g, node->out[i]);
+            if (node->out[i] >= 0) p->whole[node->out[i]] = is_real(p, node->out[i]);
     if (mode != NW_NODE_FLOAT || in < 0 || !is_clamp(p->g, node)) return;
     int maker = p->uses->producer[in];
     p->whole[out] = p->whole[in];
@@ -277,7 +305,7 @@ static const nw_quant_choice *finer(const nw_quant_choice *a, const nw_quant_cho
 
 static void add_point(placing *p, int v, const nw_quant_choice *choice) {
     nw_quant_plan *plan = p->plan;
-    if (v < 0 || nw_graph_constant(p->g, v) || !is_real(p->g, v)) return;
+    if (v < 0 || nw_graph_constant(p->g, v) || !is_real(p, v)) return;
     int maker = p->uses->producer[v];
     const nw_node *node = maker >= 0 ? &p->g->nodes[maker] : NULL;
     if (node && strcmp(node->op_type, "FakeQuant") == 0) return; /* on a grid already */
@@ -444,13 +472,15 @@ static nw_status place(nw_quant_plan *plan, const bool *raw, nw_arena *scratch) 
     plan->raw = p.raw = nw_arena_array(&plan->arena, values, sizeof *p.raw);
     p.fed = nw_arena_array(scratch, values, sizeof *p.fed);
     p.inner = nw_arena_array(scratch, values, sizeof *p.inner);
+    p.fixed = nw_arena_array(scratch, values, sizeof *p.fixed);
+    p.index = nw_arena_array(scratch, values, sizeof *p.index);
     plan->choice = nw_arena_array(&plan->arena, nodes, sizeof *plan->choice);
     plan->mode = nw_arena_array(&plan->arena, nodes, sizeof *plan->mode);
     plan->reason = nw_arena_array(&plan->arena, nodes, sizeof *plan->reason);
     plan->point_of = nw_arena_array(&plan->arena, values, sizeof *plan->point_of);
     plan->points = nw_arena_array(&plan->arena, values, sizeof *plan->points);
-    if (!p.whole || !p.raw || !p.fed || !p.inner || !plan->choice || !plan->mode || !plan->reason ||
-        !plan->point_of || !plan->points)
+    if (!p.whole || !p.raw || !p.fed || !p.inner || !p.fixed || !p.index || !plan->choice || !plan->mode ||
+        !plan->reason || !plan->point_of || !plan->points)
         return NW_E_MEMORY;
     for (int v = 0; v < g->value_count; v++) plan->point_of[v] = -1;
     mark_inputs(&p, raw);

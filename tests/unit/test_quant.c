@@ -262,6 +262,42 @@ static void test_reasons(void **state) {
     assert_int_equal(report->layer_count, 2); /* arithmetic on indices is no layer */
 }
 
+static void of_unknown_type(const char *name) {
+    g->values[value(name)].format = NW_NONE;
+}
+
+/* Exporters do not say which values are sizes and which are numbers: sizes are never measured, whatever is asked for. */
+static void test_shape_arithmetic(void **state) {
+    (void)state;
+    matrix("w", 2, 2);
+    input("x");
+    input("ids");
+    g->values[value("ids")].format = NW_S64;
+    node("Shape", "x", "shape");
+    node("Add", "shape shape", "sum");
+    node("Concat", "shape sum", "joined");
+    node("Mul", "ids ids", "squares");
+    node("Add", "squares squares", "more");
+    node("Expand", "w shape", "weights");
+    node("MatMul", "x weights", "projected");
+    node("Add", "projected x", "y");
+    const char *const unknown[] = {"shape", "sum", "joined", "squares", "more", "weights", "projected", "y"};
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) of_unknown_type(unknown[i]);
+    output("joined");
+    output("more");
+    output("y");
+    options.elementwise = NW_YES;
+    place();
+    expect_points("x projected");
+    assert_int_equal(mode_of("y"), NW_NODE_INTEGER);
+    for (int n = 1; n < 5; n++) {
+        assert_int_equal(plan->mode[n], NW_NODE_FLOAT);
+        assert_null(plan->reason[n]);
+    }
+    assert_int_equal(mode_of("projected"), NW_NODE_FLOAT);
+    assert_non_null(strstr(plan->reason[6], "computed from the shapes"));
+}
+
 static void test_patterns(void **state) {
     (void)state;
     input("x");
@@ -507,6 +543,7 @@ int main(void) {
         TEST(test_products_and_known_ranges),
         TEST(test_exclude_and_only),
         TEST(test_reasons),
+        TEST(test_shape_arithmetic),
         TEST(test_patterns),
         TEST(test_dynamic_and_weights_only),
         TEST(test_inputs_left_in_float),
