@@ -19,10 +19,10 @@ nw_window nw_plan_window(const nw_conv_geometry *g, size_t pixel);
 /* lower_bits.c: takes a convolution whose weights and input both are {−1, 1} times a scale. bias [out_channels] or NULL. */
 nw_status nw_lower_bits_conv(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, const float *bias,
                              bool *ok);
-/* lower_conv_codes.c: takes a convolution whose input lies on an 8-bit grid and whose weights have whole steps but no scale per
- * channel alone; bias as above. And whether weights are such. */
+/* lower_conv_codes.c: takes a convolution whose weights are best decoded in registers; bias as above. */
 nw_status nw_lower_coded_conv(nw_planner *p, const nw_node *node, const nw_conv_geometry *g,
                               const float *bias, bool *ok);
+/* Whether its weights are such that it multiplies them with codes. */
 nw_status nw_conv_takes_coded(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, bool *ok);
 
 #endif

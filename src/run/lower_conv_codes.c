@@ -1,6 +1,7 @@
-/* lower_conv_codes.c: convolutions of an image on an 8-bit grid with weights that integer kernels know as codes only: scales per
- * block of input channels, or levels that are whole steps. The rows under the window are gathered some at a time, and
- * multiplied with weights that are decoded in registers (kern/gemm_wcodes.h). */
+/* lower_conv_codes.c: convolutions whose weights are decoded in registers (kern/gemm_wcodes.h): of an image on an 8-bit grid with
+ * weights that integer kernels know as codes only, having scales per block of input channels or a table of whole steps, where
+ * the rows under the window are gathered some at a time; and 1×1 of a few float pixels, for which decoding panels would not
+ * pay. */
 #include "run/coded.h"
 #include "run/conv.h"
 
@@ -9,6 +10,7 @@
 typedef struct codes_state {
     nw_coded weights;
     size_t m, n, k, taps; /* of a group; k: of a tap */
+    bool codes;           /* the image is u8, else f32 */
     bool pointwise;       /* the image's pixels are the rows */
     nw_window window;
     size_t x_offset, ldc; /* bytes */
@@ -24,6 +26,7 @@ typedef struct codes_job {
     const codes_state *s;
     nw_wcodes w; /* of a group */
     nw_wgemm_u8_args args;
+    nw_wgemm_f32_args f32_args;
     nw_rows rows; /* to be gathered from `first` on */
     size_t first;
     uint8_t *gathered;
@@ -53,25 +56,29 @@ static void gather_range(void *user, size_t begin, size_t end) {
 
 static void multiply_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
     const codes_job *j = user;
-    nw_wgemm_u8_run(j->s->weights.kernel, &j->args, m0, m1, n0, n1);
+    if (j->s->codes)
+        nw_wgemm_u8_run(j->s->weights.kernel, &j->args, m0, m1, n0, n1);
+    else
+        nw_wgemm_f32_run(j->s->weights.kernel, &j->f32_args, m0, m1, n0, n1);
 }
 
-static void run_rows(const nw_exec *e, codes_job *j) {
+static void run_rows(const nw_exec *e, codes_job *j, size_t m) {
     const codes_state *s = j->s;
     const nw_wgemm_kernel *kernel = s->weights.kernel;
-    const double work = s->work * (double)j->args.m / (double)(s->m * s->weights.groups);
-    nw_exec_product(e, &(nw_product_split){j->args.m, kernel->mr_u8, s->n, kernel->nr, work}, multiply_part,
-                    j);
+    const size_t mr = s->codes ? kernel->mr_u8 : kernel->mr;
+    const double work = s->work * (double)m / (double)(s->m * s->weights.groups);
+    nw_exec_product(e, &(nw_product_split){m, mr, s->n, kernel->nr, work}, multiply_part, j);
 }
 
 static void run_group(const nw_exec *e, codes_job *j, char *y) {
     const codes_state *s = j->s;
     if (s->pointwise) {
-        j->args.m = s->m;
+        j->args.m = j->f32_args.m = s->m;
         j->args.a = j->rows.base;
-        j->args.lda = s->window.pixel_stride;
-        j->args.c = (float *)(void *)y;
-        run_rows(e, j);
+        j->f32_args.a = j->rows.base;
+        j->args.lda = j->f32_args.lda = s->window.pixel_stride;
+        j->args.c = j->f32_args.c = (float *)(void *)y;
+        run_rows(e, j, s->m);
         return;
     }
     j->args.a = j->gathered;
@@ -81,7 +88,7 @@ static void run_group(const nw_exec *e, codes_job *j, char *y) {
         j->args.c = (float *)(void *)(y + j->first * s->ldc);
         nw_exec_parallel(e, j->args.m, 8, (double)(j->args.m * s->taps) * (4 + (double)s->k / 16),
                          gather_range, j);
-        run_rows(e, j);
+        run_rows(e, j, j->args.m);
     }
 }
 
@@ -98,6 +105,7 @@ static nw_status run_codes(nw_exec *e, const nw_step *step) {
                                   .hi = s->hi,
                                   .scale = scale ? *scale : s->scale,
                                   .zero = zero ? *zero : s->zero};
+    job.f32_args = (nw_wgemm_f32_args){.w = &job.w, .ldc = s->ldc, .lo = s->lo, .hi = s->hi};
     job.rows.window = &s->window;
     if (!s->pointwise) {
         uint8_t *pad = job.gathered + s->rows_at_once * s->k * s->taps;
@@ -105,10 +113,10 @@ static nw_status run_codes(nw_exec *e, const nw_step *step) {
         job.rows.pad = pad;
     }
     for (size_t g = 0; g < weights->groups; g++) {
-        job.rows.base = x + g * s->k;
+        job.rows.base = x + g * s->k * (s->codes ? 1 : sizeof(float));
         job.w.packed = (const char *)weights->w.packed + g * weights->group_codes;
         job.w.sums = weights->w.sums + g * s->n;
-        job.args.bias = s->bias ? s->bias + g * s->n : NULL;
+        job.args.bias = job.f32_args.bias = s->bias ? s->bias + g * s->n : NULL;
         run_group(e, &job, y + g * s->n * sizeof(float));
     }
     return NW_OK;
@@ -121,10 +129,20 @@ static nw_status run_codes(nw_exec *e, const nw_step *step) {
 
 #define LEAST_GROUP 16 /* channels of a group: with fewer, little of a tile is used */
 
-nw_status nw_conv_takes_coded(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, bool *ok) {
+static bool fills_tiles(const nw_conv_geometry *g) {
     const int64_t k = g->in_channels / g->groups, n = g->out_channels / g->groups;
-    *ok =
-        g->kernel[1] * g->kernel[2] <= POINTERS && (g->groups == 1 || (k >= LEAST_GROUP && n >= LEAST_GROUP));
+    return g->groups == 1 || (k >= LEAST_GROUP && n >= LEAST_GROUP);
+}
+
+#define FEW_PIXELS 50 /* measured; 7×7 are some */
+
+static bool has_few_pixels(const nw_planner *p, const nw_conv_geometry *g, size_t m) {
+    return nw_conv_is_pointwise(g) && fills_tiles(g) && m <= FEW_PIXELS &&
+           m <= nw_wgemm_select(p->options->isa)->ahead;
+}
+
+nw_status nw_conv_takes_coded(nw_planner *p, const nw_node *node, const nw_conv_geometry *g, bool *ok) {
+    *ok = g->kernel[1] * g->kernel[2] <= POINTERS && fills_tiles(g);
     return *ok ? nw_plan_wcodes_whole(p, node->in[1], 0, ok) : NW_OK;
 }
 
@@ -132,15 +150,21 @@ nw_status nw_lower_coded_conv(nw_planner *p, const nw_node *node, const nw_conv_
                               const float *bias, bool *ok) {
     const int x = node->in[0];
     const bool measured = p->row_grid[x][0] >= 0;
-    const size_t groups = (size_t)g->groups, all = (size_t)g->out_channels;
-    *ok = measured || nw_plan_on_grid(p, x);
-    if (*ok) NW_TRY(nw_conv_takes_coded(p, node, g, ok));
+    const size_t groups = (size_t)g->groups, all = (size_t)g->out_channels,
+                 m = (size_t)(g->batch * g->out[1] * g->out[2]);
+    bool codes = measured || nw_plan_on_grid(p, x);
+    if (codes) NW_TRY(nw_conv_takes_coded(p, node, g, &codes));
+    *ok = codes || (!measured && has_few_pixels(p, g, m));
+    nw_coded weights;
+    if (*ok) NW_TRY(nw_plan_coded(p, node, node->in[1], groups, &weights, ok));
     if (!*ok) return NW_OK;
     nw_follow follow;
     nw_strip from;
     NW_TRY(nw_plan_follow(p, node->out[0], false, &follow));
-    NW_TRY(nw_plan_need_strip(p, x, true, &from));
-    codes_state s = {.m = (size_t)(g->batch * g->out[1] * g->out[2]),
+    NW_TRY(nw_plan_need_strip(p, x, codes, &from));
+    codes_state s = {.weights = weights,
+                     .codes = codes,
+                     .m = m,
                      .n = all / groups,
                      .k = (size_t)g->in_channels / groups,
                      .taps = (size_t)(g->kernel[1] * g->kernel[2]),
@@ -155,16 +179,16 @@ nw_status nw_lower_coded_conv(nw_planner *p, const nw_node *node, const nw_conv_
                      .hi = follow.hi};
     const size_t row = s.k * s.taps;
     const double products = (double)s.m * (double)all * (double)row;
-    s.work = products / 200;
+    s.work = products / (codes ? 200 : 50);
     s.rows_at_once = row < AT_ONCE / LEAST_ROWS ? AT_ONCE / row : LEAST_ROWS;
     if (s.rows_at_once > s.m) s.rows_at_once = s.m;
-    NW_TRY(nw_plan_coded(p, node, node->in[1], groups, &s.weights, ok));
     int in[3] = {from.buffer, -1, -1}, out[2] = {-1, -1};
     if (measured) memcpy(&in[1], p->row_grid[x], sizeof p->row_grid[x]);
     nw_plan_fuse(p, &follow);
     NW_TRY(nw_plan_define(p, follow.value, NW_FORM_REAL_LAST, &out[0]));
     if (!s.pointwise) NW_TRY(nw_plan_temporary(p, s.rows_at_once * row + s.k, &out[1]));
-    NW_TRY(NW_PLAN_STEP(p, node, run_codes, s.weights.kernel->name_u8, &s, in, out));
-    nw_plan_work(p, true, products);
+    const nw_wgemm_kernel *kernel = weights.kernel;
+    NW_TRY(NW_PLAN_STEP(p, node, run_codes, codes ? kernel->name_u8 : kernel->name, &s, in, out));
+    nw_plan_work(p, codes, products);
     return NW_OK;
 }
