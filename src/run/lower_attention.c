@@ -33,6 +33,8 @@ typedef struct attention_state {
     bool score_codes, result_codes; /* which products are of codes */
     bool measured;                  /* codes of weights whose largest is 255 in each row */
     bool normalized;                /* weights are divided by their sum before the product */
+    bool masked; /* the product of codes adds the mask, which is the same for all queries */
+    float scale; /* of what it leaves */
     int64_t mask_strides[4];
     place q, k, v, y;
     nw_grid grids[3];    /* of Q, K and V; scale 0: found while running, or none */
@@ -72,10 +74,10 @@ static void weigh_rows(const attention_state *s, const head *h, size_t row, size
     float *scores = (float *)(h->share + s->at.scores) + row * total;
     uint8_t *codes = (uint8_t *)(h->share + s->at.weights) + row * s->code_row;
     if (s->measured)
-        s->ew.weigh_u8(rows, n, scores, total, s->a.scale, mask, next, codes, s->code_row, w->sums + row,
+        s->ew.weigh_u8(rows, n, scores, total, s->scale, mask, next, codes, s->code_row, w->sums + row,
                        w->totals + row);
     else
-        s->ew.weigh_f32(rows, n, scores, total, s->a.scale, mask, next, w->sums + row);
+        s->ew.weigh_f32(rows, n, scores, total, s->scale, mask, next, w->sums + row);
     if (n == total) return;
     for (size_t r = 0; r < rows; r++)
         if (s->measured)
@@ -103,16 +105,21 @@ static void round_rows(const attention_state *s, const head *h, size_t rows, wei
     if (s->result_codes) s->u8s8->row_sums(rows, total, 1, code_rows, 0, w->totals);
 }
 
+/* The mask's row of a query; NULL without a mask. */
+static const float *mask_of(const attention_job *j, const head *h, size_t query) {
+    const int64_t *strides = j->s->mask_strides;
+    if (!j->mask) return NULL;
+    return j->mask + h->batch * (size_t)strides[0] + h->index * (size_t)strides[1] +
+           query * (size_t)strides[2];
+}
+
 static void weigh_block(const attention_job *j, const head *h, size_t first, size_t m, weighed *w) {
     const attention_state *s = j->s;
     const size_t total = (size_t)s->a.total;
-    const int64_t *strides = s->mask_strides;
-    const float *mask = j->mask;
-    if (mask)
-        mask += h->batch * (size_t)strides[0] + h->index * (size_t)strides[1] + first * (size_t)strides[2];
+    const float *mask = s->masked ? NULL : mask_of(j, h, first);
     for (size_t i = 0, rows = s->a.causal ? 1 : m; i < m; i += rows) {
         const size_t seen = s->a.causal && first + i < total ? first + i + 1 : total;
-        weigh_rows(s, h, i, rows, seen, mask ? mask + i * (size_t)strides[2] : NULL, w);
+        weigh_rows(s, h, i, rows, seen, mask ? mask + i * (size_t)s->mask_strides[2] : NULL, w);
     }
     if (s->normalized) round_rows(s, h, m, w);
 }
@@ -152,7 +159,7 @@ static void pack_keys(const attention_job *j, const head *h) {
     nw_gemm_u8s8_pack_codes(s->u8s8, total, size, (const uint8_t *)j->k + from, s->k.row, 1, packed);
     nw_gemm_u8s8_run(s->u8s8, &sums, 0, 1, 0, total);
     for (size_t i = 0; i < total; i++) bias[i] *= -j->grids[0].zero;
-    fill_scales(total, j->grids[0].scale * j->grids[1].scale, h->share + s->at.k_columns);
+    fill_scales(total, j->grids[0].scale * j->grids[1].scale * s->a.scale, h->share + s->at.k_columns);
 }
 
 static void pack_values(const attention_job *j, const head *h) {
@@ -171,7 +178,7 @@ static void pack_values(const attention_job *j, const head *h) {
     for (size_t i = 0; i < size; i++) zeros[i] = j->grids[2].zero - 128;
 }
 
-/* Scores of queries [first, first + m), before they are scaled. */
+/* Scores of queries [first, first + m): of codes scaled, and with the mask if it is `masked`; of real numbers before that. */
 static void score_block(const attention_job *j, const head *h, size_t first, size_t m) {
     const attention_state *s = j->s;
     const size_t total = (size_t)s->a.total, size = (size_t)s->a.head;
@@ -189,6 +196,7 @@ static void score_block(const attention_job *j, const head *h, size_t first, siz
                                   .epilogue = real_epilogue};
         args.epilogue.scale = (const float *)(h->share + s->at.k_columns);
         args.epilogue.bias = (const int32_t *)(args.epilogue.scale + total);
+        if (s->masked) args.epilogue.fbias = mask_of(j, h, first);
         nw_gemm_u8s8_run(s->u8s8, &args, 0, m, 0, total);
         return;
     }
@@ -424,6 +432,8 @@ nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok) {
     s.normalized = a->rounding != NW_NONE && !s.measured;
     int mask = nw_node_in(node, NW_ATTENTION_MASK);
     nw_attention_mask_strides(mask < 0 ? NULL : &p->desc[mask], s.mask_strides);
+    s.scale = s.score_codes ? 1.0f : a->scale;
+    s.masked = s.score_codes && mask >= 0 && s.mask_strides[2] == 0 && s.mask_strides[3] == 1;
     lay_rows(&s);
     lay_out(&s);
     if (s.score_codes) NW_TRY(row_of_ones(p, (size_t)a->head, &s.ones));
