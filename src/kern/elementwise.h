@@ -59,6 +59,8 @@ typedef void nw_clamp_f32_fn(size_t n, const float *x, float lo, float hi, float
  *   gelu_tanh  x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2: 3e-7·max(1,|x|)
  * NaN stays NaN; ±inf give the limits (gelu, silu and hardswish of −inf: NaN). */
 typedef void nw_unary_f32_fn(size_t n, const float *x, float *y);
+/* round_f16, round_bf16: of the same type, x as the nearest number of that format, half to even, infinities beyond the
+ * largest; the same bits as nw_round_f16 and nw_round_bf16, but for NaN's. */
 /* y = clamp(alpha·x + beta, 0, 1), each operation rounded once. */
 typedef void nw_hardsigmoid_f32_fn(size_t n, const float *x, float alpha, float beta, float *y);
 /* y = scale·clamp(rint(x/scale), lo, hi): true division, half to even, NaN counts as 0; lo and hi are whole numbers

@@ -273,6 +273,26 @@ NW_INLINE vec vec_hardswish(vec x) {
     return x * vec_clamp(x * 0.16666667f + 0.5f, 0.0f, 1.0f);
 }
 
+/* Bits beyond the precision are rounded in the integer that a float's bits are. Below 2^-14 numbers of f16 are 2^-24 apart, as
+ * floats of [0.5, 1) are; from 2^16 on there are none. */
+NW_INLINE vec vec_round_f16(vec x) {
+#if NW_LANES == 16
+    return (vec)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif NW_LANES == 8
+    return (vec)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    const vec size = vec_abs(x), small = (size + 0.75f) - 0.75f;
+    const uvec bits = (uvec)size, rounded = (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000;
+    const vec normal = choose((ivec)rounded >= 0x47800000, splat(__builtin_inff()), (vec)rounded);
+    const vec y = choose(size < 6.103515625e-5f, small, normal);
+    return choose(x == x, with_sign(y, x), x);
+#endif
+}
+NW_INLINE vec vec_round_bf16(vec x) {
+    const uvec bits = (uvec)x;
+    return choose(x == x, (vec)((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000), x);
+}
+
 #define UNARY(name, function)                                                                                \
     void NW_KERNEL(name)(size_t n, const float *x, float *y) {                                               \
         size_t i = 0;                                                                                        \
@@ -287,6 +307,8 @@ UNARY(gelu_f32, vec_gelu)
 UNARY(gelu_tanh_f32, vec_gelu_tanh)
 UNARY(silu_f32, vec_silu)
 UNARY(hardswish_f32, vec_hardswish)
+UNARY(round_f16, vec_round_f16)
+UNARY(round_bf16, vec_round_bf16)
 
 /* ---- rows ---------------------------------------------------------------------------------------------- */
 

@@ -96,8 +96,8 @@ void nw_plan_fuse(nw_planner *p, const nw_follow *f) {
 /* ---- floats of 16 bits ------------------------------------------------------------------------------------------ */
 
 typedef struct round_state {
+    nw_unary_f32_fn *round;
     size_t count;
-    bool bf16;
 } round_state;
 
 typedef struct round_job {
@@ -106,22 +106,15 @@ typedef struct round_job {
     float *y;
 } round_job;
 
-/* In place, so that the loops have one pointer and vectorize. */
 static void round_range(void *user, size_t begin, size_t end) {
     const round_job *j = user;
-    float *y = j->y + begin;
-    const size_t count = end - begin;
-    if (j->x != j->y) memcpy(y, j->x + begin, count * sizeof *y);
-    if (j->s->bf16)
-        for (size_t i = 0; i < count; i++) y[i] = nw_round_bf16(y[i]);
-    else
-        for (size_t i = 0; i < count; i++) y[i] = nw_round_f16(y[i]);
+    j->s->round(end - begin, j->x + begin, j->y + begin);
 }
 
 static nw_status run_round(nw_exec *e, const nw_step *step) {
     const round_state *s = step->state;
     round_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, s->count, 64, (double)s->count / 2, round_range, &job);
+    nw_exec_parallel(e, s->count, 64, (double)s->count / 10, round_range, &job);
     return NW_OK;
 }
 
@@ -135,13 +128,14 @@ static nw_status lower_cast(nw_planner *p, const nw_node *node, bool *ok) {
     const int x = node->in[0], y = node->out[0];
     NW_TRY(nw_fakequant_qparam(p->graph, node, &p->scratch, &q, &dynamic));
     if (dynamic || !nw_fakequant_is_cast(&q) || p->desc[x].format != NW_F32) return NW_OK;
-    const round_state s = {nw_tensor_count(&p->desc[x]), q.format == NW_BF16};
+    const bool bf16 = q.format == NW_BF16;
+    const round_state s = {bf16 ? p->ew.round_bf16 : p->ew.round_f16, nw_tensor_count(&p->desc[x])};
     const nw_form form = nw_form_of(false, nw_plan_prefers_last(p, x));
     int in[1], out[1];
     NW_TRY(nw_plan_need(p, x, form, &in[0]));
     NW_TRY(nw_plan_define_over(p, x, in[0], y, form, &out[0]));
     *ok = true;
-    return NW_PLAN_STEP(p, node, run_round, s.bf16 ? "round to bf16" : "round to f16", &s, in, out);
+    return NW_PLAN_STEP(p, node, run_round, bf16 ? "round to bf16" : "round to f16", &s, in, out);
 }
 
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok) {

@@ -33,8 +33,9 @@ typedef struct attention_state {
     bool score_codes, result_codes; /* which products are of codes */
     bool measured;                  /* codes of weights whose largest is 255 in each row */
     bool normalized;                /* weights are divided by their sum before the product */
-    bool masked; /* the product of codes adds the mask, which is the same for all queries */
-    float scale; /* of what it leaves */
+    bool masked;            /* the product of codes adds the mask, which is the same for all queries */
+    float scale;            /* of what it leaves */
+    nw_unary_f32_fn *round; /* weights to floats of 16 bits; NULL: not to these */
     int64_t mask_strides[4];
     place q, k, v, y;
     nw_grid grids[3];    /* of Q, K and V; scale 0: found while running, or none */
@@ -99,6 +100,8 @@ static void round_rows(const attention_state *s, const head *h, size_t rows, wei
         if (s->result_codes)
             s->ew.quantize_u8(total, row, s->a.rounding_scale, 0, 0, s->a.rounding_top,
                               codes + r * s->code_row);
+        else if (s->round)
+            s->round(total, row, row);
         else
             nw_attention_round(&s->a, total, row);
     }
@@ -429,6 +432,7 @@ nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok) {
     s.f32 = nw_gemm_f32_select(p->options->isa);
     s.u8s8 = nw_gemm_u8s8_select(p->options->isa);
     s.measured = s.result_codes && !(a->rounding_scale > 0);
+    s.round = a->rounding == NW_F16 ? p->ew.round_f16 : a->rounding == NW_BF16 ? p->ew.round_bf16 : NULL;
     s.normalized = a->rounding != NW_NONE && !s.measured;
     int mask = nw_node_in(node, NW_ATTENTION_MASK);
     nw_attention_mask_strides(mask < 0 ? NULL : &p->desc[mask], s.mask_strides);

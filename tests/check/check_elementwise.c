@@ -2,6 +2,7 @@
  * and bit for bit against plain C. Must not include anything but kern/. */
 #include "check.h"
 #include "kern/elementwise.h"
+#include "num/format.h"
 
 #include <math.h>
 #include <string.h>
@@ -308,6 +309,10 @@ static double unary_of(const char *name, double x, double *tolerance) {
         *tolerance = 3e-7 * fmax(1, fabs(x));
         return x / 2 * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x)));
     }
+    if (!strncmp(name, "round_", 6)) {
+        *tolerance = 0;
+        return (double)(!strcmp(name, "round_f16") ? nw_round_f16((float)x) : nw_round_bf16((float)x));
+    }
     if (!strcmp(name, "hardswish_f32")) {
         float gate = (float)x * 0.16666667f + 0.5f;
         return (double)((float)x * (gate < 0 ? 0 : gate > 1 ? 1 : gate));
@@ -324,6 +329,8 @@ static void test_unary_f32(const char *name, nw_unary_f32_fn *f, nw_unary_f32_fn
         float range = check_opt.bench ? 8 : n & 1 ? 3 : 100;
         float *x = floats(n, -range, range, !check_opt.bench), *y = check_alloc(n * 4),
               *want = check_alloc(n * 4);
+        for (size_t i = 0; !strncmp(name, "round_", 6) && i < n; i++) /* of all sizes, ties among them */
+            x[i] = ldexpf(i % 3 ? x[i] : (float)check_below(1 << 12) + 0.5f, (int)check_below(48) - 36);
         f(n, x, y);
         reference(n, x, want);
         same_floats("against plain C", y, want, n);
