@@ -340,24 +340,11 @@ static nw_status examine(nw_planner *p, const nw_node *node, nw_attention *a, bo
     return NW_OK;
 }
 
-/* Whether v is rounded to 8 bits with one grid: a static one, or one found while running for this reader alone. */
-static nw_status has_codes(nw_planner *p, int v, bool *ok) {
-    const int maker = p->uses.producer[v];
-    nw_grid grid;
-    *ok = false;
-    if (maker < 0 || p->graph->nodes[maker].op != &nw_op_narrow_FakeQuant) return NW_OK;
-    NW_TRY(nw_plan_fakequant_grid(p, &p->graph->nodes[maker], &grid, ok));
-    if (*ok) return NW_OK;
-    NW_TRY(nw_plan_is_measured(p, &p->graph->nodes[maker], ok));
-    *ok = *ok && nw_uses_count(&p->uses, v) == 1 && !p->uses.outputs[v] && !nw_plan_tapped(p, v);
-    return NW_OK;
-}
-
 /* Which products are of codes: both of their operands are, and sums of products stay exact. */
 static nw_status products_of(nw_planner *p, const nw_node *node, const nw_attention *a, bool *scores,
                              bool *result) {
     bool ok[3];
-    for (int i = 0; i < 3; i++) NW_TRY(has_codes(p, node->in[i], &ok[i]));
+    for (int i = 0; i < 3; i++) NW_TRY(nw_plan_rounded(p, node->in[i], &ok[i]));
     *scores = ok[0] && ok[1] && a->head <= 65536;
     *result = ok[2] && a->rounding == NW_U8 && a->total <= 65536;
     return NW_OK;

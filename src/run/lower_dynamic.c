@@ -129,9 +129,34 @@ static nw_status examine(nw_planner *p, const nw_node *node, bool *per_row, bool
     return NW_OK;
 }
 
-nw_status nw_plan_is_measured(nw_planner *p, const nw_node *node, bool *ok) {
+/* The FakeQuant that makes v, or NULL. */
+static const nw_node *quantizer_of(const nw_planner *p, int v) {
+    const int maker = v < 0 ? NW_ABSENT : p->uses.producer[v];
+    return maker >= 0 && p->graph->nodes[maker].op == &nw_op_narrow_FakeQuant ? &p->graph->nodes[maker]
+                                                                              : NULL;
+}
+
+static nw_status rounded_while_running(nw_planner *p, int v, bool *per_row, bool *ok) {
+    const nw_node *node = quantizer_of(p, v);
+    *ok = false;
+    if (node) NW_TRY(examine(p, node, per_row, ok));
+    *ok = *ok && nw_uses_count(&p->uses, v) == 1 && !p->uses.outputs[v] && !nw_plan_tapped(p, v);
+    return NW_OK;
+}
+
+nw_status nw_plan_rounded_rows(nw_planner *p, int v, bool *ok) {
     bool per_row;
-    NW_TRY(examine(p, node, &per_row, ok));
+    return rounded_while_running(p, v, &per_row, ok);
+}
+
+nw_status nw_plan_rounded(nw_planner *p, int v, bool *ok) {
+    const nw_node *node = quantizer_of(p, v);
+    nw_grid grid;
+    bool per_row;
+    *ok = false;
+    if (node) NW_TRY(nw_plan_fakequant_grid(p, node, &grid, ok));
+    if (*ok) return NW_OK;
+    NW_TRY(rounded_while_running(p, v, &per_row, ok));
     *ok = *ok && !per_row;
     return NW_OK;
 }

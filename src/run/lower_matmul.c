@@ -26,7 +26,8 @@ typedef struct matmul_state {
     bool alone;          /* one product of real numbers: all threads pack and multiply it */
     nw_weight_order order;
     size_t stride_n, stride_k;
-    nw_grid a_grid;
+    nw_grid a_grid, b_grid; /* of codes; b's scale 0: found while running */
+    const uint8_t *ones;    /* a row of k codes */
 } matmul_state;
 
 typedef struct matmul_job {
@@ -36,6 +37,7 @@ typedef struct matmul_job {
     char *y, *packed;
     const float *bias; /* known when running only */
     int64_t product;
+    nw_grid b_grid;
 } matmul_job;
 
 static void multiply(const matmul_job *j, int64_t product, const char *packed, const nw_epilogue *epilogue,
@@ -67,34 +69,66 @@ static void part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
     multiply(j, j->product, j->packed, &j->epilogue, m0, m1, n0, n1);
 }
 
+/* Packs and multiplies product i of codes. The sums of b's columns are a product with a row of ones; they, and what else the
+ * epilogue needs of each column, lie behind the packed matrix. */
+static void multiply_codes(const matmul_job *j, int64_t i, int64_t a_at, int64_t b_at, char *packed) {
+    const matmul_state *s = j->s;
+    const size_t m = (size_t)s->g.m, n = (size_t)s->g.n, k = (size_t)s->g.k;
+    const int32_t zero = j->b_grid.zero - 128; /* codes of b arrive as u8, less 128 they are packed */
+    int32_t *sums = (int32_t *)(packed + nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1)), *zeros = sums + n;
+    float *scale = (float *)(zeros + n);
+    const nw_gemm_u8s8_args column_sums = {.m = 1,
+                                           .n = n,
+                                           .k = k,
+                                           .taps = 1,
+                                           .rows = {.base = s->ones},
+                                           .packed = packed,
+                                           .c = sums,
+                                           .ldc = n * sizeof *sums,
+                                           .epilogue = {.out = NW_OUT_S32}};
+    nw_gemm_u8s8_pack_codes(s->u8s8, n, k, (const uint8_t *)j->b + b_at, s->stride_n, s->stride_k, packed);
+    nw_gemm_u8s8_run(s->u8s8, &column_sums, 0, 1, 0, n);
+    for (size_t c = 0; c < n; c++) sums[c] -= (int32_t)k * zero;
+    nw_epilogue e = j->epilogue;
+    if (s->by_row) {
+        const size_t row = (size_t)a_at / k;
+        for (size_t c = 0; c < n; c++) {
+            zeros[c] = zero;
+            scale[c] = j->b_grid.scale;
+        }
+        e.row_scale += row;
+        e.row_zero += row;
+        e.col_sum = sums;
+        e.scale = scale;
+        e.wzero = zero ? zeros : NULL;
+    } else {
+        for (size_t c = 0; c < n; c++)
+            sums[c] = e.bias[c] - s->a_grid.zero * sums[c]; /* made with sums of 0 */
+        e.bias = sums;
+    }
+    multiply(j, i, packed, &e, 0, m, 0, n);
+}
+
 /* Packs and multiplies whole products [begin, end). */
 static void product_range(void *user, size_t begin, size_t end) {
     const matmul_job *j = user;
     const matmul_state *s = j->s;
-    size_t m = (size_t)s->g.m, n = (size_t)s->g.n, k = (size_t)s->g.k;
     for (size_t i = begin; i < end; i++) {
         int64_t a_at, b_at;
         nw_matmul_batch(&s->g, (int64_t)i, &a_at, &b_at);
         char *packed = j->packed + i * s->packed_bytes;
-        if (!s->u8s8) {
-            nw_gemm_f32_pack(s->f32, n, k, 1, (const float *)j->b + b_at, s->stride_n, 0, s->stride_k,
-                             packed);
-            multiply(j, (int64_t)i, packed, NULL, 0, m, 0, n);
+        if (s->u8s8) {
+            multiply_codes(j, (int64_t)i, a_at, b_at, packed);
             continue;
         }
-        /* Codes of b arrive as u8; their shift to s8 was done for all of b. The epilogue's arrays depend on its column sums:
-         * they lie behind the packed matrix. */
-        const int8_t *b = (const int8_t *)j->b + b_at;
-        size_t matrix = nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1);
-        int32_t *bias = (int32_t *)(packed + matrix);
-        nw_gemm_u8s8_pack(s->u8s8, n, k, 1, b, s->stride_n, 0, s->stride_k, packed);
-        nw_gemm_u8s8_col_sums(n, k, 1, b, s->stride_n, 0, s->stride_k, s->u8s8_args.epilogue.wzero, bias);
-        nw_epilogue e = s->u8s8_args.epilogue; /* its bias was made with column sums of 0 */
-        for (size_t c = 0; c < n; c++) bias[c] = e.bias[c] - s->a_grid.zero * bias[c];
-        e.bias = bias;
-        multiply(j, (int64_t)i, packed, &e, 0, m, 0, n);
+        nw_gemm_f32_pack(s->f32, (size_t)s->g.n, (size_t)s->g.k, 1, (const float *)j->b + b_at, s->stride_n,
+                         0, s->stride_k, packed);
+        multiply(j, (int64_t)i, packed, NULL, 0, (size_t)s->g.m, 0, (size_t)s->g.n);
     }
 }
+
+/* Inputs of the step: a; b; the bias that is computed; scales and zero points of a's rows; scale and zero point of b. */
+enum { IN_A, IN_B, IN_BIAS, IN_ROWS, IN_B_GRID = IN_ROWS + 2, IN_COUNT = IN_B_GRID + 2 };
 
 static nw_status run_matmul(nw_exec *e, const nw_step *step) {
     const matmul_state *s = step->state;
@@ -102,14 +136,17 @@ static nw_status run_matmul(nw_exec *e, const nw_step *step) {
     size_t m = (size_t)s->g.m, n = (size_t)s->g.n;
     if (s->u8s8) job.epilogue = s->u8s8_args.epilogue;
     if (s->by_row) {
-        job.epilogue.row_scale = nw_exec_data(e, step->in[1]);
-        job.epilogue.row_zero = nw_exec_data(e, step->in[2]);
+        job.epilogue.row_scale = nw_exec_data(e, step->in[IN_ROWS]);
+        job.epilogue.row_zero = nw_exec_data(e, step->in[IN_ROWS + 1]);
         if (s->one_grid) nw_epilogue_take_grid(&job.epilogue, n, nw_exec_data(e, step->out[1]));
     }
     if (s->dynamic) {
-        job.b = nw_exec_data(e, step->in[1]);
+        const float *scale = nw_exec_data(e, step->in[IN_B_GRID]);
+        const int32_t *zero = nw_exec_data(e, step->in[IN_B_GRID + 1]);
+        job.b = nw_exec_data(e, step->in[IN_B]);
+        job.b_grid = scale ? (nw_grid){.scale = scale[0], .zero = zero[0]} : s->b_grid;
         job.packed = nw_exec_data(e, step->out[1]);
-        if (s->learned_bias) job.bias = nw_exec_data(e, step->in[2]);
+        if (s->learned_bias) job.bias = nw_exec_data(e, step->in[IN_BIAS]);
     }
     if (s->alone) nw_weight_order_pack(e, &s->order, (const float *)job.b, job.packed);
     if (s->dynamic && !s->alone) {
@@ -195,24 +232,31 @@ static void set_strides(matmul_state *s) {
     s->stride_k = s->g.trans_b ? 1 : (size_t)s->g.n;
 }
 
-/* Both operands are codes; b is packed when running. Zero points of b go into wzero. */
+/* Both operands are codes; b is packed when running. Rows of a that bring their own grid, and b's if it is found while
+ * running, make the columns' arrays anew. */
 static nw_status dynamic_integer(nw_planner *p, const nw_node *node, matmul_state *s,
                                  const nw_plan_product *pr, const nw_follow *follow) {
-    const nw_grid *a = &p->grid[node->in[0]], *b = &p->grid[node->in[1]];
-    size_t n = (size_t)s->g.n;
+    static const nw_grid unit = {.scale = 1.0f};
+    const nw_grid *a = s->by_row ? &unit : &p->grid[node->in[0]], *b = &p->grid[node->in[1]];
+    const size_t n = (size_t)s->g.n, k = (size_t)s->g.k;
     float *scale = nw_arena_array(&p->scratch, n, sizeof *scale);
     int32_t *zero = nw_arena_array(&p->plan->arena, n, sizeof *zero),
             *none = nw_arena_array(&p->scratch, n, sizeof *none);
+    void *ones;
     if (!scale || !zero || !none) return NW_E_MEMORY;
     for (size_t i = 0; i < n; i++) {
-        scale[i] = b->scale;
-        zero[i] = b->zero - 128;
+        scale[i] = s->by_row ? 1.0f : b->scale;
+        zero[i] = s->by_row ? 0 : b->zero - 128;
     }
-    nw_weights w = {.scale = scale, .zero = b->zero == 128 ? NULL : zero, .channels = n};
+    nw_weights w = {.scale = scale, .zero = s->by_row || b->zero == 128 ? NULL : zero, .channels = n};
     NW_TRY(nw_plan_epilogue(p, a, &w, pr->bias, none, follow, &s->u8s8_args.epilogue));
+    NW_TRY(nw_plan_constant(p, k, &ones));
+    memset(ones, 1, k);
+    s->ones = ones;
     s->a_grid = *a;
-    s->packed_bytes =
-        nw_align_size(nw_gemm_u8s8_packed_bytes(s->u8s8, n, (size_t)s->g.k, 1) + n * sizeof(int32_t));
+    s->b_grid = *b;
+    s->packed_bytes = nw_align_size(nw_gemm_u8s8_packed_bytes(s->u8s8, n, k, 1) +
+                                    n * (2 * sizeof(int32_t) + sizeof(float)));
     return NW_OK;
 }
 
@@ -261,23 +305,22 @@ static nw_status dynamic_float(nw_planner *p, const nw_node *node, matmul_state 
     return nw_weight_order_bytes(p, node, &s->order, &s->packed_bytes);
 }
 
-typedef struct flip_state {
-    nw_flip_u8_fn *flip;
-    size_t count;
-} flip_state;
-
-static nw_status run_flip(nw_exec *e, const nw_step *step) {
-    const flip_state *s = step->state;
-    s->flip(s->count, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0]));
-    return NW_OK;
+/* Whether a product has rounded operands neither of which is constant, a with grids found while running. */
+static nw_status of_rounded(nw_planner *p, const nw_node *node, const nw_plan_product *pr, bool *ok) {
+    *ok = pr->g.k <= 65536 && pr->bias_value < 0 && !nw_graph_constant(p->graph, node->in[1]);
+    if (*ok) NW_TRY(nw_plan_rounded_rows(p, node->in[0], ok));
+    return *ok ? nw_plan_rounded(p, node->in[1], ok) : NW_OK;
 }
 
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok) {
     nw_plan_product pr;
     nw_weights w;
     NW_TRY(examine(p, node, &pr, ok));
-    if (!*ok || node->in[0] != codes || node->in[1] == codes || pr.g.k > 65536 || pr.g.batch != 1)
-        *ok = false;
+    if (!*ok) return NW_OK;
+    NW_TRY(of_rounded(p, node, &pr, ok));
+    if (*ok) return NW_OK;
+    *ok = true;
+    if (node->in[0] != codes || node->in[1] == codes || pr.g.k > 65536 || pr.g.batch != 1) *ok = false;
     if (!*ok || p->desc[node->in[1]].rank != 2) *ok = false;
     if (!*ok) return NW_OK;
     NW_TRY(nw_plan_weights(p, node->in[1], pr.g.trans_b ? 0 : 1, &w, ok));
@@ -304,7 +347,8 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
         *ok = true;
     }
     bool dynamic = !integer && (!constant || pr.g.batch > 1);
-    if (fits && dynamic && nw_plan_on_grid(p, b) && pr.bias_value < 0) integer = true;
+    if (fits && dynamic && !by_row && nw_plan_on_grid(p, b) && pr.bias_value < 0) integer = true;
+    if (dynamic && by_row) NW_TRY(of_rounded(p, node, &pr, &integer));
 
     nw_follow follow;
     NW_TRY(nw_plan_follow(p, pr.value, integer && !by_row, &follow));
@@ -313,7 +357,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
                       .dynamic = dynamic,
                       .learned_bias = pr.bias_value >= 0,
                       .by_row = by_row,
-                      .one_grid = by_row && p->one_row_grid[a],
+                      .one_grid = by_row && !dynamic && p->one_row_grid[a],
                       .a_size = integer ? 1 : 4,
                       .y_size = codes_out ? 1 : 4};
     set_strides(&s);
@@ -347,19 +391,14 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
         else
             NW_TRY(dynamic_float(p, node, &s));
     }
-    int in[3] = {-1, -1, -1}, out[2] = {-1, -1};
-    NW_TRY(nw_plan_need(p, a, nw_form_of(integer, false), &in[0]));
-    if (by_row) memcpy(&in[1], p->row_grid[a], sizeof p->row_grid[a]);
-    if (pr.bias_value >= 0) NW_TRY(nw_plan_need(p, pr.bias_value, NW_FORM_REAL, &in[2]));
+    int in[IN_COUNT], out[2] = {-1, -1};
+    for (int i = 0; i < IN_COUNT; i++) in[i] = -1;
+    NW_TRY(nw_plan_need(p, a, nw_form_of(integer, false), &in[IN_A]));
+    if (by_row) memcpy(&in[IN_ROWS], p->row_grid[a], sizeof p->row_grid[a]);
+    if (pr.bias_value >= 0) NW_TRY(nw_plan_need(p, pr.bias_value, NW_FORM_REAL, &in[IN_BIAS]));
     if (dynamic) {
-        NW_TRY(nw_plan_need(p, b, nw_form_of(integer, false), &in[1]));
-        if (integer) {
-            flip_state f = {p->ew.flip_u8, nw_tensor_count(&p->desc[b])};
-            int flip_in[1] = {in[1]}, flip_out[1];
-            NW_TRY(nw_plan_temporary(p, f.count, &flip_out[0]));
-            NW_TRY(NW_PLAN_STEP(p, NULL, run_flip, "u8 to s8", &f, flip_in, flip_out));
-            in[1] = flip_out[0];
-        }
+        NW_TRY(nw_plan_need(p, b, nw_form_of(integer, false), &in[IN_B]));
+        if (integer) memcpy(&in[IN_B_GRID], p->row_grid[b], sizeof p->row_grid[b]);
     }
     if (pr.add >= 0) p->done[pr.add] = 1;
     nw_plan_fuse(p, &follow);

@@ -215,8 +215,10 @@ void nw_plan_fuse(nw_planner *p,
 nw_node *nw_plan_only_reader(const nw_planner *p, int v);
 /* The 8-bit grid of a static per-tensor FakeQuant node; false for any other kind. */
 nw_status nw_plan_fakequant_grid(nw_planner *p, const nw_node *node, nw_grid *grid, bool *ok);
-/* Whether a node is a FakeQuant that finds one grid of 256 u8 codes for the whole tensor while running. */
-nw_status nw_plan_is_measured(nw_planner *p, const nw_node *node, bool *ok);
+/* Whether v is rounded to 8 bits with one grid: a static one, or one found while running for its only reader. */
+nw_status nw_plan_rounded(nw_planner *p, int v, bool *ok);
+/* Whether v is rounded to grids found while running, one or one for each row, for its only reader. */
+nw_status nw_plan_rounded_rows(nw_planner *p, int v, bool *ok);
 bool nw_grid_equal(const nw_grid *a, const nw_grid *b);
 int32_t nw_grid_code(const nw_grid *g, float x);
 

@@ -526,6 +526,34 @@ static void what_is_no_attention_of_codes_stays(void **state) {
     }
 }
 
+/* Products outside of attention: of codes where the left operand's grids are found while running, and the right one has one. */
+static void products_of_rounded_numbers(void **state) {
+    (void)state;
+    static const struct {
+        rounding a, b;
+        bool codes;
+    } cases[] = {{MEASURED, MEASURED, true}, {BY_ROW, MEASURED, true},  {BY_ROW, FIXED, true},
+                 {FIXED, FIXED, true},       {MEASURED, BY_ROW, false}, {REAL, MEASURED, false},
+                 {FIXED, MEASURED, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int k = 0; k < 3; k++) {
+            begin();
+            int a = input("a", k ? 4 : 3, k ? (int64_t[]){2, 3, 19, 35} : (int64_t[]){2, 7, 35});
+            int b = k == 2   ? input("b", 4, (int64_t[]){2, 3, 41, 35})
+                    : k == 1 ? input("b", 4, (int64_t[]){2, 1, 35, 41})
+                             : input("b", 2, (int64_t[]){35, 41});
+            if (k == 2) b = permuted(b, 4, (int64_t[]){0, 1, 3, 2});
+            int y = two("MatMul", rounded_to(cases[i].a, a, false), rounded_to(cases[i].b, b, false));
+            output(one("Relu", two("Add", y, row(41, -1, 1))));
+            check("product of rounded numbers", "MatMul", "gemm_u8s8", cases[i].codes, 1e-4f);
+        }
+    begin(); /* somebody else reads the left operand as real numbers */
+    int a = rounded_to(MEASURED, input("a", 2, (int64_t[]){9, 12}), false);
+    output(two("MatMul", a, rounded_to(MEASURED, input("b", 2, (int64_t[]){12, 5}), false)));
+    output(one("Sigmoid", a));
+    check("product of rounded numbers that others read", "MatMul", "gemm_u8s8", 0, 1e-4f);
+}
+
 /* ---- channels ----------------------------------------------------------------------------------------------------- */
 
 /* x, restricted to the grid of all codes here, or as it is. */
@@ -692,6 +720,7 @@ int main(void) {
         cmocka_unit_test(attention_of_half_floats),
         cmocka_unit_test(causal_attention_of_codes),
         cmocka_unit_test(what_is_no_attention_of_codes_stays),
+        cmocka_unit_test(products_of_rounded_numbers),
         cmocka_unit_test(channel_shuffles),
         cmocka_unit_test(slices_of_channels),
         cmocka_unit_test(convolutions_of_slices),
