@@ -34,7 +34,7 @@ typedef struct nw_wcodes {
     size_t n, k;
     size_t block;           /* k per scale: ≥ 1; k when columns have one scale */
     nw_format scale_format; /* F32, F16 or BF16 */
-    bool zeros;             /* of TABLE and S8 */
+    bool zeros;             /* of TABLE with 2 or 4 bits and S8 */
     bool
         whole; /* u8 products are possible: TABLE: level = unit·step, |step − zero| ≤ 63; S8: block ≤ 32768 if zeros */
     float level[16];     /* TABLE: 2^bits of them, repeated, so that the bits above a code do not matter */
@@ -66,13 +66,13 @@ typedef struct nw_wcodes_source {
 /* How scales of a format are stored. */
 nw_format nw_wcodes_scale_format(nw_format source);
 
-/* What overlays compile their tiles for: X(name, kind, bits, zeros); bits 0: those of the weights, below 4. u8 tiles know
- * the first ones only. */
+/* What overlays compile their tiles for: X(name, kind, bits, zeros). u8 tiles know the first ones only. */
 #define NW_WCODES_WHOLE_VARIANTS(X)                                                                          \
     X(table4, TABLE, 4, false)                                                                               \
     X(table4_zeros, TABLE, 4, true)                                                                          \
-    X(table12, TABLE, 0, false)                                                                              \
-    X(table12_zeros, TABLE, 0, true)                                                                         \
+    X(table2, TABLE, 2, false)                                                                               \
+    X(table2_zeros, TABLE, 2, true)                                                                          \
+    X(table1, TABLE, 1, false)                                                                               \
     X(s8, S8, 8, false)                                                                                      \
     X(s8_zeros, S8, 8, true)
 #define NW_WCODES_VARIANTS(X)                                                                                \
@@ -91,7 +91,9 @@ static inline int nw_wcodes_variant(const nw_wcodes *w) {
 #undef NW_WCODES_VARIANT
     };
     switch (w->kind) {
-    case NW_WCODES_TABLE: return (w->bits == 4 ? VARIANT_table4 : VARIANT_table12) + (w->zeros ? 1 : 0);
+    case NW_WCODES_TABLE:
+        if (w->bits == 1) return VARIANT_table1;
+        return (w->bits == 4 ? VARIANT_table4 : VARIANT_table2) + (w->zeros ? 1 : 0);
     case NW_WCODES_S8: return w->zeros ? VARIANT_s8_zeros : VARIANT_s8;
     case NW_WCODES_TABLE8: return VARIANT_table8;
     case NW_WCODES_E4M3: return VARIANT_e4m3;

@@ -103,12 +103,11 @@ NW_INLINE void add_code(const nw_wcodes *w, const nw_wcodes_kind kind, const int
     }
 }
 
-/* bits 0: those of w, below 4. One row has too few accumulators to hide the latency of a multiply-add: S sets take turns. */
+/* One row has too few accumulators to hide the latency of a multiply-add: S sets take turns. */
 NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind, const int bits,
                        const bool zeros, const int M, const int S) {
     const nw_wcodes *w = tile->w;
-    const int width = bits ? bits : w->bits;
-    const size_t per_word = 32 / (size_t)width, codes = per_word < 4 ? per_word : 4,
+    const size_t per_word = 32 / (size_t)bits, codes = per_word < 4 ? per_word : 4,
                  head = nw_wcodes_head(w, NR);
     const __m256 table[2] = {_mm256_loadu_ps(w->level), _mm256_loadu_ps(w->level + 8)};
     const char *p = tile->panel;
@@ -148,8 +147,8 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
                 }
                 k += used;
                 left -= used;
-                x[0][0] = _mm256_srli_epi32(x[0][0], width);
-                x[1][0] = _mm256_srli_epi32(x[1][0], width);
+                x[0][0] = _mm256_srli_epi32(x[0][0], bits);
+                x[1][0] = _mm256_srli_epi32(x[1][0], bits);
             }
         }
         NW_UNROLL

@@ -60,12 +60,11 @@ NW_INLINE void add_code(const nw_wcodes *w, const nw_wcodes_kind kind, const boo
     }
 }
 
-/* bits 0: those of w. Few rows leave too few accumulators to hide the latency of a multiply-add: S sets take turns. */
+/* Few rows leave too few accumulators to hide the latency of a multiply-add: S sets take turns. */
 NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind, const int bits,
                        const bool zeros, const int M, const int S) {
     const nw_wcodes *w = tile->w;
-    const int width = bits ? bits : w->bits;
-    const size_t per_word = 32 / (size_t)width, head = nw_wcodes_head(w, NR);
+    const size_t per_word = 32 / (size_t)bits, head = nw_wcodes_head(w, NR);
     const __m512 table = _mm512_loadu_ps(w->level);
     const char *p = tile->panel;
     const float *a[8];
@@ -97,13 +96,13 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
                 k += 2;
                 continue;
             }
-            for (int group = 0; group < 8 / width; group++, k += 4) {
+            for (int group = 0; group < 8 / bits; group++, k += 4) {
                 add_code(w, kind, zeros, table, zero, x, 0, a, k, acc[0], M);
                 add_code(w, kind, zeros, table, zero, x, 8, a, k + 1, acc[1 % S], M);
                 add_code(w, kind, zeros, table, zero, x, 16, a, k + 2, acc[2 % S], M);
                 add_code(w, kind, zeros, table, zero, x, 24, a, k + 3, acc[3 % S], M);
-                x[0] = _mm512_srli_epi32(x[0], (unsigned)width);
-                x[1] = _mm512_srli_epi32(x[1], (unsigned)width);
+                x[0] = _mm512_srli_epi32(x[0], (unsigned)bits);
+                x[1] = _mm512_srli_epi32(x[1], (unsigned)bits);
             }
         }
         if (left) { /* a part of a word */
@@ -237,8 +236,7 @@ NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m512i ta
 NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kind, const int bits,
                           const bool zeros, const int M) {
     const nw_wcodes *w = tile->w;
-    const int width = bits ? bits : w->bits;
-    const size_t per_word = 32 / (size_t)width, head = nw_wcodes_head(w, NR);
+    const size_t per_word = 32 / (size_t)bits, head = nw_wcodes_head(w, NR);
     const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)w->step));
     const char *p = tile->panel;
     const uint8_t *a[4];
@@ -267,13 +265,13 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 _mm_prefetch(p + AHEAD, _MM_HINT_T0);
                 _mm_prefetch(p + AHEAD + 64, _MM_HINT_T0);
             }
-            for (int group = 0; group < 8 / width; group++, k += 4) {
+            for (int group = 0; group < 8 / bits; group++, k += 4) {
                 int32_t four[4];
                 NW_UNROLL
                 for (int i = 0; i < M; i++) memcpy(&four[i], a[i] + k, 4);
                 add_group(kind, zeros, table, zero, x, four, acc, sums, M);
-                x[0] = _mm512_srli_epi32(x[0], (unsigned)width);
-                x[1] = _mm512_srli_epi32(x[1], (unsigned)width);
+                x[0] = _mm512_srli_epi32(x[0], (unsigned)bits);
+                x[1] = _mm512_srli_epi32(x[1], (unsigned)bits);
             }
         }
         if (left) { /* a part of a word: missing activations count as 0 */
@@ -284,8 +282,8 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 used = left < 4 ? left : 4;
                 for (int i = 0; i < M; i++) four[i] = nw_wgemm_four(a[i] + k, used);
                 add_group(kind, zeros, table, zero, x, four, acc, sums, M);
-                x[0] = _mm512_srli_epi32(x[0], (unsigned)width);
-                x[1] = _mm512_srli_epi32(x[1], (unsigned)width);
+                x[0] = _mm512_srli_epi32(x[0], (unsigned)bits);
+                x[1] = _mm512_srli_epi32(x[1], (unsigned)bits);
             }
             p += 4 * NR;
         }

@@ -56,12 +56,10 @@ NW_INLINE void add_group(const nw_wcodes_kind kind, const bool zeros, __m256i ta
     }
 }
 
-/* bits 0: those of w, below 4. */
 NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kind, const int bits,
                           const bool zeros, const int M) {
     const nw_wcodes *w = tile->w;
-    const int width = bits ? bits : w->bits;
-    const size_t per_word = 32 / (size_t)width, head = nw_wcodes_head(w, NR);
+    const size_t per_word = 32 / (size_t)bits, head = nw_wcodes_head(w, NR);
     const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)w->step));
     const char *p = tile->panel;
     const uint8_t *a[4];
@@ -85,13 +83,13 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
         p += head;
         for (; left >= per_word; left -= per_word, p += 4 * NR) {
             load_words(p, x);
-            for (int group = 0; group < 8 / width; group++, k += 4) {
+            for (int group = 0; group < 8 / bits; group++, k += 4) {
                 int32_t four[4];
                 NW_UNROLL
                 for (int i = 0; i < M; i++) memcpy(&four[i], a[i] + k, 4);
                 add_group(kind, zeros, table, zero, x, four, acc, sums, M);
-                x[0] = _mm256_srli_epi32(x[0], width);
-                x[1] = _mm256_srli_epi32(x[1], width);
+                x[0] = _mm256_srli_epi32(x[0], bits);
+                x[1] = _mm256_srli_epi32(x[1], bits);
             }
         }
         if (left) { /* a part of a word: missing activations count as 0 */
@@ -101,8 +99,8 @@ NW_INLINE void u8_tile_of(const nw_wgemm_u8_tile *tile, const nw_wcodes_kind kin
                 used = left < 4 ? left : 4;
                 for (int i = 0; i < M; i++) four[i] = nw_wgemm_four(a[i] + k, used);
                 add_group(kind, zeros, table, zero, x, four, acc, sums, M);
-                x[0] = _mm256_srli_epi32(x[0], width);
-                x[1] = _mm256_srli_epi32(x[1], width);
+                x[0] = _mm256_srli_epi32(x[0], bits);
+                x[1] = _mm256_srli_epi32(x[1], bits);
             }
             p += 4 * NR;
         }
