@@ -1,9 +1,10 @@
-/* check.c: `check [--isa NAME] [--filter TEXT] [--bench] [--shapes FILE] [--seed N]`: compares every kernel
+/* check.c: `check [--isa NAME] [--filter TEXT] [--bench] [--threads N] [--shapes FILE] [--seed N]`: compares every kernel
  * with its reference, or times it. Must not include anything but kern/. */
 #include "check.h"
 #include "check_shapes.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 check_options check_opt;
 
 #define MAX_BUFFERS 64
+#define MAX_THREADS 64
 #define CANARY      64 /* bytes checked in front of a buffer */
 
 typedef struct buffer {
@@ -180,6 +182,31 @@ double check_seconds(void (*call)(void *), void *arg) {
     return best;
 }
 
+typedef struct part {
+    void (*call)(void *user, size_t part);
+    void *user;
+    size_t index;
+    pthread_t thread;
+} part;
+static void *run_part(void *p) {
+    const part *own = p;
+    own->call(own->user, own->index);
+    return NULL;
+}
+
+void check_parallel(void (*call)(void *user, size_t part), void *user) {
+    part parts[MAX_THREADS];
+    for (size_t i = 1; i < check_opt.threads; i++) {
+        parts[i] = (part){call, user, i, 0};
+        if (pthread_create(&parts[i].thread, NULL, run_part, &parts[i])) {
+            printf("check: no more threads\n");
+            exit(2);
+        }
+    }
+    call(user, 0);
+    for (size_t i = 1; i < check_opt.threads; i++) pthread_join(parts[i].thread, NULL);
+}
+
 void check_report(double seconds, double amount, const char *unit) {
     printf("%-76s %10.2f us %9.1f %s\n", now.name, seconds * 1e6, amount / seconds * 1e-9, unit);
 }
@@ -196,7 +223,8 @@ double check_ulp(float x) {
 /* ---- main ---------------------------------------------------------------------------------------------- */
 
 static int usage(void) {
-    printf("usage: check [--isa NAME] [--filter TEXT] [--bench] [--shapes FILE] [--seed N]\n  ISA names:");
+    printf("usage: check [--isa NAME] [--filter TEXT] [--bench] [--threads N] [--shapes FILE] [--seed N]\n  "
+           "ISA names:");
     for (int i = 0; i < NW_ISA_COUNT; i++)
         printf(" %s%s", nw_isa_name((nw_isa)i), nw_isa_supported((nw_isa)i) ? "" : " (not here)");
     printf("\n");
@@ -213,6 +241,7 @@ int main(int argc, char **argv) {
 #undef CHECK_FAMILY
     };
     check_opt.ceiling = nw_isa_detect();
+    check_opt.threads = 1;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--bench"))
             check_opt.bench = true;
@@ -220,6 +249,9 @@ int main(int argc, char **argv) {
             check_opt.bench = check_opt.shapes = true, i++;
         else if (!strcmp(argv[i], "--isa") && i + 1 < argc && nw_isa_by_name(argv[i + 1], &check_opt.ceiling))
             i++;
+        else if (!strcmp(argv[i], "--threads") && i + 1 < argc &&
+                 strtoul(argv[i + 1], NULL, 0) - 1 < MAX_THREADS)
+            check_opt.threads = strtoul(argv[++i], NULL, 0);
         else if (!strcmp(argv[i], "--filter") && i + 1 < argc)
             check_opt.filter = argv[++i];
         else if (!strcmp(argv[i], "--seed") && i + 1 < argc)

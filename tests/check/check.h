@@ -14,7 +14,8 @@ typedef struct check_options {
     nw_isa ceiling;
     const char *filter; /* NULL: everything; else a part of "kernel shape" */
     bool bench;
-    bool shapes; /* bench only: time products and convolutions of the shapes that were loaded, no others */
+    bool shapes;    /* bench only: time products and convolutions of the shapes that were loaded, no others */
+    size_t threads; /* bench only: that run what check_parallel is given */
     uint64_t seed;
 } check_options;
 extern check_options check_opt;
@@ -47,6 +48,8 @@ void check_fill_f32(float *p, size_t n, float lo, float hi);
 
 /* Seconds of one call: the best of several batches. */
 double check_seconds(void (*call)(void *arg), void *arg);
+/* call(user, part) for every part < check_opt.threads, each on a thread of its own; starting them takes some 30 µs. */
+void check_parallel(void (*call)(void *user, size_t part), void *user);
 /* Prints one line: kernel, shape of the current case, time and rate (operations or bytes per second, in
  * units of 1e9). */
 void check_report(double seconds, double amount, const char *unit);

@@ -1,7 +1,32 @@
-/* check_peak.c: the arithmetic peak of one core, measured (kern/peak.h). What the benchmark calls the share of the peak is
- * against these. Must not include anything but kern/. */
+/* check_peak.c: the arithmetic peak of one core, measured (kern/peak.h), and how fast memory is read. What the benchmark calls
+ * the share of the peak is against these. Must not include anything but kern/. */
 #include "check.h"
 #include "kern/peak.h"
+
+#define STREAMS                                                                                              \
+    4 /* read at the same time by a thread: hardware fetches ahead for each, up to the end of a page */
+
+typedef struct memory {
+    const uint64_t *words;
+    size_t count;
+    uint64_t sum;
+} memory;
+static void read_share(void *user, size_t share) {
+    memory *m = user;
+    const size_t stream = m->count / check_opt.threads / STREAMS;
+    const uint64_t *at[STREAMS];
+    uint64_t sum[STREAMS][8] = {{0}};
+    for (size_t s = 0; s < STREAMS; s++) at[s] = m->words + (share * STREAMS + s) * stream;
+    for (size_t i = 0; i + 8 <= stream; i += 8)
+        for (size_t s = 0; s < STREAMS; s++)
+            for (size_t j = 0; j < 8; j++) sum[s][j] ^= at[s][i + j];
+    uint64_t all = 0;
+    for (size_t i = 0; i < STREAMS * 8; i++) all ^= sum[i / 8][i % 8];
+    __atomic_fetch_xor(&m->sum, all, __ATOMIC_RELAXED);
+}
+static void read_memory(void *user) {
+    check_parallel(read_share, user);
+}
 
 void check_peak(void) {
     size_t count;
@@ -9,6 +34,12 @@ void check_peak(void) {
     for (size_t i = 0; check_opt.bench && i < count; i++) {
         if (!check_begin(loops[i].isa, loops[i].name, "registers only")) continue;
         check_report(check_seconds(loops[i].run, NULL), loops[i].operations, loops[i].unit);
+        check_end();
+    }
+    if (check_opt.bench && check_begin(NW_ISA_SCALAR, "peak_read", "256 MiB from memory")) {
+        memory m = {.count = (size_t)256 << 17};
+        m.words = check_alloc(m.count * sizeof *m.words);
+        check_report(check_seconds(read_memory, &m), (double)m.count * sizeof *m.words, "GB/s");
         check_end();
     }
 }
