@@ -432,7 +432,8 @@ static nw_status add_fakequant(freezing *f, const nw_quant_point *x, int scale, 
                              in, 1, &out, &node));
     node->op = nw_op_find("ai.narrow", "FakeQuant");
     NW_TRY(nw_node_set_string(g, node, "format", nw_format_name(format)));
-    if (scale < 0) return root->choice->dynamic_rows || root->per_row ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
+    const bool per_row = root->per_row || (root->choice->dynamic_rows && !root->one_scale);
+    if (scale < 0) return per_row ? nw_node_set_int(g, node, "per_row", 1) : NW_OK;
     if (format == NW_BINARY_FORMAT) return nw_node_set_floats(g, node, "levels", (float[]){-1, 1}, 2);
     if (nw_format_is_float(format)) return NW_OK;
     if (root->qmin != nw_format_min(format)) NW_TRY(nw_node_set_int(g, node, "qmin", root->qmin));

@@ -303,7 +303,8 @@ static const nw_quant_choice *finer(const nw_quant_choice *a, const nw_quant_cho
     return nw_format_bits(b->activation) > nw_format_bits(a->activation) ? b : a;
 }
 
-static void add_point(placing *p, int v, const nw_quant_choice *choice) {
+/* product: for a product of two activations. */
+static void add_point(placing *p, int v, const nw_quant_choice *choice, bool product) {
     nw_quant_plan *plan = p->plan;
     if (v < 0 || nw_graph_constant(p->g, v) || !is_real(p, v)) return;
     int maker = p->uses->producer[v];
@@ -312,10 +313,12 @@ static void add_point(placing *p, int v, const nw_quant_choice *choice) {
     if (plan->point_of[v] >= 0) {
         nw_quant_point *old = &plan->points[plan->point_of[v]];
         old->choice = finer(old->choice, choice);
+        old->one_scale |= product && !old->per_row;
         return;
     }
     nw_quant_point point = {
         .value = v, .root = v, .choice = choice, .per_row = node && is_op(node, "Softmax")};
+    point.one_scale = product && !point.per_row;
     if (node && p->o->known_ranges) point.known = has_known_range(node, &point.lo, &point.hi);
     plan->point_of[v] = plan->point_count;
     plan->points[plan->point_count++] = point;
@@ -341,19 +344,21 @@ static void add_points(placing *p) {
         const nw_node *node = &p->g->nodes[n];
         if (plan->mode[n] != NW_NODE_INTEGER) continue;
         nw_roles roles = nw_node_roles(node);
+        const bool product = offer_of(p, node).product;
         for (int i = 0; i < node->in_count; i++) {
             nw_role role = nw_roles_of(&roles, i);
-            if (role == NW_ROLE_DATA || role == NW_ROLE_WEIGHT) add_point(p, node->in[i], &plan->choice[n]);
+            if (role == NW_ROLE_DATA || role == NW_ROLE_WEIGHT)
+                add_point(p, node->in[i], &plan->choice[n], product);
         }
     }
     for (int v = 0; v < p->g->value_count; v++) {
         if (!p->whole[v] || p->inner[v] || nw_uses_count(p->uses, v) == 0 || is_only_output(p, v)) continue;
         const nw_quant_point *point = nw_quant_point_of(plan, v);
-        if (!point || point->choice->mode != NW_QUANT_STATIC) add_point(p, v, maker_choice(p, v));
+        if (!point || point->choice->mode != NW_QUANT_STATIC) add_point(p, v, maker_choice(p, v), false);
     }
     for (int i = 0; i < p->g->output_count && p->o->quantize_outputs; i++) {
         const nw_quant_choice *choice = maker_choice(p, p->g->outputs[i]);
-        if (choice->mode == NW_QUANT_STATIC) add_point(p, p->g->outputs[i], choice);
+        if (choice->mode == NW_QUANT_STATIC) add_point(p, p->g->outputs[i], choice, false);
     }
 }
 
@@ -414,6 +419,7 @@ static void agree(placing *p) {
     for (int i = 0; i < plan->point_count; i++) {
         nw_quant_point *root = nw_quant_root(plan, &plan->points[i]);
         root->choice = finer(root->choice, plan->points[i].choice);
+        root->one_scale |= plan->points[i].one_scale;
     }
     for (int i = 0; i < plan->point_count; i++)
         plan->points[i].choice = nw_quant_root(plan, &plan->points[i])->choice;

@@ -22,8 +22,9 @@ typedef struct nw_quant_point {
                         integer and grid-keeping layers do, and float layers read what was computed */
     const nw_quant_choice
         *choice; /* of the layer that decides the grid; the same for all that share a root */
-    bool
-        per_row; /* weights of a softmax: found while running, each row has a scale, as each has its own largest */
+    /* found while running: weights of a softmax have a scale per row, as each row has a largest of its own; other operands of
+     * products of two activations have one scale, per-row mode or not */
+    bool per_row, one_scale;
     bool known; /* range [lo, hi] follows from its operator (Softmax) */
     float lo, hi;
     /* set by calibration, at roots: */

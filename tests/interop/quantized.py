@@ -116,6 +116,12 @@ def ours(model, x, folder):
     narrow("quantize", model, "-o", small, "--form", "qoperator", "--mode", "dynamic", "--quantize-inputs", "on")
     if "lstm" in model.stem and "DynamicQuantizeLSTM" not in (n.op_type for n in onnx.load(small).graph.node):
         raise AssertionError("no DynamicQuantizeLSTM in the dynamic QOperator form")
+    if "transformer" in model.stem:
+        nodes = onnx.load(small).graph.node
+        attention = sum(n.op_type == "Softmax" for n in nodes)
+        rounded = sum(any(p.key == "ai.narrow.product" for p in n.metadata_props) for n in nodes if n.op_type == "MatMul")
+        if not attention or rounded != attention:
+            raise AssertionError(f"{rounded} of {attention} attentions multiply weights that are rounded row by row")
     yield "narrow dynamic in onnxruntime", small
 
 

@@ -135,7 +135,8 @@ static void test_transformer_block(void **state) {
     plan = NULL;
 }
 
-/* Found while running, grids are for attention's products, not for others; weights have one per row. remembered: keys of
+/* Found while running, grids are for attention's products, not for others; weights have one per row, the other operands one,
+ * whether layers with weights have rows or not. remembered: keys of
  * earlier tokens come from outside, and stay real. */
 static void dynamic_attention(bool remembered) {
     matrix("factor", 1, 1);
@@ -156,6 +157,7 @@ static void dynamic_attention(bool remembered) {
     node("MatMul", "o q", "y");
     output("y");
     options.choice.mode = NW_QUANT_DYNAMIC;
+    options.choice.dynamic_rows = !remembered;
     place();
     assert_int_equal(mode_of("s"), remembered ? NW_NODE_FLOAT : NW_NODE_INTEGER);
     assert_int_equal(mode_of("o"), NW_NODE_INTEGER);

@@ -381,12 +381,60 @@ static void test_raise_refuses(void **state) {
     nw_graph_free(g);
 }
 
+/* Rows that are rounded while running, each to a grid of its own: where products alone read them, these say so. */
+static void test_rounded_rows(void **state) {
+    (void)state;
+    const old_node sizes = {.rank = 2, .dims = {3, 8}};
+    for (int others = 0; others < 2; others++) {
+        nw_graph *g, *read;
+        nw_node *node;
+        nw_arena arena;
+        nw_tensor before, after;
+        int x, weights, rounded, values, y;
+        nw_arena_init(&arena, &ctx);
+        assert_ok(&ctx, nw_graph_new(&ctx, NULL, &g));
+        assert_ok(&ctx, nw_graph_set_opset(g, "", 13));
+        assert_ok(&ctx, nw_graph_set_opset(g, "ai.narrow", 1));
+        g->info->ir_version = 7;
+        assert_ok(&ctx, test_input(g, "x", sizes.rank, sizes.dims, &x));
+        assert_ok(&ctx, test_node(g, "Softmax", "weights", 1, &x, &weights));
+        assert_ok(&ctx, nw_graph_add_value(g, "rounded", &rounded));
+        assert_ok(&ctx, nw_graph_add_node(g, "ai.narrow", "FakeQuant", "", 1, &weights, 1, &rounded, &node));
+        assert_ok(&ctx, nw_node_set_string(g, node, "format", "u8"));
+        assert_ok(&ctx, nw_node_set_int(g, node, "per_row", 1));
+        assert_ok(&ctx, test_node(g, "Transpose", "values", 1, &x, &values));
+        assert_ok(&ctx, test_node(g, "MatMul", "y", 2, (int[]){rounded, values}, &y));
+        assert_ok(&ctx, nw_graph_add_output(g, y));
+        if (others) assert_ok(&ctx, test_node(g, "Sigmoid", "z", 1, &rounded, &y));
+        if (others) assert_ok(&ctx, nw_graph_add_output(g, y));
+        assert_ok(&ctx, nw_graph_resolve(g));
+        if (others) {
+            assert_fails(&ctx, NW_E_UNSUPPORTED, "per row of what a MatMul multiplies",
+                         nw_onnx_spell_quantization(g, NW_STYLE_QDQ, 0));
+        } else {
+            run_model(g, &sizes, &arena, &before);
+            round_trip(g, NW_STYLE_QDQ, 0, &read);
+            for (int n = 0; n < read->node_count; n++) {
+                assert_string_not_equal(read->nodes[n].op_type, "FakeQuant");
+                if (nw_node_is(&read->nodes[n], "MatMul"))
+                    assert_string_equal(nw_node_string(&read->nodes[n], "ai.narrow.product", ""), "u8");
+            }
+            run_model(read, &sizes, &arena, &after);
+            assert_memory_equal(before.data, after.data, nw_tensor_bytes(&before));
+            nw_graph_free(read);
+        }
+        nw_graph_free(g);
+        nw_arena_free(&arena);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_format_and_grain),
                                        cmocka_unit_test(test_old_opset),
                                        cmocka_unit_test(test_nbits),
                                        cmocka_unit_test(test_false_metadata),
                                        cmocka_unit_test(test_damaged_native),
+                                       cmocka_unit_test(test_rounded_rows),
                                        cmocka_unit_test(test_raise),
                                        cmocka_unit_test(test_raise_refuses)};
     return cmocka_run_group_tests(tests, open_context, NULL);
