@@ -71,6 +71,8 @@ works 'info --statistics' '1 % +median +99 %' info "$model" --statistics
 works 'info --channels' '^Channels' info "$model" --channels
 fails 'missing reference' 1 'nowhere\.onnx' info "$model" --reference nowhere.onnx
 works tradeoffs 'w8 .*×.*dB' tradeoffs "$model" --data "$letters:test" --preprocess $preprocess -n 60 --runs 2 --presets w8,w4
+works 'tradeoffs as JSON' '"top1_drop"' tradeoffs "$model" --data "$letters:test" --preprocess $preprocess -n 60 --no-latency --presets binary --json -
+at_least 'tradeoffs: what binary weights drop' "$(number stdout top1_drop)" 0.1
 works 'tradeoffs with calibration' 'w8a8 .*dB' tradeoffs "$model" --data "$letters:test" --calibrate "$letters:train" --preprocess $preprocess -n 60 --no-latency --presets w8a8,w8
 works 'tradeoffs without calibration' 'w8a8 +not made: .*calibrat' tradeoffs "$model" --data "$letters:test" --preprocess $preprocess -n 60 --no-latency --presets w8a8,w8
 fails 'tradeoffs of nothing' 1 'no preset' tradeoffs "$model" --data "$letters:test" --preprocess $preprocess --presets w9
@@ -128,13 +130,33 @@ for key in samples top1 top5 precision_macro recall_macro f1_macro agreement sqn
     grep -q "\"$key\"" stdout && good || bad 'compare as JSON' "no $key"
 done
 works layers 'dB' layers "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess --samples 50
+works 'layers as JSON' '"weight_sqnr_db"' layers "$model" out/int8.onnx --data "$letters:test" --preprocess $preprocess --samples 50 --json -
+grep -oE '^\s{3}"sqnr_db":\s*[0-9.]+' stdout | grep -oE '[0-9.]+$' >ratios
+[ "$(wc -l <ratios)" -ge 5 ] && sort -c -g ratios 2>stderr && good || bad 'layers as JSON' 'the worst layer does not come first'
 works bench 'ms' bench "$model" out/int8.onnx --runs 5
+works 'bench --batch' 'f32 \[4,1,28,28\]' bench "$model" --runs 2 --batch 4
 works 'bench --profile' 'of peak' bench out/int8.onnx --runs 5 --profile
 works 'bench --profile as JSON' '"peak_integer_gops"' bench out/int8.onnx --runs 5 --profile --json -
 for key in milliseconds share gops peak_share operator name kernel output reason; do
     grep -q "\"$key\"" stdout && good || bad 'bench --profile as JSON' "no $key"
 done
 works 'run int8' '' run out/int8.onnx --input input=one.npy --output-dir out
+# Every option does something.
+plain=("$model" --calibrate "$letters:train" --samples 50 --preprocess $preprocess)
+works 'quantize plainly' '' quantize "${plain[@]}" -o plain.onnx
+for options in --reduce-range --full-range --mse-weights --float-bias '--bias-correction off' --per-tensor --symmetric --asymmetric \
+    '--activations s8' '--observer moving' '--observer moving --momentum 0.5' '--observer moving --batch 5' '--observer mse' \
+    '--observer entropy' '--sigma 3' '--sigma 2' '--percentile 99' '--percentile 98' '--range -6:6' --quantize-outputs \
+    '--quantize-inputs off' '--elementwise off' '--skip 7' '--exclude conv1' '--only conv1' '--form qoperator' '--mode dynamic' \
+    '--mode weights' '--mode weights --balanced-rounding' '--mode weights --block 32' '--opset 22' '--recipe w4'; do
+    works "quantize $options" '' quantize "${plain[@]}" $options -o option.onnx
+    sum=$(md5sum <option.onnx)
+    case "${sums:=$(md5sum <plain.onnx)}" in
+    *"$sum"*) bad "quantize $options" 'the file is the same as without, or with another option' ;;
+    *) good ;;
+    esac
+    sums+=$sum
+done
 works 'quantize to QOperator' '9 of 9' quantize "$model" -o out/qop.onnx --form qoperator --calibrate "$letters:train" \
     --samples 50 --preprocess $preprocess
 works 'weights only' '[0-9] of 9|compression' quantize "$model" -o out/weights.onnx --weights-only

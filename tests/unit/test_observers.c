@@ -272,6 +272,14 @@ static void test_closed_forms(void **state) {
     assert_true(fabsf(hi - 4.417f) < 0.15f);
     range(NW_OBSERVER_PERCENTILE, x, COUNT, &u8, &lo, &hi);
     assert_true(fabsf(hi - 4.417f) < 0.2f && fabsf(lo + 4.417f) < 0.2f);
+    nw_observer most = observer_of(NW_OBSERVER_PERCENTILE); /* 98 %: one at each end, or two beyond a magnitude */
+    most.options.percentile = 98;
+    nw_observe(&most, x, COUNT);
+    assert_int_equal(nw_observer_range(&most, &u8, &lo, &hi), NW_OK);
+    assert_true(fabsf(hi - 2.3263f) < 0.02f && fabsf(lo + 2.3263f) < 0.02f);
+    assert_int_equal(nw_observer_range(&most, &s8, &lo, &hi), NW_OK);
+    assert_true(fabsf(hi - 2.3263f) < 0.02f);
+    nw_observer_free(&most);
     /* the best uniform quantizers of a normal variable (Max 1960): 256 levels reach to 3.92 or so, 15 levels
      * to 2.65 + half a step */
     range(NW_OBSERVER_MSE, x, COUNT, &s8, &lo, &hi);
