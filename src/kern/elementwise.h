@@ -21,6 +21,8 @@ typedef void nw_dequantize_u8_fn(size_t n, const uint8_t *q, float scale, int32_
 typedef void nw_lookup_u8_fn(size_t n, const uint8_t *x, const uint8_t *table, uint8_t *y);
 /* y = x XOR 128: u8 ↔ s8 codes. */
 typedef void nw_flip_u8_fn(size_t n, const uint8_t *x, uint8_t *y);
+/* y = ((x >> shift) & mask) + least, shift 0 … 7: codes of fewer bits, which share bytes. Not in place. */
+typedef void nw_unpack_s8_fn(size_t n, const uint8_t *x, int shift, uint8_t mask, int least, int8_t *y);
 
 /* Sum of two grids (a residual): q = clamp(rint(p) + zero, lo, hi),
  *     p = ((float)(a − a_zero)·a_ratio) + ((float)(b − b_zero)·b_ratio)

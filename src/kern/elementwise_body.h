@@ -65,6 +65,19 @@ void NW_KERNEL(flip_u8)(size_t n, const uint8_t *x, uint8_t *y) {
     for (size_t i = 0; i < n; i++) y[i] = x[i] ^ 0x80;
 }
 
+/* Words are shifted, as processors do not shift bytes; what comes from the neighbour is masked off. */
+void NW_KERNEL(unpack_s8)(size_t n, const uint8_t *x, int shift, uint8_t mask, int least, int8_t *y) {
+    typedef uint8_t bytes __attribute__((vector_size(sizeof(uvec))));
+    const bytes first = (uint8_t)least - (bytes){0};
+    size_t i = 0;
+    for (uvec w; i + sizeof w <= n; i += sizeof w) {
+        memcpy(&w, x + i, sizeof w);
+        const bytes codes = (bytes)(w >> shift & mask * 0x01010101u) + first;
+        memcpy(y + i, &codes, sizeof codes);
+    }
+    for (; i < n; i++) y[i] = (int8_t)(uint8_t)((x[i] >> shift & mask) + first[0]);
+}
+
 #if !defined(NW_HAVE_ADD)
 void NW_KERNEL(add_u8)(size_t n, const uint8_t *a, const uint8_t *b, const nw_add_u8_params *p, uint8_t *y) {
     const int32_t a_zero = p->a_zero, b_zero = p->b_zero, zero = p->zero;

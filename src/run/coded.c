@@ -2,6 +2,7 @@
 #include "run/coded.h"
 
 #include <math.h>
+#include <string.h>
 
 /* ---- constants as kernels take them ------------------------------------------------------------------------------ */
 
@@ -198,24 +199,61 @@ static size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+/* Chooses what is decoded at a time. Returns its bytes. */
+static size_t cut(nw_coded *c) {
+    if (c->group_bytes <= AT_ONCE) {
+        c->groups_at_once = least(c->groups, AT_ONCE / c->group_bytes);
+        c->columns_at_once = c->w.n;
+        return c->groups_at_once * c->group_bytes;
+    }
+    const size_t panels = c->panel_bytes < AT_ONCE ? AT_ONCE / c->panel_bytes : 1;
+    c->groups_at_once = 1;
+    c->columns_at_once = panels * c->nr;
+    return least(panels * c->panel_bytes, c->group_bytes);
+}
+
 nw_status nw_plan_decoded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *c,
                           size_t *scratch, bool *ok) {
     NW_TRY(nw_plan_coded(p, node, v, groups, c, ok));
     if (!*ok) return NW_OK;
-    c->f32 = nw_gemm_f32_select(c->kernel->isa);
-    c->group_bytes = nw_gemm_f32_packed_bytes(c->f32, c->w.n, c->w.k, 1);
+    const nw_gemm_f32_kernel *f32 = nw_gemm_f32_select(c->kernel->isa);
+    c->nr = f32->nr;
+    c->panel_bytes = c->nr * c->w.k * sizeof(float);
+    c->group_bytes = nw_gemm_f32_packed_bytes(f32, c->w.n, c->w.k, 1);
     if (c->group_bytes == 0) return too_large(p, node);
-    const size_t panel = c->f32->nr * c->w.k * sizeof(float);
-    if (c->group_bytes <= AT_ONCE) {
-        c->groups_at_once = least(groups, AT_ONCE / c->group_bytes);
-        c->columns_at_once = c->w.n;
-        *scratch = c->groups_at_once * c->group_bytes;
-    } else {
-        const size_t panels = panel < AT_ONCE ? AT_ONCE / panel : 1;
-        c->groups_at_once = 1;
-        c->columns_at_once = panels * c->f32->nr;
-        *scratch = least(panels * panel, c->group_bytes);
-    }
+    *scratch = cut(c);
+    return NW_OK;
+}
+
+/* Of `count` bytes of a panel, byte j·plane + i is kept in bits j·bits … of byte i. */
+static size_t plane_of(const nw_coded *c, size_t count) {
+    const size_t per_byte = 8 / (size_t)c->bits;
+    return (count + per_byte - 1) / per_byte;
+}
+
+static size_t panel_count(const nw_coded *c, size_t panel) {
+    return least(c->panel_bytes, c->group_bytes - panel * c->panel_bytes);
+}
+
+static void narrow_panel(const nw_coded *c, size_t count, const int8_t *from, uint8_t *to) {
+    const size_t plane = plane_of(c, count);
+    for (size_t i = 0; i < count; i++)
+        to[i % plane] |= (uint8_t)((from[i] - c->least) << (i / plane * (size_t)c->bits));
+}
+
+nw_status nw_plan_narrowed(nw_planner *p, const int8_t *dense, nw_coded *c, size_t *scratch) {
+    const size_t panels = (c->w.n + c->nr - 1) / c->nr, panel = plane_of(c, c->panel_bytes);
+    void *codes;
+    c->unpack = p->ew.unpack_s8;
+    c->group_codes = panels * panel;
+    NW_TRY(nw_plan_constant(p, c->groups * c->group_codes, &codes));
+    memset(codes, 0, c->groups * c->group_codes);
+    for (size_t g = 0; g < c->groups; g++)
+        for (size_t i = 0; i < panels; i++)
+            narrow_panel(c, panel_count(c, i), dense + g * c->group_bytes + i * c->panel_bytes,
+                         (uint8_t *)codes + g * c->group_codes + i * panel);
+    c->w.packed = codes;
+    *scratch = cut(c);
     return NW_OK;
 }
 
@@ -237,20 +275,31 @@ typedef struct decode_job {
     char *out;
 } decode_job;
 
+static void unpack_panel(const nw_coded *c, size_t count, const uint8_t *from, int8_t *to) {
+    const size_t plane = plane_of(c, count);
+    const uint8_t mask = (uint8_t)((1 << c->bits) - 1);
+    for (size_t i = 0, at = 0; at < count; i++, at += plane)
+        c->unpack(least(plane, count - at), from, (int)i * c->bits, mask, c->least, to + at);
+}
+
 static void decode_range(void *user, size_t begin, size_t end) {
     const decode_job *j = user;
     const nw_coded *c = j->c;
     for (size_t i = begin; i < end; i++) {
-        const size_t g = i / j->panels, first = i % j->panels * c->f32->nr;
+        const size_t g = i / j->panels, n0 = j->part.n0 + i % j->panels * c->nr, panel = n0 / c->nr;
+        char *out = j->out + g * c->group_bytes + i % j->panels * c->panel_bytes;
         nw_wcodes w = c->w;
         w.packed = (const char *)w.packed + (j->part.g0 + g) * c->group_codes;
-        nw_wgemm_decode(c->kernel, &w, j->part.n0 + first,
-                        (float *)(void *)(j->out + g * c->group_bytes) + first * w.k);
+        if (c->bits)
+            unpack_panel(c, panel_count(c, panel),
+                         (const uint8_t *)w.packed + panel * plane_of(c, c->panel_bytes), (int8_t *)out);
+        else
+            nw_wgemm_decode(c->kernel, &w, n0, (float *)(void *)out);
     }
 }
 
 void nw_coded_decode(const nw_exec *e, const nw_coded *c, const nw_coded_part *part, void *out) {
-    decode_job job = {c, *part, (part->n1 - part->n0 - 1) / c->f32->nr + 1, out};
-    const double codes = (double)(part->g1 - part->g0) * (double)(part->n1 - part->n0) * (double)c->w.k;
-    nw_exec_parallel(e, (part->g1 - part->g0) * job.panels, 1, codes / 8, decode_range, &job);
+    decode_job job = {c, *part, (part->n1 - part->n0 - 1) / c->nr + 1, out};
+    const size_t panels = (part->g1 - part->g0) * job.panels;
+    nw_exec_parallel(e, panels, 1, (double)panels * (double)c->panel_bytes / 32, decode_range, &job);
 }

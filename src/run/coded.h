@@ -21,13 +21,15 @@ nw_status nw_plan_wcodes_whole(nw_planner *p, int v, int n_axis, bool *ok);
 /* Packed weights [groups][n][k] of products that are computed group by group. */
 typedef struct nw_coded {
     const nw_wgemm_kernel *kernel;
-    nw_wcodes w; /* of group 0 */
+    nw_wcodes w; /* of group 0; bytes: n and packed only */
     size_t groups;
     size_t group_codes; /* bytes from a group to the next */
-    /* nw_plan_decoded: the f32 kernel whose panels are made, the bytes of a group's, and what is decoded at a time: whole
-     * groups, or some columns of one. */
-    const nw_gemm_f32_kernel *f32;
-    size_t group_bytes, groups_at_once, columns_at_once;
+    /* For decoding: what a panel and a group come to in bytes, and what is decoded at a time: whole groups, or some columns of
+     * one. */
+    size_t nr, panel_bytes, group_bytes, groups_at_once, columns_at_once;
+    /* Of integer kernels' panels, whose bytes are `least` and more, fewer than 8 bits are kept; 0: they are f32. */
+    int bits, least;
+    nw_unpack_s8_fn *unpack;
 } nw_coded;
 
 /* Packs constant v, its rows [groups·n] along axis 0. *ok false: as above. */
@@ -35,6 +37,10 @@ nw_status nw_plan_coded(nw_planner *p, const nw_node *node, int v, size_t groups
 /* The same for decoding part by part, which wants *scratch bytes. */
 nw_status nw_plan_decoded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *out,
                           size_t *scratch, bool *ok);
+
+/* The same for integer kernels: keeps the bytes of `dense`, panels packed as they want them, as codes of c->bits. w.n, groups,
+ * nr, panel_bytes, group_bytes, bits and least are set. */
+nw_status nw_plan_narrowed(nw_planner *p, const int8_t *dense, nw_coded *c, size_t *scratch);
 
 /* What is decoded at a time: of groups [g0, g1) the columns [n0, n1). */
 typedef struct nw_coded_part {

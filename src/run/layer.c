@@ -24,8 +24,7 @@ static nw_status codes_of(nw_planner *p, const nw_tensor *t, const int8_t **code
     for (size_t at = 0, n; at < count; at += n) {
         n = count - at < 256 ? count - at : 256;
         nw_load_codes(q->format, t->data, at, n, some);
-        for (size_t i = 0; i < n; i++)
-            room[at + i] = (int8_t)(q->levels.count ? 2 * some[i] - 1 : some[i]);
+        for (size_t i = 0; i < n; i++) room[at + i] = (int8_t)(q->levels.count ? 2 * some[i] - 1 : some[i]);
     }
     return NW_OK;
 }
@@ -57,7 +56,12 @@ nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool 
     }
     const int8_t *codes;
     NW_TRY(codes_of(p, t, &codes));
-    *out = (nw_weights){codes, scale, any_zero ? zero : NULL, channels};
+    *out = (nw_weights){.codes = codes,
+                        .scale = scale,
+                        .zero = any_zero ? zero : NULL,
+                        .channels = channels,
+                        .bits = q->levels.count ? 2 : nw_format_bits(q->format), /* −1 and 1 have a middle */
+                        .least = q->levels.count ? -1 : (int)nw_format_min(q->format) + shift};
     *ok = true;
     return NW_OK;
 }

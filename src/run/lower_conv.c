@@ -86,10 +86,10 @@ static void conv_part(void *user, size_t m0, size_t m1, size_t n0, size_t n1) {
         if (s->integer) {
             nw_gemm_u8s8_args a = s->u8s8_args;
             a.rows = rows_of(j, x);
-            a.packed = (const char *)a.packed + g * s->group_packed;
-            a.c = y;
+            a.packed = (const char *)j->packed + (g - j->part.g0) * s->group_packed;
+            a.c = y + j->part.n0 * nw_epilogue_size(a.epilogue.out);
             a.epilogue = j->epilogue;
-            shift_epilogue(&a.epilogue, g * a.n);
+            shift_epilogue(&a.epilogue, g * a.n + j->part.n0);
             nw_gemm_u8s8_run(s->u8s8, &a, m0, m1, n0, n1);
         } else {
             nw_gemm_f32_args a = s->f32_args;
@@ -141,7 +141,7 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
                     .x = (const char *)nw_exec_data(e, step->in[0]) + s->x_offset,
                     .y = (char *)nw_exec_data(e, step->out[0]) + s->y_offset,
                     .pad = s->pad};
-    job.packed = s->depthwise ? s->dw_f32_args.packed : s->f32_args.packed;
+    job.packed = s->depthwise ? s->dw_f32_args.packed : s->integer ? s->u8s8_args.packed : s->f32_args.packed;
     job.bias = s->depthwise ? s->dw_f32_args.bias : s->f32_args.bias;
     uint8_t pad_byte = s->pad_byte;
     if (s->integer) job.epilogue = s->depthwise ? s->dw_u8s8_args.epilogue : s->u8s8_args.epilogue;
@@ -151,7 +151,7 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
         job.x = nw_exec_data(e, step->out[1]);
     }
     if (s->dynamic) {
-        void *packed = nw_exec_data(e, step->out[2]);
+        void *packed = nw_exec_data(e, step->out[3]);
         const float *w = nw_exec_data(e, step->in[1]);
         if (s->depthwise)
             nw_dwconv_f32_pack(s->dw_f32_args.channels, s->order.taps, w, s->order.taps, s->order.tap_at,
@@ -166,7 +166,7 @@ static nw_status run_conv(nw_exec *e, const nw_step *step) {
         return NW_OK;
     }
     if (s->coded) {
-        void *decoded = nw_exec_data(e, step->out[2]);
+        void *decoded = nw_exec_data(e, step->out[3]);
         job.packed = decoded;
         while (nw_coded_next(s->coded, &job.part)) {
             nw_coded_decode(e, s->coded, &job.part, decoded);
@@ -280,8 +280,26 @@ static nw_status packing_of(nw_planner *p, const conv *c, const conv_state *s, p
     return lines_of(p, &c->g, c->w.codes, &out->w);
 }
 
+/* Packed weights of fewer than 8 bits are kept in as many. */
+static nw_status narrow_codes(nw_planner *p, const conv *c, conv_state *s, const void *packed,
+                              size_t *scratch) {
+    nw_coded *coded = nw_arena_array(&p->plan->arena, 1, sizeof *coded);
+    if (!coded) return NW_E_MEMORY;
+    const size_t group = s->u8s8->group, depth = (c->k + group - 1) / group * group * c->taps;
+    *coded = (nw_coded){.w = {.n = c->n},
+                        .groups = s->groups,
+                        .nr = s->u8s8->nr,
+                        .panel_bytes = s->u8s8->nr * depth,
+                        .group_bytes = s->group_packed,
+                        .bits = c->w.bits,
+                        .least = c->w.least};
+    s->coded = coded;
+    return nw_plan_narrowed(p, packed, coded, scratch);
+}
+
+/* *scratch: bytes for weights that are decoded in every run. */
 static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_state *s,
-                              const nw_follow *follow, size_t ldc) {
+                              const nw_follow *follow, size_t ldc, size_t *scratch) {
     size_t all = c->w.channels;
     int32_t *sums = nw_arena_array(&p->plan->arena, all, sizeof *sums);
     if (!sums) return NW_E_MEMORY;
@@ -306,10 +324,17 @@ static nw_status pack_integer(nw_planner *p, const nw_grid *x, conv *c, conv_sta
     NW_TRY(nw_plan_epilogue(p, x, &c->w, c->bias, sums, follow, &epilogue));
     epilogue.col_sum = sums;
     s->group_packed = nw_gemm_u8s8_packed_bytes(s->u8s8, c->n, c->k, c->taps);
-    NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
+    const bool narrow = c->w.bits < 8 && s->u8s8->shift == 0; /* sums before panels are no codes */
+    if (!narrow)
+        NW_TRY(nw_plan_constant(p, s->group_packed * s->groups, &packed));
+    else if (!(packed = nw_arena_data(&p->scratch, s->group_packed * s->groups)))
+        return NW_E_MEMORY;
+    else
+        memset(packed, 0, s->group_packed * s->groups);
     for (size_t g = 0; g < s->groups; g++)
         nw_gemm_u8s8_pack(s->u8s8, c->n, c->k, c->taps, pk.w + g * c->n * pk.stride_n, pk.stride_n,
                           pk.stride_tap, pk.stride_k, (char *)packed + g * s->group_packed);
+    if (narrow) NW_TRY(narrow_codes(p, c, s, packed, scratch));
     s->u8s8_args = (nw_gemm_u8s8_args){
         .m = s->m, .n = c->n, .k = c->k, .taps = c->taps, .packed = packed, .ldc = ldc, .epilogue = epilogue};
     return NW_OK;
@@ -487,7 +512,7 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     size_t bytes = 0;                     /* of weights that are packed when running */
     const nw_grid unit = {.scale = 1.0f}; /* in place of one that is found while running */
     if (c.integer)
-        NW_TRY(pack_integer(p, c.measured ? &unit : &p->grid[x], &c, &s, &follow, ldc));
+        NW_TRY(pack_integer(p, c.measured ? &unit : &p->grid[x], &c, &s, &follow, ldc, &bytes));
     else
         NW_TRY(pack_float(p, node, &c, &s, &follow, ldc, &bytes));
     if (!s.dynamic) nw_plan_packed(p, node->in[1]);
@@ -500,14 +525,14 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
     memset(pad, s.pad_byte, s.pad_bytes);
     s.pad = pad;
 
-    int in[3] = {from.buffer, -1, -1}, out[3] = {-1, -1, -1};
+    int in[3] = {from.buffer, -1, -1}, out[4] = {-1, -1, -1, -1};
     if (s.dynamic) NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL, &in[1]));
     if (s.dynamic && c.dynamic_bias) NW_TRY(nw_plan_need(p, node->in[2], NW_FORM_REAL, &in[2]));
     if (c.measured) memcpy(&in[1], p->row_grid[x], sizeof p->row_grid[x]);
     nw_plan_fuse(p, &follow);
     out[0] = place.buffer;
     if (out[0] < 0) NW_TRY(nw_plan_define(p, follow.value, nw_form_of(codes_out, true), &out[0]));
-    if (s.dynamic || s.coded) NW_TRY(nw_plan_temporary(p, bytes, &out[2]));
+    if (s.dynamic || s.coded) NW_TRY(nw_plan_temporary(p, bytes, &out[3]));
     if (s.padded) NW_TRY(nw_plan_temporary(p, s.batch * s.padded_h * s.padded_w * s.pixel, &out[1]));
     if (c.measured)
         NW_TRY(nw_plan_temporary(

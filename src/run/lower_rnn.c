@@ -446,7 +446,10 @@ static nw_status pack_row_codes(nw_planner *p, const matrix *w, size_t first, co
                                 product *out) {
     const nw_gemm_u8s8_kernel *kernel = nw_gemm_u8s8_select(p->options->isa);
     const size_t n = out->n, k = out->k;
-    const nw_weights part = {w->s8 + first * k, w->scale + first, w->zero ? w->zero + first : NULL, n};
+    const nw_weights part = {.codes = w->s8 + first * k,
+                             .scale = w->scale + first,
+                             .zero = w->zero ? w->zero + first : NULL,
+                             .channels = n};
     const nw_grid unit = {.scale = 1.0f};
     const nw_follow nothing = {.lo = -INFINITY, .hi = INFINITY};
     int32_t *sums = nw_arena_array(&p->plan->arena, n, sizeof *sums);

@@ -228,6 +228,7 @@ typedef struct nw_weights {
     const float *scale;  /* [channels] */
     const int32_t *zero; /* [channels], or NULL when all are 0 */
     size_t channels;
+    int bits, least; /* codes are least … least + 2^bits − 1 */
 } nw_weights;
 /* *ok false: v is no constant of codes of at most 8 bits (binary ones too) with one scale, or one per element of `axis`. Arrays are in p->scratch, zero in
  * the plan's arena. */

@@ -146,6 +146,24 @@ static void test_flip_u8(const char *name, nw_flip_u8_fn *f, nw_flip_u8_fn *refe
     }
 }
 
+static void run_unpack(const timed *t) {
+    ((nw_unpack_s8_fn *)t->function)(t->n, t->a, 4, 15, -8, t->y);
+}
+static void test_unpack_s8(const char *name, nw_unpack_s8_fn *f, nw_unpack_s8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        const int bits = 1 << check_below(3), shift = bits * (int)check_below((size_t)(8 / bits));
+        const int least = -(int)check_below(9), codes = 1 << bits;
+        uint8_t *x = check_alloc(n);
+        int8_t *y = check_alloc(n), *want = check_alloc(n);
+        for (size_t i = 0; i < n; i++) want[i] = (int8_t)((x[i] / (1 << shift)) % codes + least);
+        f(n, x, shift, (uint8_t)(codes - 1), least, y);
+        same_bytes("code", (uint8_t *)y, (uint8_t *)want, n);
+        if (check_opt.bench)
+            bench((timed){.run = run_unpack, .function = (void (*)(void))f, .n = n, .a = x, .y = y});
+    }
+}
+
 static int clamped(float r, int zero, int lo, int hi) {
     double q = (double)rintf(r) + zero;
     return q < lo ? lo : q > hi ? hi : (int)q;

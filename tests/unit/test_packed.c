@@ -273,6 +273,12 @@ static void check_integer_convolution(const image *c, const storage *s, left how
     const nw_step_info step = same_as_reference(g, &feed, 2e-4, &memory);
     assert_memory_equal(step.kernel, "gemm_u8", 7);
     if (s->grain == NW_GRAIN_BLOCK) assert_non_null(strstr(step.kernel, "wcodes"));
+    if (s->grain != NW_GRAIN_BLOCK && nw_gemm_u8s8_select(NW_ISA_COUNT)->shift == 0) {
+        const size_t taps = (size_t)(c->kernel * c->kernel), k = (size_t)(c->channels / c->groups),
+                     columns = (size_t)c->groups * (((size_t)(c->out / c->groups) + 31) / 32 * 32);
+        assert_true(memory.weights <= columns * taps * (k + 7) * (size_t)nw_format_bits(s->format) / 8 +
+                                          (size_t)c->channels + 4 + 64);
+    }
     for (int i = 0; i < 2; i++) {
         const nw_run_options options = {.threads = 1 + i, .isa = i ? NW_ISA_COUNT : NW_ISA_SCALAR};
         nw_session *session;
