@@ -375,7 +375,7 @@ static nw_status collect(speller *s) {
                         p->grain != NW_GRAIN_TENSOR || nw_graph_opset(g, "") < 11))
             return nw_fail(g->ctx, NW_E_UNSUPPORTED,
                            "FakeQuant \"%s\": scales found at run time can be written as ONNX for u8 per "
-                           "tensor, from opset 11 on, and per row of what a MatMul multiplies",
+                           "tensor, from opset 11 on, and per row of what MatMul or Gemm multiplies",
                            nw_node_label(g, node));
     }
     for (int v = 0; v < s->count; v++)
@@ -612,7 +612,8 @@ static bool rounds_products(const nw_graph *g, const nw_uses *uses, const nw_nod
     bool all = !uses->outputs[y] && nw_node_in(node, 1) < 0 && nw_node_int(node, "per_row", 0);
     for (int u = uses->first[y]; u < uses->first[y + 1] && all; u++) {
         const nw_node *reader = &g->nodes[uses->users[u]];
-        all = nw_node_is(reader, "MatMul") && reader->in[0] == y && reader->in[1] != y;
+        all = (nw_node_is(reader, "MatMul") || nw_node_is(reader, "Gemm")) && reader->in[0] == y &&
+              reader->in[1] != y && nw_node_in(reader, 2) != y;
     }
     return all;
 }

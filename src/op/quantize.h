@@ -51,8 +51,8 @@ void nw_fake_quantize_measured(const nw_qparam *p, size_t count, const float *x,
  * runtimes ignore: they refuse attributes that they do not know. */
 #define NW_STATE_FORMAT "ai.narrow.state"
 
-/* Attribute of MatMul: the name of an integer format. Its first input is restricted to a grid of this format, measured for each
- * row, as by a FakeQuant with per_row = 1: MatMulNBits of accuracy level 4 says so. In ONNX files it is metadata of the node. */
+/* Attribute of MatMul and Gemm: the name of an integer format. The first input is restricted to a grid of this format, measured
+ * for each row, as by a FakeQuant with per_row = 1: MatMulNBits of accuracy level 4 says so. In ONNX files it is metadata of the node. */
 #define NW_PRODUCT_FORMAT "ai.narrow.product"
 
 /* ---- one scale and one zero point as inputs `scale` and `zero` (may be absent: 0) of an operator ------- */

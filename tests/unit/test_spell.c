@@ -404,19 +404,20 @@ static void test_rounded_rows(void **state) {
         assert_ok(&ctx, nw_node_set_int(g, node, "per_row", 1));
         assert_ok(&ctx, test_node(g, "Transpose", "values", 1, &x, &values));
         assert_ok(&ctx, test_node(g, "MatMul", "y", 2, (int[]){rounded, values}, &y));
+        assert_ok(&ctx, test_node(g, "Gemm", "y2", 3, (int[]){rounded, values, y}, &y));
         assert_ok(&ctx, nw_graph_add_output(g, y));
         if (others) assert_ok(&ctx, test_node(g, "Sigmoid", "z", 1, &rounded, &y));
         if (others) assert_ok(&ctx, nw_graph_add_output(g, y));
         assert_ok(&ctx, nw_graph_resolve(g));
         if (others) {
-            assert_fails(&ctx, NW_E_UNSUPPORTED, "per row of what a MatMul multiplies",
+            assert_fails(&ctx, NW_E_UNSUPPORTED, "per row of what MatMul or Gemm multiplies",
                          nw_onnx_spell_quantization(g, NW_STYLE_QDQ, 0));
         } else {
             run_model(g, &sizes, &arena, &before);
             round_trip(g, NW_STYLE_QDQ, 0, &read);
             for (int n = 0; n < read->node_count; n++) {
                 assert_string_not_equal(read->nodes[n].op_type, "FakeQuant");
-                if (nw_node_is(&read->nodes[n], "MatMul"))
+                if (nw_node_is(&read->nodes[n], "MatMul") || nw_node_is(&read->nodes[n], "Gemm"))
                     assert_string_equal(nw_node_string(&read->nodes[n], "ai.narrow.product", ""), "u8");
             }
             run_model(read, &sizes, &arena, &after);
