@@ -303,8 +303,8 @@ static const nw_quant_choice *finer(const nw_quant_choice *a, const nw_quant_cho
     return nw_format_bits(b->activation) > nw_format_bits(a->activation) ? b : a;
 }
 
-/* product: for a product of two activations. */
-static void add_point(placing *p, int v, const nw_quant_choice *choice, bool product) {
+/* one_scale: what reads it can do nothing with a scale per row. */
+static void add_point(placing *p, int v, const nw_quant_choice *choice, bool one_scale) {
     nw_quant_plan *plan = p->plan;
     if (v < 0 || nw_graph_constant(p->g, v) || !is_real(p, v)) return;
     int maker = p->uses->producer[v];
@@ -313,12 +313,12 @@ static void add_point(placing *p, int v, const nw_quant_choice *choice, bool pro
     if (plan->point_of[v] >= 0) {
         nw_quant_point *old = &plan->points[plan->point_of[v]];
         old->choice = finer(old->choice, choice);
-        old->one_scale |= product && !old->per_row;
+        old->one_scale |= one_scale && !old->per_row;
         return;
     }
     nw_quant_point point = {
         .value = v, .root = v, .choice = choice, .per_row = node && is_op(node, "Softmax")};
-    point.one_scale = product && !point.per_row;
+    point.one_scale = one_scale && !point.per_row;
     if (node && p->o->known_ranges) point.known = has_known_range(node, &point.lo, &point.hi);
     plan->point_of[v] = plan->point_count;
     plan->points[plan->point_count++] = point;
@@ -344,11 +344,12 @@ static void add_points(placing *p) {
         const nw_node *node = &p->g->nodes[n];
         if (plan->mode[n] != NW_NODE_INTEGER) continue;
         nw_roles roles = nw_node_roles(node);
-        const bool product = offer_of(p, node).product;
+        const bool rows = is_op(node, "MatMul") || (is_op(node, "Gemm") && !nw_node_int(node, "transA", 0));
+        const bool one_scale = !rows || offer_of(p, node).product;
         for (int i = 0; i < node->in_count; i++) {
             nw_role role = nw_roles_of(&roles, i);
             if (role == NW_ROLE_DATA || role == NW_ROLE_WEIGHT)
-                add_point(p, node->in[i], &plan->choice[n], product);
+                add_point(p, node->in[i], &plan->choice[n], one_scale);
         }
     }
     for (int v = 0; v < p->g->value_count; v++) {

@@ -23,7 +23,7 @@ typedef struct nw_quant_point {
     const nw_quant_choice
         *choice; /* of the layer that decides the grid; the same for all that share a root */
     /* found while running: weights of a softmax have a scale per row, as each row has a largest of its own; other operands of
-     * products of two activations have one scale, per-row mode or not */
+     * products of two activations, and what other layers than MatMul and Gemm read, have one scale, per-row mode or not */
     bool per_row, one_scale;
     bool known; /* range [lo, hi] follows from its operator (Softmax) */
     float lo, hi;

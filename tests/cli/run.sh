@@ -157,6 +157,7 @@ for options in --reduce-range --full-range --mse-weights --float-bias '--bias-co
     esac
     sums+=$sum
 done
+works 'quantize --dynamic-rows' '[78] of 9' quantize "$model" -o option.onnx --mode dynamic --dynamic-rows
 works 'quantize to QOperator' '9 of 9' quantize "$model" -o out/qop.onnx --form qoperator --calibrate "$letters:train" \
     --samples 50 --preprocess $preprocess
 works 'weights only' '[0-9] of 9|compression' quantize "$model" -o out/weights.onnx --weights-only

@@ -300,6 +300,33 @@ static void test_shape_arithmetic(void **state) {
     assert_non_null(strstr(plan->reason[6], "computed from the shapes"));
 }
 
+/* A scale per row is for products: files have no form for others, and models mix them. */
+static void test_rows_are_for_products(void **state) {
+    (void)state;
+    matrix("w1", 2, 2);
+    conv_weight("w2", 2, 2);
+    input("x");
+    input("image");
+    node("MatMul", "x w1", "m");
+    node("Gemm", "m w1", "g");
+    node("Conv", "image w2", "c");
+    output("g");
+    output("c");
+    options.choice.mode = NW_QUANT_DYNAMIC;
+    options.choice.dynamic_rows = true;
+    place();
+    expect_points("x image m");
+    freeze(1, 0);
+    int rows = 0;
+    for (int n = 0; n < g->node_count; n++) {
+        if (strcmp(g->nodes[n].op_type, "FakeQuant") != 0) continue;
+        const bool per_row = nw_node_int(&g->nodes[n], "per_row", 0);
+        assert_int_equal(per_row, g->nodes[n].in[0] != value("image"));
+        rows += per_row;
+    }
+    assert_int_equal(rows, 2);
+}
+
 static void test_patterns(void **state) {
     (void)state;
     input("x");
@@ -546,6 +573,7 @@ int main(void) {
         TEST(test_exclude_and_only),
         TEST(test_reasons),
         TEST(test_shape_arithmetic),
+        TEST(test_rows_are_for_products),
         TEST(test_patterns),
         TEST(test_dynamic_and_weights_only),
         TEST(test_inputs_left_in_float),
