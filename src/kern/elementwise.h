@@ -17,6 +17,8 @@ typedef void nw_quantize_u8_fn(size_t n, const float *x, float scale, int32_t ze
                                uint8_t *q);
 /* x = scale·(float)(q − zero), one rounding. */
 typedef void nw_dequantize_u8_fn(size_t n, const uint8_t *q, float scale, int32_t zero, float *x);
+/* q = x < 0 ? 0 : 2 (NaN: 2): the codes of signs, whose zero point is 1. */
+typedef void nw_signs_u8_fn(size_t n, const float *x, uint8_t *q);
 /* y = table[x], table [256]. */
 typedef void nw_lookup_u8_fn(size_t n, const uint8_t *x, const uint8_t *table, uint8_t *y);
 /* y = x XOR 128: u8 ↔ s8 codes. */

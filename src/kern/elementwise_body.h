@@ -46,6 +46,11 @@ void NW_KERNEL(dequantize_u8)(size_t n, const uint8_t *q, float scale, int32_t z
     for (size_t i = 0; i < n; i++) x[i] = scale * (float)((int32_t)q[i] - zero);
 }
 
+void NW_KERNEL(signs_u8)(size_t n, const float *x, uint8_t *q) {
+    NW_INDEPENDENT
+    for (size_t i = 0; i < n; i++) q[i] = x[i] < 0 ? 0 : 2;
+}
+
 #if !defined(NW_HAVE_LOOKUP) /* the including file may know a faster way */
 void NW_KERNEL(lookup_u8)(size_t n, const uint8_t *x, const uint8_t *table, uint8_t *y) {
     size_t i = 0;

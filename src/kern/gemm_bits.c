@@ -7,8 +7,8 @@
 #include <string.h>
 
 static const nw_gemm_bits_kernel kernels[] = {
-#define NW_GEMM_BITS(isa, word, mr, nr, half)                                                                \
-    {"gemm_bits__" #word, NW_ISA_##isa, mr, nr, half, nw_gemm_bits__##word, nw_pack_signs__##word},
+#define NW_GEMM_BITS(isa, word, mr, nr, half, least)                                                         \
+    {"gemm_bits__" #word, NW_ISA_##isa, mr, nr, half, least, nw_gemm_bits__##word, nw_pack_signs__##word},
 #include "kern/gemm_bits.def"
 #undef NW_GEMM_BITS
 };

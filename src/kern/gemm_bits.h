@@ -59,12 +59,12 @@ typedef void nw_pack_signs_fn(size_t rows, size_t k, const float *x, uint64_t *b
 typedef struct nw_gemm_bits_kernel {
     const char *name;
     nw_isa isa;
-    size_t mr, nr, half;
+    size_t mr, nr, half, least;
     nw_gemm_bits_fn *run;
     nw_pack_signs_fn *pack_signs;
 } nw_gemm_bits_kernel;
 
-#define NW_GEMM_BITS(isa, word, mr, nr, half)                                                                \
+#define NW_GEMM_BITS(isa, word, mr, nr, half, least)                                                         \
     nw_gemm_bits_fn nw_gemm_bits__##word;                                                                    \
     nw_pack_signs_fn nw_pack_signs__##word;
 #include "kern/gemm_bits.def"

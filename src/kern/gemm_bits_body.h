@@ -11,6 +11,11 @@
 #include "kern/gemm_bits.h"
 #include "kern/unroll.h"
 
+static inline float clamped(float y, float lo, float hi) {
+    y = y < lo ? lo : y;
+    return y > hi ? hi : y;
+}
+
 /* Bits that differ, of one row of a tile, over all of its taps → the row of C. counts is changed. */
 static void finish(const nw_gemm_bits_tile *tile, size_t row, int32_t *counts) {
     size_t inside = tile->taps;
@@ -21,13 +26,16 @@ static void finish(const nw_gemm_bits_tile *tile, size_t row, int32_t *counts) {
         for (size_t j = 0; j < tile->width; j++) counts[j] -= ones[j];
     }
     const int32_t all = (int32_t)(inside * tile->k);
+    const size_t n = tile->n;
     const float lo = tile->lo, hi = tile->hi, *bias = tile->bias, *scale = tile->scale;
     float *c = (float *)((char *)tile->c + row * tile->ldc);
-    for (size_t j = 0; j < tile->n; j++) {
-        float y = (float)(all - 2 * counts[j]) * scale[j];
-        if (bias) y += bias[j];
-        y = y < lo ? lo : y;
-        c[j] = y > hi ? hi : y;
+    if (bias) {
+        NW_INDEPENDENT
+        for (size_t j = 0; j < n; j++)
+            c[j] = clamped((float)(all - 2 * counts[j]) * scale[j] + bias[j], lo, hi);
+    } else {
+        NW_INDEPENDENT
+        for (size_t j = 0; j < n; j++) c[j] = clamped((float)(all - 2 * counts[j]) * scale[j], lo, hi);
     }
 }
 
@@ -64,19 +72,17 @@ NW_INLINE void run_tile(const nw_gemm_bits_tile *tile, const int m, const int ve
                     for (int v = 0; v < vectors; v++) part[i][v] = count(part[i][v], x ^ b[v]);
                 }
             }
-            if (left) continue;
+            if (STRETCH == SIZE_MAX || left) continue;
             add_parts(m, vectors, sum, part);
             left = STRETCH;
         }
     }
     add_parts(m, vectors, sum, part);
+    int32_t counts[MR][VECTORS * LANES]; /* of all rows, so that none is read while it is being stored */
     NW_UNROLL
-    for (int i = 0; i < m; i++) {
-        int32_t counts[VECTORS * LANES];
-        NW_UNROLL
-        for (int v = 0; v < vectors; v++) store(counts + v * LANES, sum[i][v]);
-        finish(tile, (size_t)i, counts);
-    }
+    for (int i = 0; i < m * vectors; i++)
+        store(counts[i / vectors] + i % vectors * LANES, sum[i / vectors][i % vectors]);
+    for (int i = 0; i < m; i++) finish(tile, (size_t)i, counts[i]);
 }
 
 NW_INLINE void run_rows(const nw_gemm_bits_tile *tile, const int vectors) {

@@ -138,9 +138,52 @@ static nw_status lower_cast(nw_planner *p, const nw_node *node, bool *ok) {
     return NW_PLAN_STEP(p, node, run_round, bf16 ? "round to bf16" : "round to f16", &s, in, out);
 }
 
+/* ---- signs -------------------------------------------------------------------------------------------------------- */
+
+typedef struct signs_state {
+    nw_signs_u8_fn *run;
+    size_t count;
+} signs_state;
+
+typedef struct signs_job {
+    const signs_state *s;
+    const float *x;
+    uint8_t *codes;
+} signs_job;
+
+static void signs_range(void *user, size_t begin, size_t end) {
+    const signs_job *j = user;
+    j->s->run(end - begin, j->x + begin, j->codes + begin);
+}
+
+static nw_status run_signs(nw_exec *e, const nw_step *step) {
+    const signs_state *s = step->state;
+    signs_job job = {s, nw_exec_data(e, step->in[0]), nw_exec_data(e, step->out[0])};
+    nw_exec_parallel(e, s->count, 64, (double)s->count / 8, signs_range, &job);
+    return NW_OK;
+}
+
+/* {−scale, scale} as codes 0 and 2 of a grid, for those who do not multiply bits (lower_bits.c). It is no grid that a layer before
+ * could round to: code 1 stands for 0, which is none of the two. */
+static nw_status lower_signs(nw_planner *p, const nw_node *node, bool *ok) {
+    const int x = node->in[0], y = node->out[0];
+    float scale;
+    NW_TRY(nw_fakequant_sign_scale(p->graph, node, &p->scratch, &scale, ok));
+    if (*ok && p->desc[x].format != NW_F32) *ok = false;
+    if (!*ok) return NW_OK;
+    const signs_state s = {p->ew.signs_u8, nw_tensor_count(&p->desc[x])};
+    const bool last = nw_plan_prefers_last(p, x);
+    int in[1], out[1];
+    NW_TRY(nw_plan_need(p, x, nw_form_of(false, last), &in[0]));
+    NW_TRY(nw_plan_define(p, y, nw_form_of(true, last), &out[0]));
+    p->grid[y] = (nw_grid){.scale = scale, .zero = 1, .lo = 0, .hi = 2};
+    return NW_PLAN_STEP(p, node, run_signs, "signs", &s, in, out);
+}
+
 nw_status nw_lower_fakequant(nw_planner *p, nw_node *node, bool *ok) {
     nw_grid grid;
     NW_TRY(lower_cast(p, node, ok));
+    if (!*ok) NW_TRY(lower_signs(p, node, ok));
     if (*ok) return NW_OK;
     NW_TRY(nw_plan_fakequant_grid(p, node, &grid, ok));
     int x = nw_node_in(node, 0), y = node->out[0];

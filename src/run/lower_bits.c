@@ -13,6 +13,11 @@
 /* Fewer numbers of a tap would waste most of a word. */
 #define LEAST_K 8
 
+/* Others are multiplied as bytes, which their FakeQuant makes too (follow.c). */
+static bool pays(const nw_planner *p, size_t k, size_t taps) {
+    return k >= LEAST_K && k <= INT32_MAX / taps && k * taps >= nw_gemm_bits_select(p->options->isa)->least;
+}
+
 typedef struct bits_state {
     const nw_gemm_bits_kernel *kernel;
     nw_gemm_bits_args args; /* of group 0; rows.base and c are filled in when running */
@@ -142,7 +147,7 @@ nw_status nw_lower_bits_product(nw_planner *p, const nw_node *node, const nw_pla
     const nw_matmul_geometry *g = &pr->g;
     const size_t k = (size_t)g->k, n = (size_t)g->n, m = (size_t)g->m;
     bits_sides b = {.stride_n = g->trans_b ? k : 1, .stride_k = g->trans_b ? 1 : n};
-    *ok = g->batch == 1 && p->desc[node->in[1]].rank == 2 && k >= LEAST_K && k <= INT32_MAX;
+    *ok = g->batch == 1 && p->desc[node->in[1]].rank == 2 && pays(p, k, 1);
     if (*ok) NW_TRY(sides_of(p, node, g->trans_b ? 0 : 1, n, &b, ok));
     if (!*ok) return NW_OK;
     nw_follow follow;
@@ -157,7 +162,7 @@ nw_status nw_lower_bits_conv(nw_planner *p, const nw_node *node, const nw_conv_g
     const size_t groups = (size_t)g->groups, k = (size_t)g->in_channels / groups,
                  taps = (size_t)(g->kernel[1] * g->kernel[2]);
     bits_sides b = {.stride_n = k * taps, .stride_tap = 1, .stride_k = taps};
-    *ok = k >= LEAST_K && taps <= NW_GEMM_MAX_TAPS && k * taps <= INT32_MAX;
+    *ok = taps <= NW_GEMM_MAX_TAPS && pays(p, k, taps);
     if (*ok) NW_TRY(sides_of(p, node, 0, (size_t)g->out_channels, &b, ok));
     if (!*ok) return NW_OK;
     nw_follow follow;

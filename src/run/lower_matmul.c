@@ -337,11 +337,12 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
     int n_axis = p->desc[b].rank - (pr.g.trans_b ? 2 : 1);
     bool by_row = p->row_grid[a][0] >= 0;
     bool fits = (nw_plan_on_grid(p, a) || by_row) && pr.g.k <= 65536;
+    if (constant) NW_TRY(nw_lower_bits_product(p, node, &pr, ok));
+    if (constant && *ok) return NW_OK;
+    *ok = true;
     if (fits && constant && pr.g.batch == 1 && p->desc[b].rank == 2)
         NW_TRY(nw_plan_weights(p, b, n_axis, &w, &integer));
     if (constant && !integer) {
-        NW_TRY(nw_lower_bits_product(p, node, &pr, ok));
-        if (*ok) return NW_OK;
         NW_TRY(nw_lower_wcodes(p, node, &pr, ok));
         if (*ok) return NW_OK;
         *ok = true;

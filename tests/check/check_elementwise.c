@@ -115,6 +115,23 @@ static void test_dequantize_u8(const char *name, nw_dequantize_u8_fn *f, nw_dequ
     }
 }
 
+static void run_signs(const timed *t) {
+    ((nw_signs_u8_fn *)t->function)(t->n, t->a, t->y);
+}
+static void test_signs_u8(const char *name, nw_signs_u8_fn *f, nw_signs_u8_fn *reference) {
+    (void)reference;
+    FOR_SIZES(name) {
+        float *x = floats(n, -2, 2, true);
+        uint8_t *q = check_alloc(n), *want = check_alloc(n);
+        for (size_t i = 0; i < n; i += 7) x[i] = i % 2 ? -0.0f : 0.0f;
+        f(n, x, q);
+        for (size_t i = 0; i < n; i++) want[i] = x[i] < 0 ? 0 : 2;
+        same_bytes("code", q, want, n);
+        if (check_opt.bench)
+            bench((timed){.run = run_signs, .function = (void (*)(void))f, .n = n, .a = x, .y = q});
+    }
+}
+
 static void run_lookup(const timed *t) {
     ((nw_lookup_u8_fn *)t->function)(t->n, t->a, t->b, t->y);
 }

@@ -13,7 +13,16 @@
 static nw_context ctx;
 static nw_arena arena;
 
-enum { BATCH = 2, CHANNELS = 6, SIDE = 9, SAMPLE = CHANNELS * SIDE * SIDE, HIDDEN = 140, CLASSES = 5 };
+enum {
+    BATCH = 2,
+    CHANNELS = 6,
+    SIDE = 9,
+    SAMPLE = CHANNELS * SIDE * SIDE,
+    HIDDEN = 140,
+    WIDE = 310,
+    CLASSES = 5
+};
+enum { BINARY = 4 }; /* layers whose input is */
 
 static int set_up(void **state) {
     (void)state;
@@ -59,8 +68,8 @@ static nw_node *last_node(nw_graph *g) {
     return &g->nodes[g->node_count - 1];
 }
 
-/* x → Conv 3×3 → Clip → Conv 3×3, padded, 2 groups → Flatten → Gemm → MatMul → y. Channel counts
- * are no multiples of a word's bits. */
+/* x → Conv 3×3 → Clip → Conv 3×3, depthwise → Conv 3×3, padded, 2 groups → Flatten → Gemm → MatMul → y. Channel counts
+ * are no multiples of a word's bits. Biases keep sums away from 0, whose sign in the reference rounding would decide. */
 static nw_graph *network(void) {
     nw_graph *g;
     int in[4], y;
@@ -73,6 +82,11 @@ static nw_graph *network(void) {
     in[1] = scalar(g, "low", -2);
     in[2] = scalar(g, "high", 2);
     in[0] = add(g, "Clip", "clip", 3, in);
+    in[1] = constant(g, "w_depth", 4, (int64_t[]){HIDDEN, 1, 3, 3});
+    in[2] = constant(g, "b_depth", 1, (int64_t[]){HIDDEN});
+    in[0] = add(g, "Conv", "depth", 3, in);
+    assert_ok(&ctx, nw_node_set_int(g, last_node(g), "group", HIDDEN));
+    assert_ok(&ctx, nw_node_set_ints(g, last_node(g), "pads", (int64_t[]){1, 1, 1, 1}, 4));
     in[1] = constant(g, "w_second", 4, (int64_t[]){HIDDEN, HIDDEN / 2, 3, 3});
     in[2] = constant(g, "b_second", 1, (int64_t[]){HIDDEN});
     in[0] = add(g, "Conv", "second", 3, in);
@@ -81,10 +95,11 @@ static nw_graph *network(void) {
     assert_ok(&ctx, nw_node_set_ints(g, conv, "pads", (int64_t[]){1, 2, 1, 0}, 4));
     assert_ok(&ctx, nw_node_set_ints(g, conv, "strides", (int64_t[]){2, 1}, 2));
     in[0] = add(g, "Flatten", "flat", 1, in);
-    in[1] = constant(g, "w_third", 2, (int64_t[]){30, HIDDEN * 4 * 7});
-    in[0] = add(g, "Gemm", "third", 2, in);
+    in[1] = constant(g, "w_third", 2, (int64_t[]){WIDE, HIDDEN * 4 * 7});
+    in[2] = constant(g, "b_third", 1, (int64_t[]){WIDE});
+    in[0] = add(g, "Gemm", "third", 3, in);
     assert_ok(&ctx, nw_node_set_int(g, last_node(g), "transB", 1));
-    in[1] = constant(g, "w_fourth", 2, (int64_t[]){30, CLASSES});
+    in[1] = constant(g, "w_fourth", 2, (int64_t[]){WIDE, CLASSES});
     in[0] = add(g, "MatMul", "product", 2, in);
     in[1] = constant(g, "b_fourth", 1, (int64_t[]){CLASSES});
     y = add(g, "Add", "y", 2, in);
@@ -110,7 +125,7 @@ static nw_graph *binary_network(nw_quant_report **report) {
     return g;
 }
 
-static int products; /* steps of the latest run that multiply bits */
+static int products, on_codes; /* steps of the latest run that multiply bits, and signs as codes */
 
 static void run(const nw_graph *g, const nw_run_options *options, float *y) {
     static float x[BATCH * SAMPLE];
@@ -126,6 +141,7 @@ static void run(const nw_graph *g, const nw_run_options *options, float *y) {
     nw_step_info step;
     for (int i = 0; nw_session_step(session, i, &step); i++) {
         products += strstr(step.kernel, "gemm_bits") != NULL;
+        on_codes += strcmp(step.kernel, "dwconv_u8s8") == 0;
         if (products && strcmp(step.op, "FakeQuant") == 0) assert_string_equal(step.kernel, "(left out)");
     }
     nw_session_free(session);
@@ -152,8 +168,8 @@ static void test_quantized(void **state) {
     nw_graph *g = binary_network(&report);
     float sum;
     /* In front of all layers but the first, whose input stays real: its values' signs would say too little. */
-    assert_int_equal(signs(g, &sum), 3);
-    assert_int_equal(report->activation_count, 3);
+    assert_int_equal(signs(g, &sum), BINARY);
+    assert_int_equal(report->activation_count, BINARY);
     for (size_t i = 0; i < report->activation_count; i++) {
         const nw_quant_activation *a = &report->activations[i];
         const double square = a->sigma * a->sigma + a->mean * a->mean;
@@ -199,7 +215,7 @@ static void test_round_trip(void **state) {
         assert_ok(&ctx, test_model_bytes(&ctx, g, &bytes));
         assert_ok(&ctx, nw_onnx_import_bytes(&ctx, bytes, "test", NULL, false, &read));
         assert_ok(&ctx, nw_onnx_fold_quantization(read));
-        assert_int_equal(signs(read, &back), 3);
+        assert_int_equal(signs(read, &back), BINARY);
         assert_true(back == sum);
         run(read, &reference, got);
         assert_memory_equal(got, want, sizeof want);
@@ -247,7 +263,7 @@ static void test_foreign_spelling(void **state) {
 }
 
 /* Every ISA gives the same bits, and the reference, which multiplies and adds real numbers, what these round to. The layers
- * behind the first one multiply bits; the real numbers that bits stand for are made nowhere. */
+ * behind the first one multiply bits, the depthwise one bytes; the real numbers that they stand for are made nowhere. */
 static void test_planned(void **state) {
     (void)state;
     float want[BATCH * CLASSES], first[BATCH * CLASSES], got[BATCH * CLASSES];
@@ -258,9 +274,10 @@ static void test_planned(void **state) {
     assert_int_equal(products, 0);
     for (int isa = 0; isa < NW_ISA_COUNT; isa++) {
         const nw_run_options options = {.threads = 1 + isa % 2, .isa = (nw_isa)isa};
-        products = 0;
+        products = on_codes = 0;
         run(g, &options, isa ? got : first);
-        assert_int_equal(products, 3);
+        assert_int_equal(products, BINARY - 1);
+        assert_int_equal(on_codes, 1);
         /* The first layer is float: its sums, and so rounded signs of nearly 0, would differ between ISAs by more. */
         for (int i = 0; i < BATCH * CLASSES; i++) {
             const float y = isa ? got[i] : first[i];
