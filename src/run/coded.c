@@ -13,8 +13,7 @@ static nw_wcodes_kind kind_of(nw_format f) {
     return nw_format_is_integer(f) ? NW_WCODES_S8 : NW_WCODES_TABLE8;
 }
 
-/* levels[code] for all codes of a format of at most 8 bits: those beyond a table mean its last. */
-static void decode_all(const nw_qparam *q, int count, float *levels) {
+void nw_plan_levels(const nw_qparam *q, int count, float *levels) {
     uint8_t code;
     for (int i = 0; i < count; i++) {
         code = (uint8_t)i; /* alone in its byte, it is the first */
@@ -44,7 +43,7 @@ static void find_steps(nw_wcodes *w, int count) {
 /* Zero points: one that all groups share goes into the levels; others stay, relative to the middle of the codes. */
 static void set_levels(nw_wcodes *w, nw_wcodes_source *s, const nw_qparam *q, bool uniform) {
     const int count = 1 << w->bits;
-    decode_all(q, count, w->level);
+    nw_plan_levels(q, count, w->level);
     if (nw_format_is_integer(q->format)) {
         const int32_t middle = nw_format_kind(q->format) == NW_KIND_UINT ? count / 2 : 0;
         s->zero_shift = uniform ? nw_qparam_zero(q, 0) : middle;
@@ -74,7 +73,7 @@ static nw_wcodes_kind float8_kind(const nw_tensor *t) {
     return f == NW_F8E4M3FN ? NW_WCODES_E4M3 : NW_WCODES_E5M2;
 }
 
-static bool same_zeros(const nw_qparam *q) {
+bool nw_plan_same_zeros(const nw_qparam *q) {
     for (size_t g = 1; q->zeros && g < q->groups; g++)
         if (q->zeros[g] != q->zeros[0]) return false;
     return true;
@@ -113,7 +112,7 @@ nw_status nw_plan_wcodes_of(nw_planner *p, const nw_tensor *t, int n_axis, nw_wc
     if (!q || t->rank < 2 || nw_tensor_count(t) == 0) return NW_OK;
     const size_t taps = nw_dims_product(t->dims, 2, t->rank);
     const int bits = nw_format_bits(q->format);
-    const bool uniform = same_zeros(q);
+    const bool uniform = nw_plan_same_zeros(q);
     if (bits < 1 || bits > 16 || (bits == 16 && !nw_format_is_float(q->format))) return NW_OK;
     *s = (nw_wcodes_source){.codes = t->data,
                             .depth = (size_t)t->dims[1 - n_axis],
@@ -142,7 +141,7 @@ nw_status nw_plan_wcodes_of(nw_planner *p, const nw_tensor *t, int n_axis, nw_wc
     } else if (w->kind == NW_WCODES_TABLE8) {
         float *levels = nw_arena_array(&p->plan->arena, 256, sizeof *levels);
         if (!levels) return NW_E_MEMORY;
-        decode_all(q, 256, levels);
+        nw_plan_levels(q, 256, levels);
         w->levels = levels;
         w->kind = float8_kind(t);
     }

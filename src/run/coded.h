@@ -18,6 +18,11 @@ nw_status nw_plan_wcodes_of(nw_planner *p, const nw_tensor *t, int n_axis, nw_wc
 /* Whether products of v, described so, with u8 codes are exact integers in each block. */
 nw_status nw_plan_wcodes_whole(nw_planner *p, int v, int n_axis, bool *ok);
 
+/* levels[code] for the first `count` codes of a format of at most 8 bits: those beyond a table mean its last. */
+void nw_plan_levels(const nw_qparam *q, int count, float *levels);
+/* Whether all groups have the same zero point. */
+bool nw_plan_same_zeros(const nw_qparam *q);
+
 /* Packed weights [groups][n][k] of products that are computed group by group. */
 typedef struct nw_coded {
     const nw_wgemm_kernel *kernel;

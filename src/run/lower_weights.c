@@ -1,9 +1,7 @@
-/* lower_weights.c: constants that stay packed while running: matrix products decode them in registers, Gather decodes the rows
- * that it reads. */
+/* lower_weights.c: matrix products whose weights stay packed while running, and are decoded in registers. */
 #include "run/coded.h"
 #include "run/matmul.h"
 
-#include "op/index.h"
 #include "op/quantize.h"
 
 #include <math.h>
@@ -127,87 +125,4 @@ nw_status nw_lower_wcodes(nw_planner *p, const nw_node *node, const nw_plan_prod
     NW_TRY(nw_plan_step(p, node, run_wcodes, name, &s, sizeof s, s.by_row ? 3 : 1, in, narrow ? 2 : 1, out));
     nw_plan_work(p, s.codes, (double)m * (double)s.w.n * (double)k);
     return NW_OK;
-}
-
-/* ---- Gather ------------------------------------------------------------------------------------------------------ */
-
-typedef struct gather_state {
-    const nw_graph *graph;
-    const nw_node *node;
-    const nw_tensor *table, *indices; /* as planned */
-    size_t row;                       /* elements of a row of the table, whole bytes of codes */
-} gather_state;
-
-typedef struct gather_job {
-    const gather_state *s;
-    const size_t *at; /* rows */
-    float *y;
-} gather_job;
-
-/* Row r of the table. */
-static nw_tensor row_of(const nw_tensor *t, size_t r, nw_qparam *q) {
-    const nw_qparam *grid = t->qparam;
-    if (grid->grain != NW_GRAIN_BLOCK || grid->axis != 0) return nw_tensor_rows(t, r, 1, q);
-    /* Rows of a block share a scale for each of their elements. */
-    nw_tensor bare = *t;
-    bare.qparam = NULL;
-    nw_tensor row = nw_tensor_rows(&bare, r, 1, NULL);
-    const size_t inner = nw_tensor_count(&row), first = r / (size_t)grid->block * inner;
-    *q = *grid;
-    q->grain = NW_GRAIN_AXIS;
-    q->axis = 1;
-    q->groups = inner;
-    q->scales = (const char *)q->scales + first * (size_t)nw_format_bits(nw_qparam_scale_format(q)) / 8;
-    if (q->zeros) q->zeros += first;
-    row.rank = 2;
-    row.dims[1] = (int64_t)inner;
-    return row;
-}
-
-static void gather_range(void *user, size_t begin, size_t end) {
-    const gather_job *j = user;
-    for (size_t i = begin; i < end; i++) {
-        nw_qparam q;
-        const nw_tensor row = row_of(j->s->table, j->at[i], &q);
-        nw_dequantize(&q, row.rank, row.dims, row.data, j->y + i * j->s->row);
-    }
-}
-
-static nw_status run_gather(nw_exec *e, const nw_step *step) {
-    const gather_state *s = step->state;
-    nw_tensor indices = *s->indices;
-    const nw_tensor *in[2] = {s->table, &indices};
-    size_t *at, count = nw_tensor_count(&indices);
-    nw_op_call call;
-    indices.data = nw_exec_data(e, step->in[0]);
-    nw_bind_call(&call, e->ctx, s->graph, s->node, in, NULL, e->scratch);
-    NW_TRY(nw_call_indices(&call, &indices, s->table->dims[0], &at));
-    gather_job job = {s, at, nw_exec_data(e, step->out[0])};
-    nw_exec_parallel(e, count, 1, (double)(count * s->row), gather_range, &job);
-    return NW_OK;
-}
-
-nw_status nw_lower_gather(nw_planner *p, nw_node *node, bool *ok) {
-    *ok = false;
-    if (!nw_node_is(node, "Gather")) return NW_OK;
-    const nw_constant *c = nw_graph_constant(p->graph, node->in[0]);
-    const nw_tensor *t = c ? &c->tensor : NULL;
-    if (!t || !t->qparam || !nw_tensor_aligned(t) || nw_plan_on_grid(p, node->in[0]) || t->rank < 1 ||
-        nw_tensor_count(t) == 0)
-        return NW_OK;
-    const int64_t axis = nw_node_int(node, "axis", 0);
-    gather_state s = {.graph = p->graph, .node = node, .table = t, .indices = &p->desc[node->in[1]]};
-    s.row = nw_dims_product(t->dims, 1, t->rank);
-    if ((axis != 0 && axis != -t->rank) || s.row * (size_t)nw_format_bits(t->format) % 8 != 0 ||
-        (t->rank == 1 && t->qparam->grain == NW_GRAIN_BLOCK))
-        return NW_OK;
-    nw_tensor *indices = nw_arena_array(&p->plan->arena, 1, sizeof *indices);
-    if (!indices) return NW_E_MEMORY;
-    *indices = *s.indices;
-    s.indices = indices;
-    int in[1], out[1];
-    NW_TRY(nw_plan_need(p, node->in[1], NW_FORM_REAL, &in[0]));
-    NW_TRY(nw_plan_define(p, node->out[0], NW_FORM_REAL, &out[0]));
-    *ok = true;
-    return NW_PLAN_STEP(p, node, run_gather, "gather of codes", &s, in, out);
 }

@@ -266,7 +266,7 @@ nw_status nw_lower_rows(nw_planner *p, nw_node *node,
 nw_status nw_lower_dynamic(nw_planner *p, nw_node *node, bool *ok);   /* lower_dynamic.c */
 nw_status nw_lower_rnn(nw_planner *p, nw_node *node, bool *ok);       /* lower_rnn.c: LSTM, GRU */
 nw_status nw_lower_attention(nw_planner *p, nw_node *node, bool *ok); /* lower_attention.c */
-nw_status nw_lower_gather(nw_planner *p, nw_node *node, bool *ok);    /* lower_weights.c: of packed tables */
+nw_status nw_lower_gather(nw_planner *p, nw_node *node, bool *ok);    /* lower_gather.c: of packed tables */
 nw_status nw_lower_eval(nw_planner *p, nw_node *node);                /* lower.c */
 /* Whether a node multiplies `codes`, its left-hand side, image or sequence, as they are; images have one grid. */
 nw_status nw_matmul_takes_codes(nw_planner *p, const nw_node *node, int codes, bool *ok);

@@ -2,6 +2,7 @@
 """accuracy.py [--all] [NAME…]: accuracy on real data, against numbers measured elsewhere (data README): the float models
 must reach their fp32 top-1, and the models we quantize must lose no more than those of the standard tool.
 Without --all the slower models are measured on fewer samples, with the bounds loosened for it."""
+import array
 import json
 import pathlib
 import subprocess
@@ -70,6 +71,43 @@ def check_quantized(tally, name, evaluation, calibration, agreement, sqnr, folde
     return tally.check(f"{name} int8", f"no observer reaches agreement {agreement} % and {sqnr} dB: {', '.join(tried)}")
 
 
+def save_integers(path, numbers):
+    """A NumPy array of one dimension."""
+    data = array.array("q", numbers)
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({len(data)},)}}"
+    header += " " * (-(len(header) + 11) % 64) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data.tobytes())
+
+
+# Recipe: least share of a user's 50 best items that stay among them, most of the file that is left.
+EMBEDDINGS = {"w8": (0.98, 0.28), "w4": (0.90, 0.27), "w4a8": (0.90, 0.27), "ternary": (0.40, 0.15)}
+
+
+def check_recommender(tally, folder):
+    """Tables of embeddings: the order in which users are offered items, before and after."""
+    folder, model = pathlib.Path(folder), DATA / "models" / "ncf-movielens.onnx"
+    if not model.exists():
+        return tally.skip("ncf-movielens", f"no model in {model.parent}")
+    users, items = range(0, 6040, 60), range(3706)
+    save_integers(folder / "user.npy", (u for u in users for _ in items))
+    save_integers(folder / "item.npy", (i for _ in users for i in items))
+
+    def best(path):
+        narrow("run", path, "-i", f"user={folder / 'user.npy'}", "-i", f"item={folder / 'item.npy'}", "-o", folder, "--quiet")
+        scores = array.array("f", (folder / "logits.npy").read_bytes()[-4 * len(users) * len(items):])
+        rows = [scores[i:i + len(items)] for i in range(0, len(scores), len(items))]
+        return [set(sorted(items, key=row.__getitem__)[-50:]) for row in rows]
+
+    wanted = best(model)
+    for recipe, (least, most) in EMBEDDINGS.items():
+        small = folder / f"ncf-{recipe}.onnx"
+        narrow("quantize", model, "-o", small, "--recipe", recipe, "--quiet")
+        kept = sum(len(a & b) for a, b in zip(wanted, best(small))) / (50 * len(users))
+        size = small.stat().st_size / model.stat().st_size
+        print(f"  ncf-movielens {recipe:10} {100 * kept:.1f} % of 50 best items stay, file × {size:.3f}")
+        tally.check(f"ncf-movielens {recipe}", (kept < least or size > most) and f"keeps {kept:.3f}, file × {size:.3f}")
+
+
 def check_letters(tally, folder):
     letters, small = ROOT / "examples/letters", pathlib.Path(folder) / "letters.onnx"
     preprocess = ["--preprocess", "scale=1/255,mean=0.5,std=0.5"]
@@ -87,6 +125,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         if not names or "letters" in names:
             check_letters(tally, folder)
+        if not names or "ncf-movielens" in names:
+            check_recommender(tally, folder)
         for name, (evaluation, calibration, top1, off, agreement, sqnr, quick) in MODELS.items():
             if names and name not in names:
                 continue
