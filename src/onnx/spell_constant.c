@@ -83,10 +83,15 @@ static nw_status add_codes(speller *s, int v, const form *f, int *id) {
     codes.format = f->codes;
     NW_TRY(nw_tensor_alloc(&s->arena, &codes));
     memset(codes.data, 0, nw_tensor_bytes(&codes));
-    nw_format raw = raw_format(p->format);
-    for (size_t i = 0, count = nw_tensor_count(&codes); i < count; i++) {
-        int64_t q = nw_load_s64(raw, from->data, i);
-        nw_store_s64(f->codes, codes.data, i, nw_levels_are_signs(&p->levels) ? (q ? 1 : -1) : q);
+    const nw_format raw = raw_format(p->format);
+    const bool signs = nw_levels_are_signs(&p->levels);
+    int32_t q[512];
+    uint16_t out[512];
+    for (size_t at = 0, count = nw_tensor_count(&codes), n; at < count; at += n) {
+        n = count - at < 512 ? count - at : 512;
+        nw_load_codes(raw, from->data, at, n, q);
+        for (size_t i = 0; i < n; i++) out[i] = (uint16_t)(signs ? (q[i] ? 1 : -1) : q[i]);
+        nw_store_codes(f->codes, codes.data, at, n, out);
     }
     return nw_graph_add_constant_copy(g, name, &codes, id);
 }
