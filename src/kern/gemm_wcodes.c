@@ -279,10 +279,9 @@ static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args
 
 void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args, size_t m0, size_t m1,
                       size_t n0, size_t n1) {
-    /* Tables of 256 levels are slow to read: decoding them once pays early. Codes of 16 bits are slow to come: few_rows has
-     * them come again for every FEW_ROWS rows. */
+    /* Codes of 16 bits are slow to come: few_rows has them come again for every FEW_ROWS rows. */
     size_t ahead = kernel->ahead;
-    if (nw_wcodes_kind_of_256(args->w->kind)) ahead = kernel->mr;
+    if (nw_wcodes_kind_of_256(args->w->kind)) ahead = NW_WGEMM_ROWS_OF_256;
     if (args->w->bits == 16) ahead = least(ahead, 2 * FEW_ROWS);
     if (m1 - m0 <= ahead) {
         for (size_t mb = m0; mb < m1; mb += FEW_ROWS)

@@ -11,6 +11,8 @@
 #include "num/format.h"
 
 #define NW_WGEMM_MAX_NR 32
+#define NW_WGEMM_ROWS_OF_256                                                                                 \
+    4 /* tables of 256 levels are slow to read: for more rows, panels are decoded before */
 
 /* How a code becomes a number. */
 typedef enum nw_wcodes_kind {
@@ -105,7 +107,7 @@ static inline int nw_wcodes_variant(const nw_wcodes *w) {
 
 /* ---- kernels ------------------------------------------------------------------------------------------- */
 
-/* One tile: m ≤ mr rows × n ≤ nr columns of a panel. */
+/* One tile: m ≤ mr rows, of tables of 256 levels ≤ NW_WGEMM_ROWS_OF_256, × n ≤ nr columns of a panel. */
 typedef struct nw_wgemm_f32_tile {
     const nw_wcodes *w;
     const char *panel;

@@ -54,7 +54,7 @@ NW_INLINE void levels_of(const planes *t, const bool short_levels, __m512i x, __
 
 /* acc[c % S][i][v] += a[i][c] · level of code c < count of each lane of the panel's words at p. */
 NW_INLINE void add_word(const planes *t, const bool short_levels, const char *p, const float *const *a,
-                        size_t k, const size_t count, __m512 (*acc)[8][2], const int M, const int S) {
+                        size_t k, const size_t count, __m512 (*acc)[4][2], const int M, const int S) {
     NW_UNROLL
     for (int v = 0; v < 2; v++) {
         __m512 level[4];
@@ -76,8 +76,8 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const planes *t, const boo
     const nw_wcodes *w = tile->w;
     const size_t head = nw_wcodes_head(w, NR);
     const char *p = tile->panel;
-    const float *a[8];
-    __m512 total[8][2];
+    const float *a[4];
+    __m512 total[4][2];
     NW_UNROLL
     for (int i = 0; i < M; i++) {
         a[i] = (const float *)((const char *)tile->a + ((size_t)i < tile->m ? (size_t)i : 0) * tile->lda);
@@ -86,7 +86,7 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const planes *t, const boo
     for (size_t k = 0; k < w->k;) {
         const char *record = p;
         size_t left = w->k - k < w->block ? w->k - k : w->block;
-        __m512 acc[4][8][2];
+        __m512 acc[4][4][2];
         NW_UNROLL
         for (int s = 0; s < S; s++) NW_UNROLL
         for (int i = 0; i < M; i++) acc[s][i][0] = acc[s][i][1] = _mm512_setzero_ps();
@@ -117,18 +117,16 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const planes *t, const boo
 }
 
 /* Tiles of M rows serve fewer too: they repeat the first row. */
-#define ROWS(X, name, ...)                                                                                   \
-    X(name, 1, 4, __VA_ARGS__)                                                                               \
-    X(name, 2, 2, __VA_ARGS__) X(name, 4, 2, __VA_ARGS__) X(name, 8, 1, __VA_ARGS__)
+typedef void tile_fn(const nw_wgemm_f32_tile *tile, const planes *t);
 #define TILE(name, m, s, short_levels)                                                                       \
     static void name##_##m(const nw_wgemm_f32_tile *tile, const planes *t) {                                 \
         tile_of(tile, t, short_levels, m, s);                                                                \
     }
 #define TILES(name, short_levels)                                                                            \
-    ROWS(TILE, name, short_levels)                                                                           \
-    static tile_fn *const name[8] = {name##_1, name##_2, name##_4, name##_4,                                 \
-                                     name##_8, name##_8, name##_8, name##_8};
-typedef void tile_fn(const nw_wgemm_f32_tile *tile, const planes *t);
+    TILE(name, 1, 4, short_levels)                                                                           \
+    TILE(name, 2, 2, short_levels)                                                                           \
+    TILE(name, 4, 2, short_levels)                                                                           \
+    static tile_fn *const name[NW_WGEMM_ROWS_OF_256] = {name##_1, name##_2, name##_4, name##_4};
 TILES(halves, true)
 TILES(wholes, false)
 
