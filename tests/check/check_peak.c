@@ -3,8 +3,10 @@
 #include "check.h"
 #include "kern/peak.h"
 
-#define STREAMS                                                                                              \
-    4 /* read at the same time by a thread: hardware fetches ahead for each, up to the end of a page */
+/* What a thread reads at the same time, as hardware fetches ahead for each stream; and the words that memory gives at once, of
+ * which one is looked at. */
+#define STREAMS 4
+#define LINE    8
 
 typedef struct memory {
     const uint64_t *words;
@@ -13,16 +15,12 @@ typedef struct memory {
 } memory;
 static void read_share(void *user, size_t share) {
     memory *m = user;
-    const size_t stream = m->count / check_opt.threads / STREAMS;
-    const uint64_t *at[STREAMS];
-    uint64_t sum[STREAMS][8] = {{0}};
-    for (size_t s = 0; s < STREAMS; s++) at[s] = m->words + (share * STREAMS + s) * stream;
-    for (size_t i = 0; i + 8 <= stream; i += 8)
-        for (size_t s = 0; s < STREAMS; s++)
-            for (size_t j = 0; j < 8; j++) sum[s][j] ^= at[s][i + j];
-    uint64_t all = 0;
-    for (size_t i = 0; i < STREAMS * 8; i++) all ^= sum[i / 8][i % 8];
-    __atomic_fetch_xor(&m->sum, all, __ATOMIC_RELAXED);
+    const size_t stream = m->count / check_opt.threads / STREAMS / LINE * LINE;
+    const uint64_t *at = m->words + share * STREAMS * stream;
+    uint64_t sum[STREAMS] = {0};
+    for (size_t i = 0; i < stream; i += LINE)
+        for (size_t s = 0; s < STREAMS; s++) sum[s] ^= at[s * stream + i];
+    for (size_t s = 0; s < STREAMS; s++) __atomic_fetch_xor(&m->sum, sum[s], __ATOMIC_RELAXED);
 }
 static void read_memory(void *user) {
     check_parallel(read_share, user);
