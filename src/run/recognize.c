@@ -457,7 +457,7 @@ static nw_status match_tokens(matcher *m, nw_node *last, const scores *s, const 
     static const int64_t by_head[4] = {0, 2, 1, 3}, keys[4] = {0, 2, 3, 1};
     const nw_tensor *product = &m->desc[last->out[0]];
     operand tokens[3];
-    bool whole = tokens_of(m, s->q, by_head, &tokens[0]) & tokens_of(m, s->kt, keys, &tokens[1]) &
+    bool whole = tokens_of(m, s->q, by_head, &tokens[0]) && tokens_of(m, s->kt, keys, &tokens[1]) &&
                  tokens_of(m, last->in[1], by_head, &tokens[2]);
     nw_node *back = reader(m, last->out[0], "Transpose");
     nw_node *join = back && permutes(back, 4, by_head) ? reader(m, back->out[0], "Reshape") : NULL;
