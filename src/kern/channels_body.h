@@ -250,7 +250,7 @@ NW_INLINE void max_grad_strip(size_t taps, const void *const *x, const float *dy
         load_strip((const float *)x[t] + c, v, n, last);
         NW_UNROLL
         for (int i = 0; i < n; i++) {
-            const ivec more = (v[i] > best[i]) | (v[i] != v[i]);
+            const ivec more = (v[i] > best[i]) | ~is_number(v[i]);
             best[i] = choose(more, v[i], best[i]);
             winner[i] = choose(more, splat((float)t), winner[i]);
         }

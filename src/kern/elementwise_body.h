@@ -303,12 +303,12 @@ NW_INLINE vec vec_round_f16(vec x) {
     const uvec bits = (uvec)size, rounded = (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000;
     const vec normal = choose((ivec)rounded >= 0x47800000, splat(__builtin_inff()), (vec)rounded);
     const vec y = choose(size < 6.103515625e-5f, small, normal);
-    return choose(x == x, with_sign(y, x), x);
+    return choose(is_number(x), with_sign(y, x), x);
 #endif
 }
 NW_INLINE vec vec_round_bf16(vec x) {
     const uvec bits = (uvec)x;
-    return choose(x == x, (vec)((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000), x);
+    return choose(is_number(x), (vec)((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000), x);
 }
 
 #define UNARY(name, function)                                                                                \
@@ -427,7 +427,7 @@ NW_INLINE vec straight_through_of(size_t count, const float *x, const float *dy,
                                   float hi, float *dx) {
     const vec v = load(x, count) / splat(scale), g = load(dy, count), none = {0};
     const ivec inside = (v >= splat(lo)) & (v <= splat(hi));
-    vec code = choose(v == v, v, none);
+    vec code = choose(is_number(v), v, none);
     code = smaller(splat(hi), larger(splat(lo), code));
     code = (code + splat(ROUNDER)) - splat(ROUNDER);
     store(dx, count, choose(inside, g, none));

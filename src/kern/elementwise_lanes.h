@@ -27,6 +27,10 @@ NW_INLINE vec choose(ivec mask, vec yes, vec no) {
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 #endif
 }
+/* Lanes that are no NaN. */
+NW_INLINE ivec is_number(vec x) {
+    return x == x; /* NOLINT(misc-redundant-expression) */
+}
 
 /* a·b + c, rounded once on every ISA: plain C has fmaf where the machine has no instruction. */
 NW_INLINE vec fused(vec a, vec b, vec c) {

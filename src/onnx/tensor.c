@@ -330,7 +330,7 @@ static bool read_entry(const char *at, size_t size, nw_str *key, nw_str *value) 
     if (!read_bytes(&at, at + size, &entry)) return false;
     const char *end = entry.data + entry.size;
     for (at = entry.data; at < end;) {
-        int tag = *at++; /* fields 1 and 2, both strings */
+        int tag = (uint8_t)*at++; /* fields 1 and 2, both strings */
         if ((tag != 0x0a && tag != 0x12) || !read_bytes(&at, end, tag == 0x0a ? key : value)) return false;
     }
     return true;

@@ -80,12 +80,13 @@ static nw_status run_gradient(nw_exec *e, const nw_step *step) {
                     .y = nw_exec_data(e, step->out[0]),
                     .sums = nw_exec_data(e, step->out[2])};
     nw_exec_parallel(e, s->runs * s->parts, 1, (double)(s->runs * s->run) / 3, gradient_range, &job);
+    const size_t of_group = s->groups ? s->runs / s->groups * s->run : 0; /* elements */
     for (size_t g = 0; g < s->groups && dscale; g++) {
         double sum = 0;
         for (size_t r = g; r < s->runs; r += s->groups)
             for (size_t p = 0; p < s->parts; p++) sum += (double)job.sums[r * s->parts + p];
         const double most = (double)s->qmax - (s->zeros ? s->zeros[g] : 0);
-        const double share = (double)(s->runs / s->groups * s->run) * (most > 1 ? most : 1);
+        const double share = (double)of_group * (most > 1 ? most : 1);
         dscale[g] = (float)(s->lsq ? sum / sqrt(share) : sum);
     }
     return NW_OK;

@@ -59,8 +59,8 @@ void nw_optimizer_step(const nw_optimizer *o, double rate, int64_t step, bool de
 double nw_schedule_rate(const nw_schedule *s, int64_t step) {
     if (step <= s->warmup) return s->rate * (double)step / (double)s->warmup;
     int64_t after = step - s->warmup - 1, length = s->total - s->warmup - 1;
-    if (s->kind == NW_SCHEDULE_STEP && s->every > 0)
-        return s->rate * pow(s->factor, (double)(after / s->every));
+    const int64_t periods = s->every > 0 ? after / s->every : 0;
+    if (s->kind == NW_SCHEDULE_STEP) return s->rate * pow(s->factor, (double)periods);
     if (s->kind != NW_SCHEDULE_COSINE) return s->rate;
     if (after >= length) return s->last;
     return s->last +
