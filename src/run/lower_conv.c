@@ -481,10 +481,8 @@ nw_status nw_lower_conv(nw_planner *p, nw_node *node, bool *ok) {
                     .measured = c.measured,
                     .groups = c.depthwise ? 1 : (size_t)c.g.groups,
                     .m = (size_t)(c.g.batch * c.g.out[1] * c.g.out[2])};
-    s.work = (double)s.m * (double)c.g.out_channels * (double)c.k * (double)c.taps /
-             (c.depthwise ? (c.integer ? 70 : 20)
-              : c.integer ? 200
-                          : 50);
+    s.work = c.depthwise ? (double)s.m * (double)c.g.out_channels * (double)c.taps / (c.integer ? 70 : 20)
+                         : nw_product_nanoseconds(c.integer, s.m, (size_t)c.g.out_channels, c.k * c.taps);
     const bool padded = !c.depthwise && wants_padded_copy(&c);
     nw_strip from = {.stride = (size_t)c.g.in_channels * c.size};
     if (padded || c.depthwise) /* these want their pixels one behind the other */

@@ -179,7 +179,7 @@ nw_status nw_lower_coded_conv(nw_planner *p, const nw_node *node, const nw_conv_
                      .hi = follow.hi};
     const size_t row = s.k * s.taps;
     const double products = (double)s.m * (double)all * (double)row;
-    s.work = products / (codes ? 200 : 50);
+    s.work = nw_product_nanoseconds(codes, s.m, all, row);
     s.rows_at_once = row < AT_ONCE / LEAST_ROWS ? AT_ONCE / row : LEAST_ROWS;
     if (s.rows_at_once > s.m) s.rows_at_once = s.m;
     int in[3] = {from.buffer, -1, -1}, out[2] = {-1, -1};

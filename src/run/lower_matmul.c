@@ -362,7 +362,7 @@ nw_status nw_lower_matmul(nw_planner *p, nw_node *node, bool *ok) {
                       .a_size = integer ? 1 : 4,
                       .y_size = codes_out ? 1 : 4};
     set_strides(&s);
-    s.work = (double)s.g.m * (double)s.g.n * (double)s.g.k / (integer ? 200 : 50);
+    s.work = nw_product_nanoseconds(integer, (size_t)s.g.m, (size_t)s.g.n, (size_t)s.g.k);
     nw_rows rows = {.stride = (size_t)s.g.k * s.a_size};
     if (integer) {
         s.u8s8 = nw_gemm_u8s8_select(p->options->isa);

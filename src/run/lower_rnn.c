@@ -156,7 +156,7 @@ static void multiply(const rnn_run *r, const product *p, size_t m, const void *a
                                          .hi = INFINITY};
     }
     nw_exec_parallel(r->e, job.by_columns ? p->n : m, job.by_columns ? p->nr : p->mr,
-                     (double)m * (double)p->n * (double)p->k / (p->codes ? 150 : 30), product_range, &job);
+                     nw_product_nanoseconds(p->codes, m, p->n, p->k), product_range, &job);
 }
 
 /* What a state [batch][hidden] is multiplied as: its codes, and where the product is on real numbers what they mean. */

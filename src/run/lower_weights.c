@@ -101,7 +101,7 @@ nw_status nw_lower_wcodes(nw_planner *p, const nw_node *node, const nw_plan_prod
     s.w.sums = sums;
     NW_TRY(nw_plan_follow(p, pr->value, false, &follow));
     const size_t m = (size_t)pr->g.m, k = s.w.k, ldc = s.w.n * sizeof(float);
-    s.work = (double)m * (double)s.w.n * (double)k / (s.codes ? 200 : 50);
+    s.work = nw_product_nanoseconds(s.codes, m, s.w.n, k);
     s.f32_args = (nw_wgemm_f32_args){
         .m = m, .lda = k * sizeof(float), .ldc = ldc, .bias = pr->bias, .lo = follow.lo, .hi = follow.hi};
     s.bf16_args = (nw_wgemm_bf16_args){

@@ -182,6 +182,11 @@ nw_status nw_plan_step(nw_planner *p, const nw_node *node, nw_step_fn *run, cons
     nw_plan_step(p, node, run, kernel, state, sizeof *(state), (int)(sizeof(in) / sizeof *(in)), in,         \
                  (int)(sizeof(out) / sizeof *(out)), out)
 void nw_plan_reason(nw_planner *p, const char *reason); /* of the latest step */
+/* What a product [m,k]·[k,n] of codes or of real numbers takes on one thread, roughly, in nanoseconds. A single row waits for the
+ * weights. */
+static inline double nw_product_nanoseconds(bool codes, size_t m, size_t n, size_t k) {
+    return (double)(m > 2 ? m : 2) * (double)n * (double)k / (codes ? 200 : 50);
+}
 /* Adds this many multiply-adds, of codes or of real numbers, to the latest step's work. */
 void nw_plan_work(nw_planner *p, bool codes, double multiply_adds);
 
