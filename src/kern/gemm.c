@@ -257,12 +257,11 @@ static void run_stretch(const nw_gemm_f32_kernel *kernel, const nw_gemm_f32_args
             tile.w = panel + k0 * nw_panel_width(n1 - j, nr, kernel->half);
             tile.n = nw_least(nr, n1 - j);
             tile.bias = args->bias && first ? args->bias + j : NULL;
-            for (size_t i = 0; i < count; i += tile.m) {
+            for (size_t i = 0, part = 0; i < count; i += tile.m) {
                 tile.m = tile_height(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
-                tile.fetch =
-                    nw_gemm_fetch_of(next, left * steps * sizeof(float), i / b.tile_rows, tiles, steps);
+                tile.fetch = nw_gemm_fetch_of(next, left * steps * sizeof(float), part++, tiles, steps);
                 kernel->run(&tile);
             }
         }
@@ -300,13 +299,13 @@ void nw_gemm_u8s8_run(const nw_gemm_u8s8_kernel *kernel, const nw_gemm_u8s8_args
             size_t next_bytes = n1 - j > nr ? nw_panel_width(n1 - j - nr, nr, kernel->half) * depth : 0;
             tile.col = j;
             tile.convertible = nw_epilogue_convertible(&args->epilogue, j, tile.n);
-            for (size_t i = 0; i < count; i += tile.m) {
-                tile.m = nw_least(b.tile_rows, count - i);
+            for (size_t i = 0, part = 0; i < count; i += tile.m) {
+                tile.m = tile_height(b.tile_rows, count - i);
                 tile.rows = rows + i;
                 tile.row = mb + i;
                 tile.row_sums = sums + i;
                 tile.c = (char *)args->c + (mb + i) * args->ldc + j * size;
-                tile.fetch = nw_gemm_fetch_of(next, next_bytes, i / b.tile_rows, tiles, depth / 4);
+                tile.fetch = nw_gemm_fetch_of(next, next_bytes, part++, tiles, depth / 4);
                 kernel->run(&tile);
             }
         }
