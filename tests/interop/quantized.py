@@ -26,7 +26,12 @@ SPEECH = DATA / "speech"
 # Where another bound holds. onnxruntime's QLinearAdd adds the zero point before it rounds, against its own formula
 # (RoundToEven(x / scale) + zero_point), so that ties fall the other way; kwt1 amplifies one code in 10 000. The same network in
 # Q/DQ form is 28 dB apart between onnxruntime and itself.
-BOUNDS = {("kwt1-transformer-kws", "onnxruntime QOperator in narrow"): (0.97, 30.0)}
+# mobilenetv2 with scales found while running: inputs that differ by a millionth give answers 18 dB apart in narrow and 26 dB in
+# onnxruntime, since what is rounded is 20 dB from float.
+BOUNDS = {
+    ("kwt1-transformer-kws", "onnxruntime QOperator in narrow"): (0.97, 30.0),
+    ("mobilenetv2", "narrow dynamic in onnxruntime"): (0.8, 15.0),
+}
 
 
 def speech(name, samples):
