@@ -417,10 +417,12 @@ static nw_status fold_dynamic_product(folder *f, int index, bool *ok) {
     for (int side = 0; side < 2; side++) {
         const nw_node *cast = nw_fold_maker(f, last->in[side], "Cast"),
                       *scales = nw_fold_maker(f, last->in[1 - side], "Mul");
-        const nw_node *product = cast ? nw_fold_maker(f, cast->in[0], "MatMulInteger") : NULL;
-        const nw_node *quantizer = product ? nw_fold_maker(f, product->in[0], "DynamicQuantizeLinear") : NULL;
-        if (!scales || !quantizer || product->in[0] != quantizer->out[0] ||
-            nw_node_in(product, 2) != quantizer->out[2])
+        const nw_node *product = cast ? nw_fold_maker(f, nw_node_in(cast, 0), "MatMulInteger") : NULL;
+        const nw_node *quantizer =
+            product ? nw_fold_maker(f, nw_node_in(product, 0), "DynamicQuantizeLinear") : NULL;
+        if (!scales || scales->in_count != 2 || !quantizer || quantizer->in_count != 1 ||
+            quantizer->out_count != 3 || product->in_count < 2 || product->in[0] != quantizer->out[0] ||
+            quantizer->out[1] < 0 || nw_node_in(product, 2) != quantizer->out[2])
             continue;
         int w_scale = scales->in[0] == quantizer->out[1]   ? scales->in[1]
                       : scales->in[1] == quantizer->out[1] ? scales->in[0]
