@@ -9,7 +9,11 @@ struct nw_arena_chunk {
 };
 
 #define HEADER nw_align_size(sizeof(nw_arena_chunk))
-#define CHUNK  ((size_t)64 * 1024 - HEADER)
+#ifdef NW_SANITIZE /* a block of the heap for each allocation: the address sanitizer sees where it ends */
+#define CHUNK ((size_t)0)
+#else
+#define CHUNK ((size_t)64 * 1024 - HEADER)
+#endif
 #define MOST_KEPT                                                                                            \
     ((size_t)4 << 20) /* by a reset: a large layer's memory is not held for the small ones after it */
 

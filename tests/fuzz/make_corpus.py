@@ -116,10 +116,11 @@ def quantized():
     write("qlinearconv", [
         node("QuantizeLinear", "x sx zx", "xq"), node("QLinearConv", "xq sx zx w sw zw sy zy b", "q"),
         node("DequantizeLinear", "q sy zy", "y")], {"x": [1, 3, 2, 2]}, {"y": [1, 2, 2, 2]}, scales[:8], opset=13)
-    write("dynamic", [
-        node("DynamicQuantizeLinear", "x", "q s z"), node("MatMulInteger", "q w z wz", "i"), node("Cast", "i", "f", to=F),
-        node("Mul", "s ws", "k"), node("Mul", "f k", "y")], {"x": [2, 3]}, {"y": [2, 2]},
-        [numpy_helper.from_array(rng.integers(-9, 9, (3, 2)).astype(np.int8), "w"), scalar("wz", 0, np.int8), scalar("ws", 0.01)])
+    codes = [numpy_helper.from_array(rng.integers(-9, 9, (3, 2)).astype(np.int8), "w"), scalar("wz", 0, np.int8), scalar("ws", 0.01)]
+    for name, factors in (("dynamic", "s ws"), ("dynamic_short", "")):  # the second is a Mul without inputs
+        write(name, [
+            node("DynamicQuantizeLinear", "x", "q s z"), node("MatMulInteger", "q w z wz", "i"), node("Cast", "i", "f", to=F),
+            node("Mul", factors, "k"), node("Mul", "f k", "y")], {"x": [2, 3]}, {"y": [2, 2]}, codes)
     write("int4", [node("DequantizeLinear", "w s z", "d", axis=0, block_size=2), node("MatMul", "x d", "y")], {"x": [1, 4]},
           {"y": [1, 2]}, [helper.make_tensor("w", TensorProto.INT4, [4, 2], [1, -8, 7, 0, 3, -2, 5, -1]), floats("s", 2, 2),
                           helper.make_tensor("z", TensorProto.INT4, [2, 2], [0, 1, -1, 0])], opset=21, ir=10)
