@@ -68,5 +68,8 @@ static inline int nw_add_size(size_t a, size_t b, size_t *out) {
 static inline size_t nw_align_size(size_t size) {
     return (size + NW_ALIGN - 1) / NW_ALIGN * NW_ALIGN;
 }
+static inline size_t nw_least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
 
 #endif

@@ -3,6 +3,7 @@
 #ifndef NW_KERN_GEMM_BLOCKS_H
 #define NW_KERN_GEMM_BLOCKS_H
 
+#include "base/context.h"
 #include "kern/rows.h"
 
 /* Columns are cut into panels of nr; the last one is as wide as it must be, in steps of `half`. */
@@ -49,10 +50,6 @@ static inline const void *const *nw_block_rows(const nw_rows *rows, size_t taps,
     *row_stride = count;
     nw_rows_gather(rows, taps, m0, count, buffer, count);
     return buffer;
-}
-
-static inline size_t nw_least(size_t a, size_t b) {
-    return a < b ? a : b;
 }
 
 #endif

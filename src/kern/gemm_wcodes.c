@@ -2,6 +2,8 @@
  * num/format.h. */
 #include "kern/gemm_wcodes.h"
 
+#include "kern/gemm_blocks.h"
+
 #include <string.h>
 
 static const nw_wgemm_kernel kernels[] = {
@@ -43,10 +45,6 @@ const nw_wgemm_bf16_kernel *nw_wgemm_bf16_select(nw_isa ceiling) {
     for (size_t i = 1; i < sizeof bf16_kernels / sizeof *bf16_kernels; i++)
         if (bf16_kernels[i].isa <= ceiling && nw_isa_supported(bf16_kernels[i].isa)) best = i;
     return &bf16_kernels[best];
-}
-
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------- */
@@ -110,7 +108,7 @@ static char *store_words(const nw_wcodes *w, size_t count, size_t nr, const uint
     uint32_t words[NW_WGEMM_MAX_NR];
     for (size_t k = 0; k < count; k += per_word, out += nr * sizeof *words) {
         memset(words, 0, sizeof words);
-        for (size_t i = 0; i < least(per_word, count - k); i++) {
+        for (size_t i = 0; i < nw_least(per_word, count - k); i++) {
             const int shift = nw_wcodes_shift(w, i);
             const uint16_t *row = codes + (k + i) * nr;
             for (size_t j = 0; j < nr; j++) words[j] |= (uint32_t)row[j] << shift;
@@ -163,15 +161,15 @@ void nw_wcodes_pack(size_t nr, const nw_wcodes *w, const nw_wcodes_source *sourc
     char *out = packed;
     memset(codes, 0, sizeof codes);
     for (size_t n0 = 0; n0 < w->n; n0 += nr) {
-        const size_t columns = least(nr, w->n - n0);
+        const size_t columns = nw_least(nr, w->n - n0);
         double total[NW_WGEMM_MAX_NR] = {0};
         if (columns < nr) memset(codes, 0, sizeof codes); /* padding columns */
         for (size_t k0 = 0; k0 < w->k;) {
-            const size_t end = least(k0 + w->block, w->k);
+            const size_t end = nw_least(k0 + w->block, w->k);
             int64_t steps[NW_WGEMM_MAX_NR] = {0};
             out = store_head(w, source, n0, columns, k0, nr, scale, zero, out);
             for (; k0 < end; k0 += SPAN) {
-                const size_t count = least(SPAN, end - k0);
+                const size_t count = nw_least(SPAN, end - k0);
                 load_span(w, source, n0, columns, k0, count, nr, codes);
                 out = store_words(w, count, nr, codes, out);
                 for (size_t i = 0; w->whole && i < count; i++)
@@ -187,15 +185,10 @@ void nw_wcodes_pack(size_t nr, const nw_wcodes *w, const nw_wcodes_source *sourc
     }
 }
 
-/* Columns of a panel as the f32 kernel has them. */
-static size_t panel_width(const nw_gemm_f32_kernel *f32, size_t columns) {
-    return columns < f32->nr ? (columns + f32->half - 1) / f32->half * f32->half : f32->nr;
-}
-
 void nw_wgemm_decode(const nw_wgemm_kernel *kernel, const nw_wcodes *w, size_t n0, float *out) {
     const nw_gemm_f32_kernel *f32 = nw_gemm_f32_select(kernel->isa);
     kernel->decode(w, (const char *)w->packed + n0 / kernel->nr * panel_bytes(w, kernel->nr), 0, w->k,
-                   panel_width(f32, w->n - n0), out);
+                   nw_panel_width(w->n - n0, f32->nr, f32->half), out);
 }
 
 /* ---- f32 ----------------------------------------------------------------------------------------------- */
@@ -214,10 +207,10 @@ static void few_rows(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *arg
         .w = args->w, .lda = args->lda, .ldc = args->ldc, .lo = args->lo, .hi = args->hi};
     for (size_t j = n0; j < n1; j += kernel->nr) {
         tile.panel = (const char *)args->w->packed + j / kernel->nr * bytes;
-        tile.n = least(kernel->nr, n1 - j);
+        tile.n = nw_least(kernel->nr, n1 - j);
         tile.bias = args->bias ? args->bias + j : NULL;
         for (size_t i = 0; i < count; i += tile.m) {
-            tile.m = least(tile_rows, count - i);
+            tile.m = nw_least(tile_rows, count - i);
             tile.a = (const float *)((const char *)args->a + (m0 + i) * args->lda);
             tile.c = (float *)((char *)args->c + (m0 + i) * args->ldc) + j;
             kernel->f32(&tile);
@@ -232,7 +225,7 @@ static size_t stretch_end(const nw_wcodes *w, size_t k0) {
         end = k0 + DEPTH / w->block * w->block;
     else if (end > (k0 / w->block + 1) * w->block)
         end = (k0 / w->block + 1) * w->block;
-    return least(end, w->k);
+    return nw_least(end, w->k);
 }
 
 /* Bytes of a panel before the codes of k. */
@@ -263,12 +256,12 @@ static void stretch(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *args
     const size_t from = codes_before(args->w, kernel->nr, k0),
                  next = codes_before(args->w, kernel->nr, k1) - from;
     for (size_t j = n0; j < n1; j += kernel->nr) {
-        tile.n = least(kernel->nr, n1 - j);
+        tile.n = nw_least(kernel->nr, n1 - j);
         tile.bias = first && args->bias ? args->bias + j : NULL;
         const char *codes = (const char *)args->w->packed + j / kernel->nr * bytes;
-        kernel->decode(args->w, codes, k0, k1, panel_width(f32, tile.n), panel);
+        kernel->decode(args->w, codes, k0, k1, nw_panel_width(tile.n, f32->nr, f32->half), panel);
         for (size_t i = 0; i < count; i += tile.m) {
-            tile.m = least(tile_rows, count - i);
+            tile.m = nw_least(tile_rows, count - i);
             tile.rows = rows + i;
             tile.c = (float *)((char *)args->c + (m0 + i) * args->ldc) + j;
             tile.fetch = nw_gemm_fetch_of(codes + bytes + from, next, i / tile_rows, tiles, k1 - k0);
@@ -282,16 +275,16 @@ void nw_wgemm_f32_run(const nw_wgemm_kernel *kernel, const nw_wgemm_f32_args *ar
     /* Codes of 16 bits are slow to come: few_rows has them come again for every FEW_ROWS rows. */
     size_t ahead = kernel->ahead;
     if (nw_wcodes_kind_of_256(args->w->kind)) ahead = NW_WGEMM_ROWS_OF_256;
-    if (args->w->bits == 16) ahead = least(ahead, 2 * FEW_ROWS);
+    if (args->w->bits == 16) ahead = nw_least(ahead, 2 * FEW_ROWS);
     if (m1 - m0 <= ahead) {
         for (size_t mb = m0; mb < m1; mb += FEW_ROWS)
-            few_rows(kernel, args, mb, least(FEW_ROWS, m1 - mb), n0, n1);
+            few_rows(kernel, args, mb, nw_least(FEW_ROWS, m1 - mb), n0, n1);
         return;
     }
     for (size_t mb = m0; mb < m1; mb += BLOCK_ROWS)
         for (size_t k0 = 0, k1; k0 < args->w->k; k0 = k1) {
             k1 = stretch_end(args->w, k0);
-            stretch(kernel, args, mb, least(BLOCK_ROWS, m1 - mb), n0, n1, k0, k1);
+            stretch(kernel, args, mb, nw_least(BLOCK_ROWS, m1 - mb), n0, n1, k0, k1);
         }
 }
 
@@ -303,11 +296,11 @@ void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args
                      size_t n0, size_t n1) {
     const nw_wcodes *w = args->w;
     const size_t bytes = panel_bytes(w, kernel->nr), mr = kernel->mr_u8;
-    const size_t block_rows = A_BYTES / w->k < mr ? mr : least(A_BYTES / w->k, BLOCK_ROWS) / mr * mr;
+    const size_t block_rows = A_BYTES / w->k < mr ? mr : nw_least(A_BYTES / w->k, BLOCK_ROWS) / mr * mr;
     float zero[BLOCK_ROWS], factor[BLOCK_ROWS];
     nw_wgemm_u8_tile tile = {.w = w, .lda = args->lda, .ldc = args->ldc, .lo = args->lo, .hi = args->hi};
     for (size_t mb = m0; mb < m1; mb += block_rows) {
-        const size_t count = least(block_rows, m1 - mb), tiles = (count + mr - 1) / mr;
+        const size_t count = nw_least(block_rows, m1 - mb), tiles = (count + mr - 1) / mr;
         const size_t tile_rows = (count + tiles - 1) / tiles;
         for (size_t i = 0; i < count; i++) {
             zero[i] = (float)(args->row_zero ? args->row_zero[mb + i] : args->zero);
@@ -315,11 +308,11 @@ void nw_wgemm_u8_run(const nw_wgemm_kernel *kernel, const nw_wgemm_u8_args *args
         }
         for (size_t j = n0; j < n1; j += kernel->nr) {
             tile.panel = (const char *)w->packed + j / kernel->nr * bytes;
-            tile.n = least(kernel->nr, n1 - j);
+            tile.n = nw_least(kernel->nr, n1 - j);
             tile.sums = w->sums + j;
             tile.bias = args->bias ? args->bias + j : NULL;
             for (size_t i = 0; i < count; i += tile.m) {
-                tile.m = least(tile_rows, count - i);
+                tile.m = nw_least(tile_rows, count - i);
                 tile.a = args->a + (mb + i) * args->lda;
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
                 tile.zero = zero + i;
@@ -339,14 +332,14 @@ void nw_wgemm_bf16_run(const nw_wgemm_bf16_kernel *kernel, const nw_wgemm_bf16_a
     const size_t block_rows = limit < mr ? mr : limit / mr * mr;
     nw_wgemm_bf16_tile tile = {.w = w, .lda = args->lda, .ldc = args->ldc, .lo = args->lo, .hi = args->hi};
     for (size_t mb = m0; mb < m1; mb += block_rows) {
-        const size_t count = least(block_rows, m1 - mb), tiles = (count + mr - 1) / mr;
+        const size_t count = nw_least(block_rows, m1 - mb), tiles = (count + mr - 1) / mr;
         const size_t tile_rows = (count + tiles - 1) / tiles;
         for (size_t j = n0; j < n1; j += kernel->nr) {
             tile.panel = (const char *)w->packed + j / kernel->nr * bytes;
-            tile.n = least(kernel->nr, n1 - j);
+            tile.n = nw_least(kernel->nr, n1 - j);
             tile.bias = args->bias ? args->bias + j : NULL;
             for (size_t i = 0; i < count; i += tile.m) {
-                tile.m = least(tile_rows, count - i);
+                tile.m = nw_least(tile_rows, count - i);
                 tile.a = (const uint16_t *)((const char *)args->a + (mb + i) * args->lda);
                 tile.c = (float *)((char *)args->c + (mb + i) * args->ldc) + j;
                 kernel->run(&tile);

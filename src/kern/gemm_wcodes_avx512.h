@@ -17,6 +17,24 @@ static inline __m512 load_scale(const nw_wcodes *w, const char *head, int v) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+#define MOST_ROWS 8 /* of a tile */
+
+/* A block's sums, in S ≤ 4 sets that took turns, times its columns' scales: added to the tile's. */
+NW_INLINE void add_block(const nw_wcodes *w, const char *head, __m512 (*acc)[MOST_ROWS][2],
+                         __m512 (*total)[2], const int M, const int S) {
+    NW_UNROLL
+    for (int v = 0; v < 2; v++) {
+        const __m512 scale = load_scale(w, head, v);
+        NW_UNROLL
+        for (int i = 0; i < M; i++) {
+            __m512 sum = acc[0][i][v];
+            if (S > 1) sum = _mm512_add_ps(sum, acc[1][i][v]);
+            if (S > 2) sum = _mm512_add_ps(sum, _mm512_add_ps(acc[2][i][v], acc[3][i][v]));
+            total[i][v] = _mm512_fmadd_ps(scale, sum, total[i][v]);
+        }
+    }
+}
+
 /* C's tile ← its M rows of sums, of which the tile may have fewer. */
 NW_INLINE void store_sums(const nw_wgemm_f32_tile *tile, __m512 (*total)[2], const int M) {
     const __m512 lo = _mm512_set1_ps(tile->lo), hi = _mm512_set1_ps(tile->hi);

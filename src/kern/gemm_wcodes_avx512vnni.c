@@ -77,7 +77,7 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
     for (size_t k = 0; k < w->k;) {
         const char *record = p;
         size_t left = w->k - k < w->block ? w->k - k : w->block;
-        __m512 acc[4][8][2], zero[2];
+        __m512 acc[4][MOST_ROWS][2], zero[2];
         NW_UNROLL
         for (int s = 0; s < S; s++) NW_UNROLL
         for (int i = 0; i < M; i++) acc[s][i][0] = acc[s][i][1] = _mm512_setzero_ps();
@@ -114,17 +114,7 @@ NW_INLINE void tile_of(const nw_wgemm_f32_tile *tile, const nw_wcodes_kind kind,
             }
             p += 4 * NR;
         }
-        NW_UNROLL
-        for (int v = 0; v < 2; v++) {
-            const __m512 scale = load_scale(w, record, v);
-            NW_UNROLL
-            for (int i = 0; i < M; i++) {
-                __m512 sum = acc[0][i][v];
-                if (S > 1) sum = _mm512_add_ps(sum, acc[1][i][v]);
-                if (S > 2) sum = _mm512_add_ps(sum, _mm512_add_ps(acc[2][i][v], acc[3][i][v]));
-                total[i][v] = _mm512_fmadd_ps(scale, sum, total[i][v]);
-            }
-        }
+        add_block(w, record, acc, total, M, S);
     }
     store_sums(tile, total, M);
 }

@@ -2,6 +2,8 @@
  * left-hand side of a product. Must not include anything but kern/. */
 #include "kern/outer.h"
 
+#include "kern/gemm_blocks.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -18,19 +20,11 @@ nw_outer_kernel nw_outer_select(nw_isa ceiling) {
     return (nw_outer_kernel){nw_gemm_f32_select(ceiling), layout.transpose_b32, channels.channel_copy_f32};
 }
 
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
-static size_t width_of(const nw_gemm_f32_kernel *kernel, size_t columns) {
-    return columns >= kernel->nr ? kernel->nr : (columns + kernel->half - 1) / kernel->half * kernel->half;
-}
-
 /* Rows of a block: all of it stays in cache while it is multiplied. */
 static size_t block_of(const nw_outer_args *args) {
     size_t rows = BYTES / sizeof(float) / (args->m + args->columns);
-    rows = rows < LEAST ? LEAST : least(rows, MOST) / LEAST * LEAST;
-    return least(rows, POINTERS / args->taps);
+    rows = rows < LEAST ? LEAST : nw_least(rows, MOST) / LEAST * LEAST;
+    return nw_least(rows, POINTERS / args->taps);
 }
 
 static size_t aligned(size_t bytes) {
@@ -50,12 +44,12 @@ size_t nw_outer_scratch(const nw_outer_kernel *kernel, const nw_outer_args *args
 static void pack_rows(const nw_outer_kernel *kernel, const nw_outer_args *args, size_t rows,
                       const void *const *at, size_t n0, size_t n1, float *out) {
     for (size_t width; n0 < n1; n0 += kernel->product->nr, out += rows * width) {
-        const size_t columns = least(kernel->product->nr, n1 - n0);
-        width = width_of(kernel->product, columns);
+        const size_t columns = nw_least(kernel->product->nr, n1 - n0);
+        width = nw_panel_width(columns, kernel->product->nr, kernel->product->half);
         if (columns < width) memset(out, 0, rows * width * sizeof *out);
         for (size_t j = 0, run; j < columns; j += run) {
             const size_t tap = (n0 + j) / args->channels, from = (n0 + j) % args->channels;
-            run = least(args->channels - from, columns - j);
+            run = nw_least(args->channels - from, columns - j);
             kernel->copy(rows, run, at + tap * rows, from, out + j, width);
         }
     }
@@ -80,7 +74,7 @@ void nw_outer_run(const nw_outer_kernel *kernel, const nw_outer_args *args, bool
         for (size_t m = 0; m < args->m; m++)
             memset((char *)product.c + m * args->ldc, 0, product.n * sizeof *product.c);
     for (size_t i = i0; i < i1; i += product.k) {
-        product.k = least(block, i1 - i);
+        product.k = nw_least(block, i1 - i);
         product.rows.stride = product.k * sizeof *y;
         kernel->transpose(product.k, args->m, (const char *)args->y + i * args->ldy, args->ldy / sizeof *y, y,
                           product.k);

@@ -194,21 +194,17 @@ nw_status nw_plan_coded(nw_planner *p, const nw_node *node, int v, size_t groups
 
 #define AT_ONCE (256 * 1024) /* bytes of decoded panels that all rows then meet in the cache */
 
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 /* Chooses what is decoded at a time. Returns its bytes. */
 static size_t cut(nw_coded *c) {
     if (c->group_bytes <= AT_ONCE) {
-        c->groups_at_once = least(c->groups, AT_ONCE / c->group_bytes);
+        c->groups_at_once = nw_least(c->groups, AT_ONCE / c->group_bytes);
         c->columns_at_once = c->w.n;
         return c->groups_at_once * c->group_bytes;
     }
     const size_t panels = c->panel_bytes < AT_ONCE ? AT_ONCE / c->panel_bytes : 1;
     c->groups_at_once = 1;
     c->columns_at_once = panels * c->nr;
-    return least(panels * c->panel_bytes, c->group_bytes);
+    return nw_least(panels * c->panel_bytes, c->group_bytes);
 }
 
 nw_status nw_plan_decoded(nw_planner *p, const nw_node *node, int v, size_t groups, nw_coded *c,
@@ -231,7 +227,7 @@ static size_t plane_of(const nw_coded *c, size_t count) {
 }
 
 static size_t panel_count(const nw_coded *c, size_t panel) {
-    return least(c->panel_bytes, c->group_bytes - panel * c->panel_bytes);
+    return nw_least(c->panel_bytes, c->group_bytes - panel * c->panel_bytes);
 }
 
 static void narrow_panel(const nw_coded *c, size_t count, const int8_t *from, uint8_t *to) {
@@ -261,9 +257,9 @@ bool nw_coded_next(const nw_coded *c, nw_coded_part *part) {
     part->n0 = same_group ? part->n1 : 0;
     if (!same_group) {
         part->g0 = part->g1;
-        part->g1 = least(c->groups, part->g0 + c->groups_at_once);
+        part->g1 = nw_least(c->groups, part->g0 + c->groups_at_once);
     }
-    part->n1 = least(c->w.n, part->n0 + c->columns_at_once);
+    part->n1 = nw_least(c->w.n, part->n0 + c->columns_at_once);
     return part->g0 < c->groups;
 }
 
@@ -278,7 +274,7 @@ static void unpack_panel(const nw_coded *c, size_t count, const uint8_t *from, i
     const size_t plane = plane_of(c, count);
     const uint8_t mask = (uint8_t)((1 << c->bits) - 1);
     for (size_t i = 0, at = 0; at < count; i++, at += plane)
-        c->unpack(least(plane, count - at), from, (int)i * c->bits, mask, c->least, to + at);
+        c->unpack(nw_least(plane, count - at), from, (int)i * c->bits, mask, c->least, to + at);
 }
 
 static void decode_range(void *user, size_t begin, size_t end) {
