@@ -29,7 +29,7 @@ export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 export PYTHONDONTWRITEBYTECODE=1
 release=build/${NARROW_BUILD:-release}
 debug=build/${NARROW_BUILD:-debug}
-export NARROW_BUILD_DIR=$PWD/$release
+export NARROW_BUILD_DIR=$PWD/$release NARROW_DEBUG_DIR=$PWD/$debug
 python=.venv/bin/python
 logs=build/test-logs
 mkdir -p "$logs"
@@ -211,6 +211,7 @@ suite qoperators with_python qoperators tests/interop/qoperators.py
 suite qat-interop with_python qat-interop tests/interop/qat.py
 suite interop with_python interop tests/interop/quantized.py $($long && echo --all)
 suite fuzz fuzz
+suite mutated with_python mutated tests/interop/mutated.py $($long && echo --all)
 suite clang build clang
 suite arm64 arm64
 if $long; then

@@ -32,9 +32,10 @@ const nw_tensor *nw_fold_constant(const folder *f, int v) {
 
 /* ---- grids ------------------------------------------------------------------------------------------------------ */
 
-/* The grid of codes of `format` with these scale and zero inputs; *ok false when they are no constants or make no sense here. */
+/* The grid of codes of `format` with these scale and zero inputs, for codes of this rank (−1: unknown) and shape (NULL:
+ * unknown); *ok false when they are no constants or make no sense here. */
 static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int64_t axis, int64_t block,
-                           int rank, grid *out, bool *ok) {
+                           int rank, const int64_t *dims, grid *out, bool *ok) {
     *ok = false;
     const nw_tensor *s = nw_fold_constant(f, scale);
     const nw_constant *z = nw_graph_constant(f->g, zero);
@@ -58,6 +59,8 @@ static nw_status read_grid(folder *f, nw_format format, int scale, int zero, int
     if (p.grain == NW_GRAIN_AXIS && n == 1) p.grain = NW_GRAIN_TENSOR;
     if (p.grain != NW_GRAIN_TENSOR && (rank >= 0 && (axis < 0 || axis >= rank))) return NW_OK;
     p.axis = (int)axis;
+    if (p.grain == NW_GRAIN_TENSOR && n != 1) return NW_OK;
+    if (dims && n != nw_qparam_group_count(p.grain, p.axis, p.block, rank, dims)) return NW_OK;
     float *scales = nw_arena_array(&f->arena, n, sizeof *scales);
     int32_t *zeros = nw_arena_array(&f->arena, n, sizeof *zeros);
     if (!scales || !zeros) return NW_E_MEMORY;
@@ -130,7 +133,8 @@ static nw_status real_input(folder *f, const nw_node *node, int i, int s, int z,
     const nw_constant *c = nw_graph_constant(f->g, codes);
     const nw_constant *zc = nw_graph_constant(f->g, zero);
     nw_format format = c ? c->tensor.format : zc ? zc->tensor.format : NW_U8;
-    NW_TRY(read_grid(f, format, nw_node_in(node, s), zero, axis, 0, c ? c->tensor.rank : -1, q, ok));
+    NW_TRY(read_grid(f, format, nw_node_in(node, s), zero, axis, 0, c ? c->tensor.rank : -1,
+                     c ? c->tensor.dims : NULL, q, ok));
     if (!*ok) return NW_OK;
     if (c && !c->tensor.qparam) return add_packed(f, codes, q, out);
     *ok = codes < f->count && f->real[codes] >= 0 && same_grid(&f->grids[codes], q);
@@ -150,7 +154,7 @@ static nw_status finish(folder *f, int from, const char *type, int in_count, con
     bool has_scale = nw_node_in(&g->nodes[from], s) >= 0;
     if (has_scale) {
         NW_TRY(read_grid(f, zc ? zc->tensor.format : NW_U8, nw_node_in(&g->nodes[from], s),
-                         nw_node_in(&g->nodes[from], z), 0, 0, -1, &q, ok));
+                         nw_node_in(&g->nodes[from], z), 0, 0, -1, NULL, &q, ok));
         if (!*ok || q.p.grain != NW_GRAIN_TENSOR) {
             *ok = false;
             return NW_OK;
@@ -258,7 +262,7 @@ static nw_status fold_quantize(folder *f, int index, bool *ok) {
     const nw_value *x = &f->g->values[node->in[0]];
     grid q;
     NW_TRY(read_grid(f, format, nw_node_in(node, 1), nw_node_in(node, 2), nw_node_int(node, "axis", 1), 0,
-                     x->rank, &q, ok));
+                     x->rank, NULL, &q, ok));
     if (!*ok || (q.p.grain == NW_GRAIN_AXIS && x->rank < 0 && nw_node_int(node, "axis", 1) < 0)) {
         *ok = false;
         return NW_OK;
@@ -293,7 +297,7 @@ static nw_status fold_signs(folder *f, int index, bool *ok) {
     nw_qparam p = {.format = NW_INDEX1, .groups = 1};
     nw_tensor scale = {.format = NW_F32, .data = &high};
     nw_node *fresh;
-    int in[2] = {compare->in[0]};
+    int in[2] = {nw_node_in(compare, 0)};
     NW_TRY(nw_levels_binary(&f->arena, &p.levels));
     NW_TRY(nw_graph_add_constant_copy(g, NULL, &scale, &in[1]));
     NW_TRY(nw_graph_add_node(g, NARROW, "FakeQuant", node->name, 2, in, 1, &y, &fresh));
@@ -305,11 +309,11 @@ static nw_status fold_signs(folder *f, int index, bool *ok) {
 static nw_status fold_dynamic(folder *f, int index, bool *ok) {
     nw_graph *g = f->g;
     const nw_node *node = &g->nodes[index];
-    int maker = node->in[0] < f->count ? f->uses.producer[node->in[0]] : NW_ABSENT;
-    *ok = maker >= 0 && is_op(&g->nodes[maker], "", "DynamicQuantizeLinear") && node->in_count == 3;
-    for (int i = 0; i < 3 && *ok; i++) *ok = node->in[i] == nw_node_out(&g->nodes[maker], i);
+    const nw_node *maker = nw_fold_maker(f, nw_node_in(node, 0), "DynamicQuantizeLinear");
+    *ok = maker && node->in_count == 3;
+    for (int i = 0; i < 3 && *ok; i++) *ok = node->in[i] == nw_node_out(maker, i);
     if (!*ok) return NW_OK;
-    int x = g->nodes[maker].in[0], y = node->out[0];
+    int x = nw_node_in(maker, 0), y = node->out[0];
     nw_node *fresh;
     NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", g->nodes[index].name, 1, &x, 1, &y, &fresh));
     g->nodes[index].dead = true;
@@ -333,14 +337,11 @@ static nw_status fold_dequantize(folder *f, int index, bool *ok) {
     int rank = c ? c->tensor.rank : f->real[codes] >= 0 ? g->values[codes].rank : -1;
     grid q;
     NW_TRY(read_grid(f, format, nw_node_in(node, 1), nw_node_in(node, 2), nw_node_int(node, "axis", 1),
-                     c ? nw_node_int(node, "block_size", 0) : 0, rank, &q, ok));
+                     c ? nw_node_int(node, "block_size", 0) : 0, rank, c ? c->tensor.dims : NULL, &q, ok));
     if (!*ok) return NW_OK;
     if (c) {
-        if (c->tensor.qparam ||
-            q.p.groups != nw_qparam_group_count(q.p.grain, q.p.axis, q.p.block, rank, c->tensor.dims)) {
-            *ok = false;
-            return NW_OK;
-        }
+        *ok = !c->tensor.qparam;
+        if (!*ok) return NW_OK;
         nw_tensor t = c->tensor;
         NW_TRY(nw_fold_scales(f, nw_fold_constant(f, nw_node_in(node, 1))->format, &q.p, ok));
         if (!*ok) return NW_OK;
@@ -397,7 +398,7 @@ static nw_status fold_move(folder *f, int index, bool *ok) {
 
 /* x restricted to a grid found while running, where `quantizer` makes its codes; one FakeQuant for all readers. */
 static nw_status dynamic_input(folder *f, const nw_node *quantizer, int *out) {
-    int codes = quantizer->out[0], x = quantizer->in[0];
+    int codes = quantizer->out[0], x = nw_node_in(quantizer, 0);
     *out = f->dynamic[codes];
     if (*out >= 0) return NW_OK;
     nw_node *node;
@@ -431,12 +432,9 @@ static nw_status fold_dynamic_product(folder *f, int index, bool *ok) {
         if (w_scale < 0 || !w || w->tensor.qparam || w->tensor.rank != 2) continue;
         grid q;
         int in[2], y = last->out[0];
-        NW_TRY(read_grid(f, w->tensor.format, w_scale, nw_node_in(product, 3), 1, 0, 2, &q, ok));
+        NW_TRY(
+            read_grid(f, w->tensor.format, w_scale, nw_node_in(product, 3), 1, 0, 2, w->tensor.dims, &q, ok));
         if (!*ok) return NW_OK;
-        if (q.p.groups != 1 && q.p.groups != (size_t)w->tensor.dims[1]) {
-            *ok = false;
-            return NW_OK;
-        }
         const char *name = product->name;
         NW_TRY(add_packed(f, product->in[1], &q, &in[1]));
         NW_TRY(dynamic_input(f, quantizer, &in[0]));
@@ -533,6 +531,8 @@ static nw_status fold_node(folder *f, int index) {
     if (node->out_count < 1 || node->out[0] < 0) return NW_OK;
     if (is_linear(node, "QuantizeLinear")) return fold_quantize(f, index, &ok);
     if (is_op(node, NARROW, "DequantizeLinear")) return nw_fold_native(f, index);
+    if (is_op(node, NARROW, "FakeQuant") && nw_node_in(node, 0) < 0)
+        return nw_fail(f->g->ctx, NW_E_FORMAT, "FakeQuant node \"%s\" has no input", node->name);
     const char *codes = nw_node_string(node, NW_CODES_FORMAT, NULL);
     if (is_op(node, ms, "MatMulNBits")) return nw_fold_nbits(f, index, &ok);
     if (is_linear(node, "DequantizeLinear")) {

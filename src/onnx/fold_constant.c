@@ -117,7 +117,7 @@ static int64_t block_of(const nw_tensor *index, int64_t length) {
 /* Grain and scales of codes of this shape from the factor v they are multiplied with. */
 static nw_status read_factor(folder *f, int v, int rank, const int64_t *dims, nw_qparam *p, bool *ok) {
     const nw_node *gather = nw_fold_maker(f, v, "Gather");
-    const nw_tensor *s = nw_fold_constant(f, gather ? gather->in[0] : v);
+    const nw_tensor *s = nw_fold_constant(f, gather ? nw_node_in(gather, 0) : v);
     *ok = s && s->rank <= rank && nw_format_is_scale(s->format) && nw_tensor_count(s) > 0;
     if (!*ok) return NW_OK;
     nw_tensor real;
@@ -214,7 +214,7 @@ static nw_status fold_cast(folder *f, int index, nw_format to, bool *ok) {
     if (!*ok) return NW_OK;
     float one = 1;
     const nw_tensor scale = {.format = NW_F32, .data = &one};
-    int in[2] = {narrow->in[0]}, y = node->out[0];
+    int in[2] = {nw_node_in(narrow, 0)}, y = node->out[0];
     NW_TRY(nw_graph_add_constant_copy(g, NULL, &scale, &in[1]));
     nw_node *fresh;
     NW_TRY(nw_graph_add_node(g, "ai.narrow", "FakeQuant", g->nodes[index].name, 2, in, 1, &y, &fresh));

@@ -394,7 +394,8 @@ nw_status nw_onnx_import_bytes(nw_context *ctx, nw_bytes *bytes, const char *nam
     if (status == NW_OK) status = import_model(&im, proto, g);
     if (message) protobuf_c_message_free_unpacked(message, &allocator);
     nw_wire_free(&wire);
-    for (size_t i = 0; g && i < im.external_count; i++) g->info->external_bytes += im.externals[i].bytes->size;
+    for (size_t i = 0; g && i < im.external_count; i++)
+        g->info->external_bytes += im.externals[i].bytes->size;
     release_externals(&im);
     if (status == NW_OK) {
         status = nw_graph_resolve(g);

@@ -613,7 +613,7 @@ static bool rounds_products(const nw_graph *g, const nw_uses *uses, const nw_nod
     for (int u = uses->first[y]; u < uses->first[y + 1] && all; u++) {
         const nw_node *reader = &g->nodes[uses->users[u]];
         all = (nw_node_is(reader, "MatMul") || nw_node_is(reader, "Gemm")) && reader->in[0] == y &&
-              reader->in[1] != y && nw_node_in(reader, 2) != y;
+              nw_node_in(reader, 1) != y && nw_node_in(reader, 2) != y;
     }
     return all;
 }

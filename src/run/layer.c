@@ -66,6 +66,11 @@ nw_status nw_plan_weights(nw_planner *p, int v, int axis, nw_weights *out, bool 
     return NW_OK;
 }
 
+/* A bias less what the zero point adds to every sum; wraps, as the sums do. */
+static int32_t less_sum(int32_t bias, int32_t zero, int32_t col_sum) {
+    return (int32_t)((uint32_t)bias - (uint32_t)zero * (uint32_t)col_sum);
+}
+
 nw_status nw_plan_epilogue(nw_planner *p, const nw_grid *x, const nw_weights *w, const float *bias,
                            const int32_t *col_sums, const nw_follow *follow, nw_epilogue *out) {
     nw_arena *arena = &p->plan->arena;
@@ -78,8 +83,8 @@ nw_status nw_plan_epilogue(nw_planner *p, const nw_grid *x, const nw_weights *w,
     for (size_t i = 0; i < n; i++) {
         double unit = (double)x->scale * (double)w->scale[i]; /* what one step of the accumulator is worth */
         double b = codes && bias ? rint((double)bias[i] / unit) : 0;
-        b = b < -1073741824.0 ? -1073741824.0 : b > 1073741824.0 ? 1073741824.0 : b;
-        ibias[i] = (int32_t)b - x->zero * col_sums[i];
+        b = !(b > -1073741824.0) ? -1073741824.0 : b > 1073741824.0 ? 1073741824.0 : b; /* and NaN */
+        ibias[i] = less_sum((int32_t)b, x->zero, col_sums[i]);
         /* In f32, in this order: other runtimes do the same, and the last bit decides ties. */
         float step = x->scale * w->scale[i];
         scale[i] = codes ? step / follow->grid.scale : step;
@@ -104,8 +109,7 @@ void nw_epilogue_take_grid(nw_epilogue *e, size_t n, void *room) {
     int32_t *bias = (int32_t *)(scale + n);
     for (size_t i = 0; i < n; i++) {
         scale[i] = e->scale[i] * e->row_scale[0];
-        bias[i] = (int32_t)((e->bias ? (uint32_t)e->bias[i] : 0) -
-                            (uint32_t)e->row_zero[0] * (uint32_t)e->col_sum[i]); /* wraps, as the sums do */
+        bias[i] = less_sum(e->bias ? e->bias[i] : 0, e->row_zero[0], e->col_sum[i]);
     }
     e->scale = scale;
     e->bias = bias;

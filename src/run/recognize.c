@@ -411,8 +411,9 @@ static nw_status weights_of(matcher *m, int v, rounding *r, nw_node **softmax) {
     } else if (status == NW_OK && nw_fakequant_is_cast(&q)) {
         fits = true;
         *r = (rounding){.format = q.format, .top = 255};
-    } else if (status == NW_OK && nw_format_is_integer(q.format) && q.groups == 1) {
-        fits = nw_qparam_zero(&q, 0) == q.qmin && q.qmax - q.qmin <= 255 && nw_qparam_scale(&q, 0) > 0;
+    } else if (status == NW_OK && nw_format_is_integer(q.format) && nw_format_bits(q.format) <= 8 &&
+               q.groups == 1) {
+        fits = nw_qparam_zero(&q, 0) == q.qmin && nw_qparam_scale(&q, 0) > 0;
         *r = (rounding){NW_U8, nw_qparam_scale(&q, 0), q.qmax - q.qmin};
     }
     nw_arena_free(&scratch);
@@ -510,6 +511,7 @@ nw_status nw_recognize(nw_graph *g, nw_tensor *desc, const nw_taps *taps) {
     for (int n = 0; n < nodes && status == NW_OK; n++) {
         const nw_node *node = &g->nodes[n];
         if (node->dead || node->in_count != 2 || node->in[0] < 0 || node->in[1] < 0) continue;
+        if (nw_node_out(node, 0) < 0) continue;
         if (desc[node->out[0]].format != NW_F32) continue;
         if (nw_node_is(node, "Mul")) {
             status = match_gelu(&m, n);

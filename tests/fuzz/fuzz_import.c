@@ -27,10 +27,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size) memcpy((void *)(uintptr_t)bytes->data, data, size);
     if (nw_onnx_import_bytes(&ctx, bytes, "fuzz", NULL, true, &g) == NW_OK) {
         judge_all(g);
-        nw_onnx_fold_quantization(g);
-        nw_onnx_spell_quantization(g, NW_STYLE_QDQ, 0);
-        nw_onnx_export(g, "/dev/null/never", false,
-                       NULL); /* walks the whole graph; the file cannot be made */
+        if (nw_onnx_fold_quantization(g) == NW_OK && nw_onnx_spell_quantization(g, NW_STYLE_QDQ, 0) == NW_OK)
+            nw_onnx_export(g, "/dev/null/never", false, NULL); /* walks all of it; the file cannot be made */
         nw_graph_free(g);
     }
     nw_bytes_free(bytes);

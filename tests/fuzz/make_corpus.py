@@ -124,10 +124,12 @@ def quantized():
     write("int4", [node("DequantizeLinear", "w s z", "d", axis=0, block_size=2), node("MatMul", "x d", "y")], {"x": [1, 4]},
           {"y": [1, 2]}, [helper.make_tensor("w", TensorProto.INT4, [4, 2], [1, -8, 7, 0, 3, -2, 5, -1]), floats("s", 2, 2),
                           helper.make_tensor("z", TensorProto.INT4, [2, 2], [0, 1, -1, 0])], opset=21, ir=10)
-    write("contrib", [
-        node("QuantizeLinear", "x sx zx", "q"), node("QLinearAdd", "q sx zx q sx zx sy zy", "a", domain="com.microsoft"),
-        node("QGemm", "a sy zy g sw zw", "y", domain="com.microsoft", transB=1)], {"x": [1, 3]}, {"y": [1, 2]},
-        scales[:6] + [numpy_helper.from_array(rng.integers(-9, 9, (2, 3)).astype(np.int8), "g")], extra=["com.microsoft"])
+    scales = scales[:6] + [numpy_helper.from_array(rng.integers(-9, 9, (2, 3)).astype(np.int8), "g")]
+    for name, transposed in (("contrib", 1), ("contrib_scales", 0)):  # the second has two scales for three columns
+        write(name, [
+            node("QuantizeLinear", "x sx zx", "q"), node("QLinearAdd", "q sx zx q sx zx sy zy", "a", domain="com.microsoft"),
+            node("QGemm", "a sy zy g sw zw", "y", domain="com.microsoft", transB=transposed)],
+            {"x": [1, 2 + transposed]}, {"y": [1, 3 - transposed]}, scales, extra=["com.microsoft"])
 
 
 def recurrent():
