@@ -259,14 +259,15 @@ static void balance_group(const packing *k, group at, size_t g, candidate *found
     const nw_qparam *p = k->p;
     const float *x = k->x->data, scale = nw_qparam_scale(p, g);
     const int32_t zero = nw_qparam_zero(p, g);
+    const size_t n = at.outer * at.run;
     double sum = 0;
-    for (size_t i = 0; i < at.outer * at.run; i++) {
+    for (size_t i = 0; i < n; i++) {
         const float v = x[at.first + i / at.run * at.step + i % at.run];
         sum += (double)(nw_quantize_one(v, scale, zero, p->qmin, p->qmax) - zero) - (double)(v / scale);
     }
     const int sign = sum > 0 ? 1 : -1;
-    size_t count = 0, wanted = (size_t)rint(fabs(sum));
-    for (size_t i = 0; i < at.outer * at.run && wanted; i++) {
+    size_t count = 0, wanted = fabs(sum) < (double)n ? (size_t)rint(fabs(sum)) : n;
+    for (size_t i = 0; i < n && wanted; i++) {
         const size_t place = at.first + i / at.run * at.step + i % at.run;
         const int32_t q = nw_quantize_one(x[place], scale, zero, p->qmin, p->qmax);
         const float error = (float)sign * ((float)(q - zero) - x[place] / scale);

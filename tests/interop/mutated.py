@@ -87,14 +87,17 @@ def constant_mutations(tensor):
             arrays["transposed"] = np.ascontiguousarray(array.T)
         if array.dtype.kind == "f":
             arrays["not a number"] = np.full_like(array, np.nan)
+            arrays["infinite"] = np.full_like(array, np.inf)
             arrays["negative"] = -array
+            for name, value in (("huge", 3e38), ("tiny", 1e-45)):
+                arrays[name] = np.full_like(array, value)
+                arrays[f"one {name}"] = np.where(np.arange(array.size).reshape(array.shape) == 0, np.float32(value), array)
         elif array.dtype.kind == "i" and array.size:
             arrays["largest"] = np.full_like(array, np.iinfo(array.dtype).max)
             arrays["smallest"] = np.full_like(array, np.iinfo(array.dtype).min)
         for kind in (np.int8, np.uint8, np.int32, np.int64, np.float32, np.float64):
             if array.dtype != kind:
-                with np.errstate(invalid="ignore"):
-                    arrays[f"as {np.dtype(kind).name}"] = array.astype(kind)
+                arrays[f"as {np.dtype(kind).name}"] = array.astype(kind)
         for name, changed in arrays.items():
             yield name, numpy_helper.from_array(changed, tensor.name)
     else:  # a type that numpy lacks
@@ -170,6 +173,7 @@ def survive(program, paths):
 
 def try_model(path, programs):
     """Per program: its name, and what its crashes were."""
+    np.seterr(all="ignore")  # of this thread
     with tempfile.TemporaryDirectory() as folder:
         names = {}
         for i, (name, model) in enumerate(mutations(onnx.load(path))):
