@@ -88,8 +88,9 @@ typedef void nw_softmax_f32_fn(size_t n, const float *x, float *y);
  * whose s are all −inf gives 0. */
 typedef void nw_weigh_f32_fn(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
                              size_t ld_bias, float *sums);
-/* The same as codes, q = rint(255·exp(s − max s)), rows ld_q apart; totals [rows] are the sums of a row's codes, sums those
- * of the numbers before rounding. A NaN among the numbers is one in the sum and code 0. n < 2^23. */
+/* The same as codes, q = rint(255·e), rows ld_q apart; totals [rows] are the sums of a row's codes, sums those of the e. e is
+ * exp(s − max s) but for 1.1e-4 of it, and 1 for the largest s. A NaN among the numbers is one in the sum and code 0.
+ * n < 2^23. */
 typedef void nw_weigh_u8_fn(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
                             size_t ld_bias, uint8_t *q, size_t ld_q, float *sums, int32_t *totals);
 /* Rows of n ≥ 1, x and y [rows,n]: y = (x − mean)/sqrt(variance + eps)·gamma + beta; gamma, beta [n] or NULL (1, 0). */

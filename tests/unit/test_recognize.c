@@ -440,7 +440,8 @@ static void check_codes(const char *what, const char *kernel, bool exact) {
                 fail_msg("%s: element %zu is %g, not %g", what, i, (double)planned[k > 0][i],
                          (double)reference[i]);
         }
-        if (!(error <= 1e-7 * size)) fail_msg("%s: noise of %g, numbers of %g", what, error, size);
+        /* a weight's code may be the other one beside a tie: its exponential is rounded to fewer bits */
+        if (!(error <= 1e-6 * size)) fail_msg("%s: noise of %g, numbers of %g", what, error, size);
     }
     nw_graph_free(g);
 }
