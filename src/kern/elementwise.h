@@ -74,6 +74,9 @@ typedef void nw_fake_quantize_f32_fn(size_t n, const float *x, float scale, floa
  * Σ dy·(y/scale − (v there, else 0)): 32 interleaved sums, added as in sum_f32. */
 typedef float nw_straight_through_f32_fn(size_t n, const float *x, const float *dy, float scale, float lo,
                                          float hi, float *dx);
+/* Σ (x − x')², x' = scale·clamp(rint(x·(1/scale)), lo, hi): 32 interleaved sums, added as in sum_f32. 1/scale is finite; lo ≤ 0
+ * and hi ≥ 0 are whole numbers within ±2^20. */
+typedef float nw_grid_error_f32_fn(size_t n, const float *x, float scale, float lo, float hi);
 /* *lo = min(*lo, x…), *hi = max(*hi, x…): start with +inf, −inf. NaN elements are skipped. For dynamic
  * quantization. */
 typedef void nw_minmax_f32_fn(size_t n, const float *x, float *lo, float *hi);

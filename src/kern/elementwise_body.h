@@ -344,48 +344,64 @@ UNARY(round_bf16, vec_round_bf16)
 #define SUMS  32
 #define PARTS (SUMS / NW_LANES)
 
-typedef enum terms { PLAIN, SQUARES, EXPONENTIALS } terms;
+/* What elements [at, at + count) add to their sums: 0 in the lanes past the count. args: the function's own. */
+typedef vec addend_fn(void *args, size_t at, size_t count);
 
-/* The terms of `count` elements from `at` on: x, (x − about)², or exp(x − about), which also goes to y (NULL
- * for the others). A lane past the count is 0. */
-NW_INLINE vec terms_of(terms what, size_t at, size_t count, const float *x, vec about, float *y) {
-    vec v = load(x + at, count);
-    if (what == PLAIN) return v;
-    v -= about;
-    if (what == SQUARES) v *= v;
-    if (what == EXPONENTIALS) {
-        v = vec_exp(v);
-        store(y + at, count, v);
-    }
+/* v in the first `count` lanes, 0 in the others. */
+NW_INLINE vec within(size_t count, vec v) {
     return count == NW_LANES ? v : (vec)((ivec)v & lanes_below(count));
 }
 
-/* The sum of interleaved sums, in all lanes. */
-NW_INLINE vec all_of(vec *sums) {
+/* The sum of n elements' terms, in all lanes. */
+NW_INLINE vec total_of(size_t n, addend_fn *addend, void *args) {
+    vec sums[PARTS];
+    size_t i = 0;
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) sums[p] = splat(0.0f);
+    for (; i + SUMS <= n; i += SUMS) NW_UNROLL
+    for (int p = 0; p < PARTS; p++) sums[p] += addend(args, i + (size_t)p * NW_LANES, NW_LANES);
+    NW_UNROLL
+    for (int p = 0; p < PARTS; p++) {
+        if (i + NW_LANES <= n)
+            sums[p] += addend(args, i, NW_LANES);
+        else if (i < n)
+            sums[p] += addend(args, i, n - i);
+        i += NW_LANES;
+    }
     NW_UNROLL
     for (int half = PARTS / 2; half; half /= 2) NW_UNROLL
     for (int p = 0; p < half; p++) sums[p] += sums[p + half];
     return sum_across(sums[0]);
 }
 
-/* Their sum, in all lanes. */
-NW_INLINE vec total_of(terms what, size_t n, const float *x, vec about, float *y) {
-    vec sums[PARTS];
-    size_t i = 0;
-    NW_UNROLL
-    for (int p = 0; p < PARTS; p++) sums[p] = splat(0.0f);
-    for (; i + SUMS <= n; i += SUMS) NW_UNROLL
-    for (int p = 0; p < PARTS; p++)
-        sums[p] += terms_of(what, i + (size_t)p * NW_LANES, NW_LANES, x, about, y);
-    NW_UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        if (i + NW_LANES <= n)
-            sums[p] += terms_of(what, i, NW_LANES, x, about, y);
-        else if (i < n)
-            sums[p] += terms_of(what, i, n - i, x, about, y);
-        i += NW_LANES;
-    }
-    return all_of(sums);
+typedef struct real_row {
+    const float *x;
+    vec about; /* what is taken from x, but for plain_addend */
+    float *y;
+} real_row;
+
+NW_INLINE vec plain_addend(void *args, size_t at, size_t count) {
+    const real_row *r = args;
+    return load(r->x + at, count);
+}
+NW_INLINE vec square_addend(void *args, size_t at, size_t count) {
+    const real_row *r = args;
+    const vec v = load(r->x + at, count) - r->about;
+    return within(count, v * v);
+}
+/* exp(x − about), which also goes to y. */
+NW_INLINE vec exponential_addend(void *args, size_t at, size_t count) {
+    const real_row *r = args;
+    const vec v = vec_exp(load(r->x + at, count) - r->about);
+    store(r->y + at, count, v);
+    return within(count, v);
+}
+
+NW_INLINE float sum_of(size_t n, const float *x) {
+    return total_of(n, plain_addend, &(real_row){.x = x})[0];
+}
+NW_INLINE vec exponentials_of(size_t n, const float *x, vec about, float *y) {
+    return total_of(n, exponential_addend, &(real_row){x, about, y});
 }
 
 /* *low and *high, the same in all lanes, widened by the elements that are no NaN. */
@@ -432,48 +448,56 @@ void NW_KERNEL(fake_quantize_f32)(size_t n, const float *x, float scale, float l
     }
 }
 
-/* `count` elements; what it adds to the sum. */
-NW_INLINE vec straight_through_of(size_t count, const float *x, const float *dy, float scale, float lo,
-                                  float hi, float *dx) {
-    const vec v = load(x, count) / splat(scale), g = load(dy, count), none = {0};
-    const ivec inside = (v >= splat(lo)) & (v <= splat(hi));
+typedef struct straight_row {
+    const float *x, *dy;
+    vec scale, lo, hi;
+    float *dx;
+} straight_row;
+
+NW_INLINE vec straight_through_addend(void *args, size_t at, size_t count) {
+    const straight_row *r = args;
+    const vec v = load(r->x + at, count) / r->scale, g = load(r->dy + at, count), none = {0};
+    const ivec inside = (v >= r->lo) & (v <= r->hi);
     vec code = choose(is_number(v), v, none);
-    code = smaller(splat(hi), larger(splat(lo), code));
+    code = smaller(r->hi, larger(r->lo, code));
     code = (code + splat(ROUNDER)) - splat(ROUNDER);
-    store(dx, count, choose(inside, g, none));
+    store(r->dx + at, count, choose(inside, g, none));
     return g * (code - choose(inside, v, none));
 }
 
 float NW_KERNEL(straight_through_f32)(size_t n, const float *x, const float *dy, float scale, float lo,
                                       float hi, float *dx) {
-    vec sums[PARTS];
-    size_t i = 0;
-    NW_UNROLL
-    for (int p = 0; p < PARTS; p++) sums[p] = splat(0.0f);
-    for (; i + SUMS <= n; i += SUMS) NW_UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        const size_t at = i + (size_t)p * NW_LANES;
-        sums[p] += straight_through_of(NW_LANES, x + at, dy + at, scale, lo, hi, dx + at);
-    }
-    NW_UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        if (i + NW_LANES <= n)
-            sums[p] += straight_through_of(NW_LANES, x + i, dy + i, scale, lo, hi, dx + i);
-        else if (i < n)
-            sums[p] += straight_through_of(n - i, x + i, dy + i, scale, lo, hi, dx + i);
-        i += NW_LANES;
-    }
-    return all_of(sums)[0];
+    straight_row r = {x, dy, splat(scale), splat(lo), splat(hi), dx};
+    return total_of(n, straight_through_addend, &r)[0];
+}
+
+typedef struct grid_row {
+    const float *x;
+    vec scale, steps, lo, hi; /* steps: 1/scale */
+} grid_row;
+
+NW_INLINE vec grid_error_addend(void *args, size_t at, size_t count) {
+    const grid_row *r = args;
+    const vec v = load(r->x + at, count);
+    vec code = smaller(r->hi, larger(r->lo, v * r->steps));
+    code = (code + splat(ROUNDER)) - splat(ROUNDER);
+    const vec error = v - code * r->scale;
+    return error * error;
+}
+
+float NW_KERNEL(grid_error_f32)(size_t n, const float *x, float scale, float lo, float hi) {
+    grid_row r = {x, splat(scale), splat(1.0f / scale), splat(lo), splat(hi)};
+    return total_of(n, grid_error_addend, &r)[0];
 }
 
 float NW_KERNEL(sum_f32)(size_t n, const float *x) {
-    return total_of(PLAIN, n, x, splat(0.0f), NULL)[0];
+    return sum_of(n, x);
 }
 
 void NW_KERNEL(softmax_f32)(size_t n, const float *x, float *y) {
     vec unused = splat(__builtin_inff()), most = splat(-__builtin_inff());
     widen(n, x, &unused, &most);
-    const vec factor = 1.0f / total_of(EXPONENTIALS, n, x, most, y);
+    const vec factor = 1.0f / exponentials_of(n, x, most, y);
     size_t i = 0;
     for (; i + NW_LANES <= n; i += NW_LANES) store(y + i, NW_LANES, load(y + i, NW_LANES) * factor);
     if (i < n) store(y + i, n - i, load(y + i, n - i) * factor);
@@ -501,9 +525,9 @@ NW_INLINE float scores_of(size_t n, float *x, float scale, const float *bias) {
 }
 
 NW_INLINE float weights_of(size_t n, float *x, float most) {
-    if (most != -__builtin_inff()) return total_of(EXPONENTIALS, n, x, splat(most), x)[0];
+    if (most != -__builtin_inff()) return exponentials_of(n, x, splat(most), x)[0];
     for (size_t i = 0; i < n; i++)
-        if (x[i] != x[i]) return total_of(EXPONENTIALS, n, x, splat(0.0f), x)[0]; /* NaN only */
+        if (x[i] != x[i]) return exponentials_of(n, x, splat(0.0f), x)[0]; /* NaN only */
     memset(x, 0, n * sizeof *x);
     return 0.0f;
 }
@@ -522,41 +546,30 @@ void NW_KERNEL(weigh_f32)(size_t rows, size_t n, float *x, size_t ld, float scal
     }
 }
 
-/* exp(x − about) of `count` elements, 0 in the lanes past them; q gets 255 times that, rounded: the low byte of the
- * sum with ROUNDER, whose bits *total adds up. */
-NW_INLINE vec coded(size_t count, const float *x, vec about, uint8_t *q, uvec *total) {
-    vec v = exp_roughly_within(larger(splat(-105.0f), load(x, count) - about)); /* none is above 0 */
-    if (count != NW_LANES) v = (vec)((ivec)v & lanes_below(count));
+typedef struct code_row {
+    const float *x;
+    vec about;
+    uint8_t *q;
+    uvec total; /* of the codes, and ROUNDER's own bits with each */
+} code_row;
+
+/* exp(x − about); q gets 255 times that, rounded: the low byte of the sum with ROUNDER. */
+NW_INLINE vec code_addend(void *args, size_t at, size_t count) {
+    code_row *r = args;
+    const vec x = load(r->x + at, count) - r->about; /* none is above 0 */
+    const vec v = within(count, exp_roughly_within(larger(splat(-105.0f), x)));
     const uvec code = (uvec)term(larger(v, splat(0.0f)), splat(255.0f), ROUNDER);
-    store_low_bytes(q, count, code);
-    *total += code;
+    store_low_bytes(r->q + at, count, code);
+    r->total += code;
     return v;
 }
 
-/* As total_of(EXPONENTIALS). */
 NW_INLINE float codes_of(size_t n, const float *x, float most, uint8_t *q, int32_t *total) {
-    vec sums[PARTS];
-    uvec totals = {0};
-    size_t i = 0;
-    NW_UNROLL
-    for (int p = 0; p < PARTS; p++) sums[p] = splat(0.0f);
-    for (; i + SUMS <= n; i += SUMS) NW_UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        const size_t at = i + (size_t)p * NW_LANES;
-        sums[p] += coded(NW_LANES, x + at, splat(most), q + at, &totals);
-    }
-    NW_UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        if (i + NW_LANES <= n)
-            sums[p] += coded(NW_LANES, x + i, splat(most), q + i, &totals);
-        else if (i < n)
-            sums[p] += coded(n - i, x + i, splat(most), q + i, &totals);
-        i += NW_LANES;
-    }
-    const uint32_t sum = (uint32_t)((n + NW_LANES - 1) / NW_LANES * NW_LANES) *
-                         -0x4b400000u; /* of ROUNDER's own bits; wraps */
-    *total = (int32_t)(sum + total_across(totals));
-    return all_of(sums)[0];
+    code_row r = {.x = x, .about = splat(most), .q = q};
+    const float sum = total_of(n, code_addend, &r)[0];
+    const uint32_t added = (uint32_t)((n + NW_LANES - 1) / NW_LANES * NW_LANES) * 0x4b400000u; /* wraps */
+    *total = (int32_t)(total_across(r.total) - added);
+    return sum;
 }
 
 void NW_KERNEL(weigh_u8)(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
@@ -592,10 +605,9 @@ void NW_KERNEL(layernorm_f32)(size_t rows, size_t n, const float *x, const float
     float mean[NORMALIZED], factor[NORMALIZED];
     for (size_t count; rows; rows -= count, x += count * n, y += count * n) {
         count = rows < NORMALIZED ? rows : NORMALIZED;
-        for (size_t r = 0; r < count; r++)
-            mean[r] = total_of(PLAIN, n, x + r * n, splat(0.0f), NULL)[0] / (float)n;
+        for (size_t r = 0; r < count; r++) mean[r] = sum_of(n, x + r * n) / (float)n;
         for (size_t r = 0; r < count; r++) {
-            const float squares = total_of(SQUARES, n, x + r * n, splat(mean[r]), NULL)[0];
+            const float squares = total_of(n, square_addend, &(real_row){x + r * n, splat(mean[r]), NULL})[0];
             factor[r] = 1.0f / __builtin_sqrtf(squares / (float)n + eps);
         }
         for (size_t r = 0; r < count; r++) {

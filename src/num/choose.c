@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#define PIECE 4096 /* elements whose errors are added in single precision */
+
 /* ---- formats of scales --------------------------------------------------------------------------------------- */
 
 float nw_least_scale(nw_format format) {
@@ -65,32 +67,23 @@ void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t q
     nw_choose_grid(lo, hi, &(nw_codes){qmin, qmax, symmetric}, NW_F32, scale, zero);
 }
 
-/* Σ (x − x')² on one grid. Rounding to even by adding 1.5·2^23, which is exact below 2^22: a plain loop for
- * every processor. */
-static double grid_error(const float *x, size_t count, const nw_codes *codes, float scale, int32_t zero) {
-    const float magic = 12582912.0f, lo = (float)(codes->qmin - zero), hi = (float)(codes->qmax - zero);
+/* Σ (x − x')² on one grid. */
+static double error_on(nw_grid_error_fn *of, const float *x, size_t count, const nw_codes *codes, float scale,
+                       int32_t zero) {
+    const float lo = (float)(codes->qmin - zero), hi = (float)(codes->qmax - zero);
     double error = 0;
-    for (size_t i = 0; i < count;) {
-        size_t end = count - i < 256 ? count : i + 256;
-        float part = 0;
-        for (; i < end; i++) {
-            float r = x[i] / scale;
-            r = r < lo ? lo : r;
-            r = r > hi ? hi : r;
-            r = (r + magic) - magic;
-            float d = x[i] - r * scale;
-            part += d * d;
-        }
-        error += (double)part;
+    for (size_t i = 0, n; i < count; i += n) {
+        n = count - i < PIECE ? count - i : PIECE;
+        error += (double)of(n, x + i, scale, lo, hi);
     }
     return error;
 }
 
 /* Ends are tried from everything down to a quarter, a grid that has few codes gains most from it. */
-void nw_choose_grid_mse(const float *x, size_t count, float lo, float hi, const nw_codes *codes,
-                        nw_format scale_format, float *scale, int32_t *zero) {
+void nw_choose_grid_mse(nw_grid_error_fn *of, const float *x, size_t count, float lo, float hi,
+                        const nw_codes *codes, nw_format scale_format, float *scale, int32_t *zero) {
     nw_choose_grid(lo, hi, codes, scale_format, scale, zero);
-    double least = grid_error(x, count, codes, *scale, *zero);
+    double least = error_on(of, x, count, codes, *scale, *zero);
     float ends[2] = {lo, hi};
     int lines = codes->symmetric || lo == 0 || hi == 0 ? 1 : 3; /* both ends together, then each alone */
     for (int l = 0; l < lines; l++) {
@@ -100,7 +93,7 @@ void nw_choose_grid_mse(const float *x, size_t count, float lo, float hi, const 
             float high = l == 1 ? from[1] : from[1] * factor, s;
             int32_t z;
             nw_choose_grid(low, high, codes, scale_format, &s, &z);
-            double error = grid_error(x, count, codes, s, z);
+            double error = error_on(of, x, count, codes, s, z);
             if (error >= least) continue;
             least = error;
             *scale = s;

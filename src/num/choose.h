@@ -27,10 +27,12 @@ void nw_choose_scale(float lo, float hi, bool symmetric, int32_t qmin, int32_t q
 /* The same with a scale of a format, rounded up: powers of two are fixed point. */
 void nw_choose_grid(float lo, float hi, const nw_codes *codes, nw_format scale_format, float *scale,
                     int32_t *zero);
+/* Σ (x − x')², x' = scale·clamp(rint(x/scale), lo, hi): kern/elementwise.h has one, fit to compare grids. */
+typedef float nw_grid_error_fn(size_t n, const float *x, float scale, float lo, float hi);
 /* Of the ranges within [lo, hi] = the range of x down to a quarter of it, the one whose grid has the smallest squared
  * error. Codes of up to 16 bits. */
-void nw_choose_grid_mse(const float *x, size_t count, float lo, float hi, const nw_codes *codes,
-                        nw_format scale_format, float *scale, int32_t *zero);
+void nw_choose_grid_mse(nw_grid_error_fn *of, const float *x, size_t count, float lo, float hi,
+                        const nw_codes *codes, nw_format scale_format, float *scale, int32_t *zero);
 
 /* α of the codes {−1, 0, 1}·α that minimise Σ(x − x')²: the mean of the k largest |x|, where k maximises (their sum)²/k;
  * 0 for zeros. room: [2·count], scratch. O(count). */

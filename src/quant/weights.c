@@ -1,6 +1,7 @@
 /* weights.c: packing constant tensors. */
 #include "quant/weights.h"
 
+#include "kern/elementwise.h"
 #include "num/levels.h"
 
 #include <float.h>
@@ -31,15 +32,6 @@ static group group_of(const nw_group_walk *w, nw_grain grain, size_t g) {
     size_t o = g / w->inner / blocks, at = b * w->block;
     size_t count = w->length - at < w->block ? w->length - at : w->block;
     return (group){(o * w->length + at) * w->inner + i, count, 1, w->inner};
-}
-
-/* The elements of a group one behind the other: where they are, or in `room`. */
-static const float *gather(const float *x, group at, float *room, size_t *count) {
-    *count = at.outer * at.run;
-    if (at.outer == 1 || at.step == at.run) return x + at.first;
-    for (size_t o = 0; o < at.outer; o++)
-        memcpy(room + o * at.run, x + at.first + o * at.step, at.run * sizeof *room);
-    return room;
 }
 
 /* ---- ranges ----------------------------------------------------------------------------------- */
@@ -112,6 +104,13 @@ static bool whole_range(const ranges *r, size_t groups, float *lo, float *hi) {
 
 /* ---- scales ----------------------------------------------------------------------------------- */
 
+/* Groups whose elements do not lie together, gathered: `count` from `first` on, `apart` elements from one to the next. */
+typedef struct gathered {
+    size_t first, count, most, apart;
+    float *room; /* [most · apart] */
+} gathered;
+#define MOST_NEAR 16
+
 /* Memory of one packing. */
 typedef struct packing {
     const nw_weight_spec *spec;
@@ -120,31 +119,54 @@ typedef struct packing {
     ranges range;
     float *scales;  /* [groups] */
     int32_t *zeros; /* [groups] */
-    float *room;    /* [elements of the largest group], and for ternary twice as many more */
+    float *room;    /* [2 · elements of the largest group], for ternary */
+    nw_group_walk walk;
+    gathered near;     /* the groups that were asked for last */
+    nw_elementwise ew; /* the machine's: results do not depend on it */
 } packing;
 
+/* The elements of group g one behind the other: where they are, or gathered, together with the groups beside them. */
+static const float *elements_of(packing *k, size_t g, size_t *count) {
+    const group at = group_of(&k->walk, k->p->grain, g);
+    const float *x = (const float *)k->x->data + at.first;
+    gathered *n = &k->near;
+    *count = at.outer * at.run;
+    if (at.outer == 1 || at.step == at.run) return x;
+    if (g >= n->first && g - n->first < n->count) return n->room + (g - n->first) * n->apart;
+    n->first = g;
+    n->count = 1;
+    while (at.run == 1 && n->count < n->most && g + n->count < k->p->groups) {
+        const group next =
+            group_of(&k->walk, k->p->grain, g + n->count); /* a line of the cache holds one of each */
+        if (next.first != at.first + n->count || next.outer != at.outer) break;
+        n->count++;
+    }
+    for (size_t o = 0; o < at.outer; o++, x += at.step)
+        if (at.run == 1)
+            for (size_t i = 0; i < n->count; i++) n->room[i * n->apart + o] = x[i];
+        else
+            memcpy(n->room + o * at.run, x, at.run * sizeof *x);
+    return n->room;
+}
+
 /* Scale and, without the shift, zero point of group g, which lies in [lo, hi], holding 0 and more. */
-static float choose_scale(const packing *k, size_t g, float lo, float hi, int32_t *zero) {
+static float choose_scale(packing *k, size_t g, float lo, float hi, int32_t *zero) {
     const nw_coding *c = &k->spec->coding;
     nw_format format = nw_qparam_scale_format(k->p);
     float top = fmaxf(-lo, hi), scale;
     size_t count = 0;
     const float *x = NULL;
     bool search = c->kind == NW_LINEAR && k->spec->range == NW_WEIGHT_MSE;
-    if (search || c->kind == NW_TERNARY || c->kind == NW_BINARY) {
-        nw_group_walk walk = nw_group_walk_of(k->p, k->x->rank, k->x->dims);
-        x = gather(k->x->data, group_of(&walk, k->p->grain, g), k->room, &count);
-    }
+    if (search || c->kind == NW_TERNARY || c->kind == NW_BINARY) x = elements_of(k, g, &count);
     switch (c->kind) {
     case NW_LINEAR:
         if (search && count > 1)
-            nw_choose_grid_mse(x, count, lo, hi, &c->grid, format, &scale, zero);
+            nw_choose_grid_mse(k->ew.grid_error_f32, x, count, lo, hi, &c->grid, format, &scale, zero);
         else
             nw_choose_grid(lo, hi, &c->grid, format, &scale, zero);
         return scale;
     case NW_FLOAT: return nw_choose_float(top, c->format, format);
-    case NW_TERNARY:
-        return nw_round_scale(format, nw_choose_ternary(x, count, (uint32_t *)(k->room + count)), false);
+    case NW_TERNARY: return nw_round_scale(format, nw_choose_ternary(x, count, (uint32_t *)k->room), false);
     case NW_BINARY: return nw_round_scale(format, nw_choose_binary(x, count), false);
     default: return nw_round_scale(format, top, true);
     }
@@ -244,43 +266,65 @@ static nw_status make_codebook(nw_arena *arena, nw_arena *scratch, const packing
 
 typedef struct candidate {
     float error; /* of its code, in steps */
-    uint32_t at;
+    uint32_t at; /* in the group */
+    int32_t code;
 } candidate;
 
-static int largest_first(const void *a, const void *b) {
-    const candidate *p = a, *q = b;
-    if (p->error != q->error) return p->error < q->error ? 1 : -1;
-    return (p->at > q->at) - (p->at < q->at);
+/* One order for all, so that the choice does not depend on the way there. */
+static bool comes_first(const candidate *a, const candidate *b) {
+    return a->error != b->error ? a->error > b->error : a->at < b->at;
+}
+
+/* Moves the `wanted` candidates that come first to the front, in any order (Hoare's FIND). */
+static void select_first(candidate *c, size_t count, size_t wanted) {
+    for (size_t lo = 0, hi = count; hi - lo > 1 && wanted > lo && wanted < hi;) {
+        const candidate pivot = c[lo + (hi - lo) / 2];
+        size_t i = lo, j = hi - 1;
+        for (;; i++, j--) {
+            while (comes_first(&c[i], &pivot)) i++;
+            while (comes_first(&pivot, &c[j])) j--;
+            if (i >= j) break;
+            const candidate swapped = c[i];
+            c[i] = c[j];
+            c[j] = swapped;
+        }
+        /* all before i come first, all behind j do not; they meet in the pivot or beside each other */
+        if (wanted <= i)
+            hi = i;
+        else
+            lo = j + 1;
+    }
 }
 
 /* Where the numbers of one group are to be rounded the other way, y gets what the other code stands for. */
-static void balance_group(const packing *k, group at, size_t g, candidate *found, float *y,
-                          nw_quant_stats *change) {
+static void balance_group(packing *k, size_t g, candidate *found, float *y, nw_quant_stats *change) {
     const nw_qparam *p = k->p;
-    const float *x = k->x->data, scale = nw_qparam_scale(p, g);
+    const float scale = nw_qparam_scale(p, g);
     const int32_t zero = nw_qparam_zero(p, g);
-    const size_t n = at.outer * at.run;
+    const group at = group_of(&k->walk, p->grain, g);
+    size_t n, count = 0;
+    const float *x = elements_of(k, g, &n);
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
-        const float v = x[at.first + i / at.run * at.step + i % at.run];
-        sum += (double)(nw_quantize_one(v, scale, zero, p->qmin, p->qmax) - zero) - (double)(v / scale);
+        const int32_t q = nw_quantize_one(x[i], scale, zero, p->qmin, p->qmax);
+        found[i] = (candidate){(float)(q - zero) - x[i] / scale, (uint32_t)i, q};
+        sum += (double)found[i].error;
     }
     const int sign = sum > 0 ? 1 : -1;
-    size_t count = 0, wanted = fabs(sum) < (double)n ? (size_t)rint(fabs(sum)) : n;
-    for (size_t i = 0; i < n && wanted; i++) {
-        const size_t place = at.first + i / at.run * at.step + i % at.run;
-        const int32_t q = nw_quantize_one(x[place], scale, zero, p->qmin, p->qmax);
-        const float error = (float)sign * ((float)(q - zero) - x[place] / scale);
-        if (error > 0 && q - sign >= p->qmin && q - sign <= p->qmax)
-            found[count++] = (candidate){error, (uint32_t)place};
+    size_t wanted = fabs(sum) < (double)n ? (size_t)rint(fabs(sum)) : n;
+    if (!wanted) return;
+    for (size_t i = 0; i < n; i++) {
+        candidate c = found[i];
+        c.error *= (float)sign;
+        c.code -= sign;
+        if (c.error > 0 && c.code >= p->qmin && c.code <= p->qmax) found[count++] = c;
     }
     if (wanted > count) wanted = count;
-    if (wanted) qsort(found, count, sizeof *found, largest_first);
+    select_first(found, count, wanted);
     for (size_t i = 0; i < wanted; i++) {
-        const double v = (double)x[found[i].at];
-        const int32_t q = nw_quantize_one(x[found[i].at], scale, zero, p->qmin, p->qmax) - sign;
-        const double other = (double)((float)(q - zero) * scale);
-        y[found[i].at] = (float)other;
+        const uint32_t from = found[i].at;
+        const double v = (double)x[from], other = (double)((float)(found[i].code - zero) * scale);
+        y[at.first + from / at.run * at.step + from % at.run] = (float)other;
         change->sum += v - other;
         change->squares += v * v - other * other;
         change->noise += (v - other) * (v - other);
@@ -288,7 +332,7 @@ static void balance_group(const packing *k, group at, size_t g, candidate *found
 }
 
 /* *y ← numbers that round to the balanced codes of x, in scratch; *change: what the statistics of x have more than theirs. */
-static nw_status balance(nw_arena *scratch, const packing *k, size_t most, const float **y,
+static nw_status balance(nw_arena *scratch, packing *k, size_t most, const float **y,
                          nw_quant_stats *change) {
     const size_t count = nw_tensor_count(k->x);
     *y = k->x->data;
@@ -297,9 +341,7 @@ static nw_status balance(nw_arena *scratch, const packing *k, size_t most, const
     candidate *found = nw_arena_data(scratch, most * sizeof *found + 1);
     if (!copy || !found) return NW_E_MEMORY;
     memcpy(copy, *y, count * sizeof *copy);
-    nw_group_walk walk = nw_group_walk_of(k->p, k->x->rank, k->x->dims);
-    for (size_t g = 0; g < k->p->groups; g++)
-        balance_group(k, group_of(&walk, k->p->grain, g), g, found, copy, change);
+    for (size_t g = 0; g < k->p->groups; g++) balance_group(k, g, found, copy, change);
     *y = copy;
     return NW_OK;
 }
@@ -355,7 +397,9 @@ static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, cons
     if (!p) return NW_E_MEMORY;
     set_coding(spec, &x, p);
 
-    packing k = {.spec = spec, .p = p, .x = &x, .range = {.x = x.data}};
+    packing k = {
+        .spec = spec, .p = p, .x = &x, .range = {.x = x.data}, .walk = nw_group_walk_of(p, x.rank, x.dims)};
+    nw_elementwise_select(nw_isa_detect(), &k.ew);
     bool gathers =
         c->kind == NW_TERNARY || c->kind == NW_BINARY || spec->range == NW_WEIGHT_MSE || spec->balanced;
     size_t most = !gathers || p->groups == 0   ? 0
@@ -367,8 +411,11 @@ static nw_status pack(nw_arena *arena, nw_arena *scratch, const char *name, cons
     k.scales = nw_arena_array(scratch, p->groups, sizeof *k.scales);
     bool shifted = c->kind == NW_LINEAR && !(c->grid.symmetric && c->shift == 0);
     k.zeros = nw_arena_array(shifted ? arena : scratch, p->groups, sizeof *k.zeros);
-    k.room = nw_arena_data(scratch, (3 * most + 1) * sizeof *k.room);
-    if (!k.range.lo || !k.range.hi || !k.scales || !k.zeros || !k.room) return NW_E_MEMORY;
+    k.room = nw_arena_data(scratch, ((c->kind == NW_TERNARY ? 2 * most : 0) + 1) * sizeof *k.room);
+    k.near.most = p->groups < MOST_NEAR ? p->groups : MOST_NEAR;
+    k.near.apart = most + 16; /* not all of them in one place of the cache */
+    k.near.room = nw_arena_data(scratch, (k.near.most * k.near.apart + 1) * sizeof *k.near.room);
+    if (!k.range.lo || !k.range.hi || !k.scales || !k.zeros || !k.room || !k.near.room) return NW_E_MEMORY;
     for (size_t g = 0; g < p->groups; g++) {
         k.range.lo[g] = INT32_MAX;
         k.range.hi[g] = INT32_MIN;

@@ -494,6 +494,31 @@ static void test_straight_through_f32(const char *name, nw_straight_through_f32_
     }
 }
 
+static void run_grid_error(const timed *t) {
+    *(float *)t->y = ((nw_grid_error_f32_fn *)t->function)(t->n, t->a, 0.037f, -128, 127);
+}
+static void test_grid_error_f32(const char *name, nw_grid_error_f32_fn *f, nw_grid_error_f32_fn *reference) {
+    FOR_SIZES(name) {
+        float *x = floats(n, -9, 9, false);
+        const float scale = check_uniform(0.01f, 0.2f), lo = -(float)check_below(129),
+                    hi = (float)check_below(256);
+        double exact = 0, nearby = 0; /* squared; beside a tie either code will do */
+        for (size_t i = 0; i < n; i++) {
+            const double q = (double)fminf(fmaxf(rintf(x[i] / scale), lo), hi);
+            const double d = fabs((double)x[i] - q * (double)scale);
+            exact += d * d;
+            nearby += d * 1e-6 + 1e-12;
+        }
+        const float error = f(n, x, scale, lo, hi), same = reference(n, x, scale, lo, hi);
+        same_floats("error against plain C", &error, &same, 1);
+        if (!check_close((double)error, exact, (20 + (double)n / 32) * 0x1p-23 * exact + 10 * nearby))
+            check_fail("error is %g, not %g", (double)error, exact);
+        if (check_opt.bench)
+            bench((timed){
+                .run = run_grid_error, .function = (void (*)(void))f, .n = n, .a = x, .y = check_alloc(4)});
+    }
+}
+
 static void run_sum(const timed *t) {
     *(float *)t->y = ((nw_sum_f32_fn *)t->function)(t->n, t->a);
 }

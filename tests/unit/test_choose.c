@@ -1,4 +1,5 @@
 /* test_choose.c: scales and tables from the numbers themselves: roundings, least squares against brute force. */
+#include "kern/elementwise.h"
 #include "num/choose.h"
 #include "num/levels.h"
 #include "support/support.h"
@@ -111,6 +112,8 @@ static double grid_loss(const float *x, size_t n, const nw_codes *codes, float s
 static void search_is_no_worse(void **state) {
     (void)state;
     static const nw_codes codes[] = {{-7, 7, true}, {0, 15, false}, {-1, 1, true}};
+    nw_elementwise ew;
+    nw_elementwise_select(nw_isa_detect(), &ew);
     for (int round = 0; round < 200; round++) {
         float x[60], lo = 0, hi = 0;
         for (int i = 0; i < 60; i++) {
@@ -123,7 +126,7 @@ static void search_is_no_worse(void **state) {
         float plain, best;
         int32_t zero, best_zero;
         nw_choose_grid(lo, hi, c, format, &plain, &zero);
-        nw_choose_grid_mse(x, 60, lo, hi, c, format, &best, &best_zero);
+        nw_choose_grid_mse(ew.grid_error_f32, x, 60, lo, hi, c, format, &best, &best_zero);
         assert_true(through(format, best) == best);
         assert_true(grid_loss(x, 60, c, best, best_zero) <= grid_loss(x, 60, c, plain, zero) * 1.00001);
     }
