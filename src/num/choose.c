@@ -79,6 +79,13 @@ static double error_on(nw_grid_error_fn *of, const float *x, size_t count, const
     return error;
 }
 
+/* The error of the outermost number alone on a grid that ends before it, rounding of sums allowed for. */
+static double least_error(float lo, float hi, const nw_codes *codes, float scale, int32_t zero) {
+    const double above = (double)hi - (double)scale * (codes->qmax - zero),
+                 below = (double)scale * (codes->qmin - zero) - (double)lo, beyond = fmax(above, below);
+    return beyond > 0 ? 0.999 * beyond * beyond : 0;
+}
+
 /* Ends are tried from everything down to a quarter, a grid that has few codes gains most from it. */
 void nw_choose_grid_mse(nw_grid_error_fn *of, const float *x, size_t count, float lo, float hi,
                         const nw_codes *codes, nw_format scale_format, float *scale, int32_t *zero) {
@@ -93,6 +100,10 @@ void nw_choose_grid_mse(nw_grid_error_fn *of, const float *x, size_t count, floa
             float high = l == 1 ? from[1] : from[1] * factor, s;
             int32_t z;
             nw_choose_grid(low, high, codes, scale_format, &s, &z);
+            if (least_error(lo, hi, codes, s, z) >= least) {
+                if (codes->symmetric) break; /* and narrower grids cost more */
+                continue;
+            }
             double error = error_on(of, x, count, codes, s, z);
             if (error >= least) continue;
             least = error;
