@@ -135,9 +135,9 @@ static const float *elements_of(packing *k, size_t g, size_t *count) {
     if (g >= n->first && g - n->first < n->count) return n->room + (g - n->first) * n->apart;
     n->first = g;
     n->count = 1;
+    /* Columns of a matrix: a line of the cache holds an element of each. */
     while (at.run == 1 && n->count < n->most && g + n->count < k->p->groups) {
-        const group next =
-            group_of(&k->walk, k->p->grain, g + n->count); /* a line of the cache holds one of each */
+        const group next = group_of(&k->walk, k->p->grain, g + n->count);
         if (next.first != at.first + n->count || next.outer != at.outer) break;
         n->count++;
     }
