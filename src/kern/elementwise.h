@@ -92,7 +92,7 @@ typedef void nw_softmax_f32_fn(size_t n, const float *x, float *y);
 typedef void nw_weigh_f32_fn(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
                              size_t ld_bias, float *sums);
 /* The same as codes, q = rint(255·e), rows ld_q apart; totals [rows] are the sums of a row's codes, sums those of the e. e is
- * exp(s − max s) but for 1.1e-4 of it, and 1 for the largest s. A NaN among the numbers is one in the sum and code 0.
+ * exp(s − max s) but for 4e-6 of it, and 1 for the largest s. A NaN among the numbers is one in the sum and code 0.
  * n < 2^23. */
 typedef void nw_weigh_u8_fn(size_t rows, size_t n, float *x, size_t ld, float scale, const float *bias,
                             size_t ld_bias, uint8_t *q, size_t ld_q, float *sums, int32_t *totals);

@@ -219,13 +219,14 @@ NW_INLINE vec exp_within(vec x) {
     return scaled(fused(q, r * r, r) + 1.0f, n, (ivec)shifted - 0x4b400000);
 }
 
-/* exp(x) = 2^n · 2^f, n = rint(x/ln 2), |f| ≤ 1/2, and 2^f = 1 + f·R(f), R a minimax polynomial: 1.02e-4 off at most, which
+/* exp(x) = 2^n · 2^f, n = rint(x/ln 2), |f| ≤ 1/2, and 2^f = 1 + f·R(f), R a minimax polynomial: 2.9e-6 off at most, which
  * is enough where the result becomes a code of 8 bits. exp(0) is 1. NaN and range as above. */
 NW_INLINE vec exp_roughly_within(vec x) {
     const vec per_two = splat(1.442695041f);
     const vec shifted = term(x, per_two, ROUNDER), n = shifted - ROUNDER, f = fused(x, per_two, -n);
-    vec r = term(splat(5.500893415e-2f), f, 2.422109668e-1f);
-    r = term(r, f, 6.932829276e-1f);
+    vec r = term(splat(9.582853876e-3f), f, 5.590642616e-2f);
+    r = term(r, f, 2.402409911e-1f);
+    r = term(r, f, 6.931241751e-1f);
     return scaled(term(r, f, 1.0f), n, (ivec)shifted - 0x4b400000);
 }
 

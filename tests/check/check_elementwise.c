@@ -644,12 +644,12 @@ static void test_weigh_u8(const char *name, nw_weigh_u8_fn *f, nw_weigh_u8_fn *r
             plain.weigh_f32(rows, n, want, ld, 0.125f, mask, ld_mask, want_sums);
             for (size_t r = 0; r < rows; r++) {
                 int32_t total = 0;
-                if (!check_close((double)sums[r], (double)want_sums[r], 1.1e-4 * (double)want_sums[r]))
+                if (!check_close((double)sums[r], (double)want_sums[r], 4e-6 * (double)want_sums[r]))
                     check_fail("the sum of row %zu is %g, not %g", r, (double)sums[r], (double)want_sums[r]);
                 for (size_t i = 0; i < n; i++) {
                     const double y = (double)want[r * ld + i], code = isnan(y) ? 0 : 255 * y;
                     total += q[r * ld_q + i];
-                    if (y == 1 ? q[r * ld_q + i] != 255 : fabs(q[r * ld_q + i] - code) > 0.5 + 1.1e-4 * code)
+                    if (y == 1 ? q[r * ld_q + i] != 255 : fabs(q[r * ld_q + i] - code) > 0.5 + 4e-6 * code)
                         check_fail("code %zu of row %zu is %d, not %g", i, r, q[r * ld_q + i], code);
                 }
                 if (totals[r] != total) check_fail("the codes' sum is %d, not %d", totals[r], total);
