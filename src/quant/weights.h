@@ -1,5 +1,5 @@
 /* weights.h: packing constant tensors: scales from the numbers themselves, codes, and how much was lost.
- * Must not include anything but base/, num/, ir/ and quant/. */
+ * Must not include anything but base/, num/, kern/, ir/ and quant/. */
 #ifndef NW_QUANT_WEIGHTS_H
 #define NW_QUANT_WEIGHTS_H
 

@@ -2,6 +2,7 @@
  * quantize in every mode, take back, prune, train a step, save. Memory is limited, so that a model may ask for anything and
  * merely fails. */
 #include "narrow/narrow.h"
+#include "support/support.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -36,19 +37,6 @@ static void write_file(const uint8_t *data, size_t size) {
     if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f)) abort();
 }
 
-static void *limited_alloc(void *user, size_t size) {
-    size_t *left = user;
-    void *ptr = NULL;
-    if (size > *left || posix_memalign(&ptr, 64, size ? size : 1) != 0) return NULL;
-    *left -= size;
-    return ptr;
-}
-
-static void limited_release(void *user, void *ptr) {
-    (void)user;
-    free(ptr);
-}
-
 /* A few samples for every input that takes numbers; NULL when there is no such thing. */
 static nw_data *make_samples(nw_env *env, const nw_model *model, nw_array *arrays) {
     static uint64_t zeros[MOST];
@@ -76,26 +64,29 @@ static nw_data *make_samples(nw_env *env, const nw_model *model, nw_array *array
     return nw_data_from_arrays(env, count, arrays, &classes, NULL, &data) == NW_SUCCESS ? data : NULL;
 }
 
-/* What comes out must be fit to be described, written and read. */
-static void finish(nw_env *env, nw_model *model, nw_report *report) {
+/* What comes out, or NULL, must be fit to be described, written and read; is released. */
+static void finish(nw_env *env, nw_model **model, nw_report **report) {
     nw_model *again = NULL;
-    if (report && (!nw_report_text(report, 1) || !nw_report_json(report))) nw_report_text(report, 0);
-    nw_report_free(report);
-    if (model && nw_model_save(model, file_out) == NW_SUCCESS) nw_model_load(env, file_out, &again);
+    if (*report) nw_report_text(*report, 1);
+    if (*report) nw_report_json(*report);
+    nw_report_free(*report);
+    if (*model && nw_model_save(*model, file_out) == NW_SUCCESS) nw_model_load(env, file_out, &again);
     nw_model_free(again);
-    nw_model_free(model);
+    nw_model_free(*model);
+    *model = NULL;
+    *report = NULL;
 }
 
 static void describe(nw_env *env, const nw_model *model) {
     static const char *const targets[] = {"any", "onnxruntime", "openvino"};
     const nw_summary_options all = {.statistics = 1, .channels = 1};
+    nw_model *none = NULL;
     nw_report *report = NULL;
     nw_model_summary(model, &all, &report);
-    finish(env, NULL, report);
+    finish(env, &none, &report);
     for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
-        report = NULL;
         nw_model_diagnose(model, targets[i], &report);
-        finish(env, NULL, report);
+        finish(env, &none, &report);
     }
 }
 
@@ -110,11 +101,11 @@ static void quantize(nw_env *env, const nw_model *model, nw_data *data) {
         {.recipe = "w1a1"},
         {.recipe = "w8a8-f16-attention"},
     };
+    nw_model *small = NULL;
+    nw_report *report = NULL;
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
-        nw_model *small = NULL;
-        nw_report *report = NULL;
         nw_model_quantize(model, data, &ways[i], &small, &report);
-        finish(env, small, report);
+        finish(env, &small, &report);
     }
 }
 
@@ -128,23 +119,20 @@ static void change(nw_env *env, const nw_model *model, nw_data *data) {
     nw_model *made = NULL;
     nw_report *report = NULL;
     nw_model_dequantize(model, NULL, &made, &report);
-    finish(env, made, report);
-    made = NULL, report = NULL;
+    finish(env, &made, &report);
     nw_model_prune(model, &prune, &made, &report);
-    finish(env, made, report);
+    finish(env, &made, &report);
     if (!data) return;
-    made = NULL, report = NULL;
     nw_model_train(model, data, NULL, &plain, &made, &report);
-    finish(env, made, report);
-    made = NULL, report = NULL;
+    finish(env, &made, &report);
     nw_model_train(model, data, NULL, &aware, &made, &report);
-    finish(env, made, report);
+    finish(env, &made, &report);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     static bool made;
     size_t left = MEMORY;
-    const nw_memory memory = {limited_alloc, limited_release, &left};
+    const nw_memory memory = {test_limited_alloc, test_limited_release, &left};
     nw_array arrays[INPUTS];
     nw_env *env;
     nw_model *model;

@@ -3,26 +3,13 @@
 #include "onnx/onnx.h"
 #include "run/run.h"
 #include "support/model.h"
+#include "support/support.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define MEMORY ((size_t)64 << 20) /* bytes in all, released or not */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void *limited_alloc(void *user, size_t size) {
-    size_t *left = user;
-    void *ptr = NULL;
-    if (size > *left || posix_memalign(&ptr, NW_ALIGN, size ? size : 1) != 0) return NULL;
-    *left -= size;
-    return ptr;
-}
-
-static void limited_release(void *user, void *ptr) {
-    (void)user;
-    free(ptr);
-}
 
 static nw_status run_zeros(nw_context *ctx, const nw_graph *g) {
     static const nw_run_options options = {.threads = 1, .isa = NW_ISA_COUNT - 1};
@@ -43,7 +30,7 @@ static nw_status run_zeros(nw_context *ctx, const nw_graph *g) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t left = MEMORY;
-    nw_allocator allocator = {limited_alloc, limited_release, &left};
+    nw_allocator allocator = {test_limited_alloc, test_limited_release, &left};
     nw_context ctx;
     nw_bytes *bytes;
     nw_graph *g;

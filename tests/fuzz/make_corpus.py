@@ -161,6 +161,13 @@ def structure():
          helper.make_tensor_value_info("a", F, [2])],
         [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("b", F, [2])])
     write("loop", [node("Loop", "n - x", "y", body=body)], {"x": [2]}, {"y": [2]}, [ints("n", 3)])
+    scan = helper.make_graph(
+        [node("Add", "x x", "b"), node("Neg", "x", "c"), node("Identity", "keep", "on")], "scan",
+        [helper.make_tensor_value_info("i", I64, []), helper.make_tensor_value_info("keep", TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("b", F, [2]),
+         helper.make_tensor_value_info("c", F, [2])])
+    write("loop_scan", [node("Loop", "n go", "- y", body=scan)], {"x": [2], "go": (TensorProto.BOOL, [])}, {"y": [3, 2]},
+          [ints("n", 3)])
     typed = [helper.make_tensor("f", F, [2], [1.0, 2.0]), helper.make_tensor("d", TensorProto.DOUBLE, [1], [3.0]),
              helper.make_tensor("h", TensorProto.FLOAT16, [2], [1.0, 2.0]), helper.make_tensor("b", TensorProto.BFLOAT16, [1], [1.0]),
              helper.make_tensor("i", I64, [3], [1, 2, 3]), helper.make_tensor("u", TensorProto.UINT32, [1], [7]),

@@ -166,3 +166,16 @@ static void counted_release(void *user, void *ptr) {
 nw_allocator test_allocator(test_memory *memory) {
     return (nw_allocator){failing_alloc, counted_release, memory};
 }
+
+void *test_limited_alloc(void *left, size_t size) {
+    size_t *bytes = left;
+    void *ptr = NULL;
+    if (size > *bytes || posix_memalign(&ptr, NW_ALIGN, size ? size : 1) != 0) return NULL;
+    *bytes -= size;
+    return ptr;
+}
+
+void test_limited_release(void *left, void *ptr) {
+    (void)left;
+    free(ptr);
+}

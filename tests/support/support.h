@@ -41,4 +41,8 @@ typedef struct test_memory {
 } test_memory;
 nw_allocator test_allocator(test_memory *memory);
 
+/* An allocator for `*left` (a size_t) bytes in all, released or not: a model may ask for anything and merely fails. */
+void *test_limited_alloc(void *left, size_t size);
+void test_limited_release(void *left, void *ptr);
+
 #endif
